@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The ledger. A figure is in packets as they are on the wire: a segmentation-offload super-packet counts as the
+ * packets that it becomes. */
+#pragma once
+
+static __always_inline void add(struct tally *tally, const struct tally *more)
+{
+	tally->packets += more->packets;
+	tally->bytes += more->bytes;
+}
+
+/* What the skb becomes on the wire. gso_segs is zero for frames from a VM's tap, so it is computed where it is missing;
+ * every segment carries the headers again. headers: NULL where the frame has none that we read. */
+static __always_inline void measure(struct __sk_buff *skb, const struct headers *headers, struct tally *wire)
+{
+	__u32 bytes = skb->len + (skb->vlan_present ? 4 : 0);
+	__u32 header_bytes;
+	__u32 packets;
+	__u8 data_offset;
+
+	wire->packets = 1;
+	wire->bytes = bytes;
+	if (!skb->gso_size || !headers)
+		return;
+	if (headers->protocol == PROTOCOL_TCP) {
+		if (bpf_skb_load_bytes(skb, headers->l4_offset + 12, &data_offset, 1))
+			return;
+		header_bytes = headers->l4_offset + (data_offset >> 4) * 4;
+	} else if (headers->protocol == PROTOCOL_UDP) {
+		header_bytes = headers->l4_offset + 8;
+	} else {
+		packets = skb->gso_segs;
+		wire->packets = packets ? packets : 1;
+		return;
+	}
+	if (skb->len <= header_bytes)
+		return;
+	packets = (skb->len - header_bytes + skb->gso_size - 1) / skb->gso_size;
+	wire->packets = packets;
+	wire->bytes = bytes + (packets - 1) * (header_bytes + (skb->vlan_present ? 4 : 0));
+}
+
+/* The compiler sees through functions that the verifier checks one by one, and would drop a bound that only the
+ * verifier still needs. */
+#define keep_check(index) barrier_var(index)
+
+static __always_inline void count_outcome(__u32 row, __u32 direction, __u32 outcome, const struct tally *wire)
+{
+	struct interface_counters *counters = bpf_map_lookup_elem(&interface_ledger, &row);
+
+	keep_check(direction);
+	keep_check(outcome);
+	if (counters && direction < DIRECTION_COUNT && outcome < OUTCOME_COUNT)
+		add(&counters->outcomes[direction][outcome], wire);
+}
+
+static __always_inline void count_verdict(__u32 row, __u32 direction, __u32 verdict, const struct tally *wire)
+{
+	struct session_counters *counters = bpf_map_lookup_elem(&session_ledger, &row);
+
+	keep_check(direction);
+	keep_check(verdict);
+	if (counters && direction < DIRECTION_COUNT && verdict < VERDICT_COUNT)
+		add(&counters->verdicts[direction][verdict], wire);
+}
+
+static __always_inline void count_stage(__u32 row, __u32 direction, __u32 stage, const struct tally *wire)
+{
+	struct session_counters *counters = bpf_map_lookup_elem(&session_ledger, &row);
+
+	keep_check(direction);
+	keep_check(stage);
+	if (counters && direction < DIRECTION_COUNT && stage < STAGE_COUNT)
+		add(&counters->stages[direction][stage], wire);
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* What a copy looks like on its way: outer IPv4, UDP, VXLAN, then the frame (spec 1.12). */
+#pragma once
+
+#define OUTER_BYTES (20 + 8 + 8)	/* IPv4, UDP, VXLAN (RFC 7348 section 5) */
+#define ETHERNET_BYTES 14
+#define VLAN_BYTES 4
+#define SHORT_COPY_BYTES_MAX 128	/* the longest copy that ends within its own headers */
+
+struct outer {
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 total_bytes_be;
+	__be16 id_be;
+	__be16 fragment_be;
+	__u8 ttl;
+	__u8 protocol;
+	__sum16 checksum;
+	__be32 source_be;
+	__be32 destination_be;
+	__be16 source_port_be;
+	__be16 destination_port_be;
+	__be16 udp_bytes_be;
+	__be16 udp_checksum_be;
+	__be32 vxlan_flags_be;
+	__be32 vni_be;		/* in the upper 24 bits */
+};
+_Static_assert(sizeof(struct outer) == OUTER_BYTES, "as it goes onto the wire");
+
+/* Symmetric: both directions of a flow, and all fragments of a datagram, get one value (spec 5.8).
+ * packet.headers.flow_hash says the same in Python. */
+static __always_inline __u32 flow_hash(const struct headers *headers)
+{
+	__u32 mixed = 0, sum = 0, ports = 0, hash;
+
+	for (int i = 0; i < 4; i++) {
+		__u32 source = bpf_ntohl(headers->source_be[i]);
+		__u32 destination = bpf_ntohl(headers->destination_be[i]);
+
+		mixed ^= source ^ destination;
+		sum += source + destination;
+	}
+	if (headers->has_ports && !headers->is_fragment)
+		ports = (__u32)(headers->source_port ^ headers->destination_port) << 16 |
+			((headers->source_port + headers->destination_port) & 0xffff);
+	hash = mixed * 0x9E3779B1u ^ sum * 0x85EBCA77u ^ ports * 0xC2B2AE3Du ^ headers->protocol * 0x27D4EB2Fu;
+	hash ^= hash >> 15;
+	hash *= 0x2C1B3C6Du;
+	hash ^= hash >> 12;
+	hash *= 0x297A2D39u;
+	return hash ^ hash >> 15;
+}
+
+static __always_inline __sum16 ipv4_checksum(const struct outer *outer)
+{
+	const __u16 *words = (const void *)outer;
+	__u32 sum = 0;
+
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+static __always_inline void write_outer(struct outer *outer, const struct delivery *to, __u32 hash, __u32 inner_bytes)
+{
+	__builtin_memset(outer, 0, sizeof(*outer));
+	outer->version_ihl = 0x45;
+	outer->total_bytes_be = bpf_htons(OUTER_BYTES + inner_bytes);
+	outer->ttl = 255;
+	outer->protocol = PROTOCOL_UDP;
+	outer->source_be = to->outer_source_be;
+	outer->destination_be = to->outer_destination_be;
+	outer->checksum = ipv4_checksum(outer);
+	outer->source_port_be = bpf_htons(0xff80 | (hash & 0x7f));	/* 65408 to 65535, as AWS's */
+	outer->destination_port_be = to->port_be;
+	outer->udp_bytes_be = bpf_htons(OUTER_BYTES - 20 + inner_bytes);
+	outer->vxlan_flags_be = bpf_htonl(0x08000000);	/* the VNI is valid */
+	outer->vni_be = bpf_htonl(to->vni << 8);
+}
+
+/* How short the frame becomes before it gets its outer headers, and how many bytes are still too many then.
+ *
+ * bpf_skb_change_tail cuts neither an encapsulated packet nor below the transport header, so a packet length that ends
+ * within the headers (spec fact 77: 35 leaves one byte after the IPv4 header) takes two steps. */
+static __always_inline int cut_frame(struct __sk_buff *skb, __u32 frame_bytes, __u32 l4_offset, __u32 *excess_bytes)
+{
+	*excess_bytes = 0;
+	if (frame_bytes >= l4_offset && !bpf_skb_change_tail(skb, frame_bytes, 0))
+		return 0;
+	if (bpf_skb_change_tail(skb, l4_offset, 0) || frame_bytes > l4_offset)
+		return -1;
+	*excess_bytes = l4_offset - frame_bytes;
+	return 0;
+}
+
+/* The second step: takes the excess out from behind the Ethernet header, where the helper allows it, and writes anew
+ * what stood there. */
+static __always_inline int shorten_copy(struct __sk_buff *skb, const struct outer *outer, __u32 inner_bytes,
+					__u32 excess_bytes)
+{
+	__u8 inner[SHORT_COPY_BYTES_MAX];
+
+	barrier_var(inner_bytes);
+	if (inner_bytes < 1 || inner_bytes > sizeof(inner))
+		return -1;
+	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + OUTER_BYTES, inner, inner_bytes) ||
+	    bpf_skb_adjust_room(skb, -(__s32)excess_bytes, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETHERNET_BYTES, outer, OUTER_BYTES, 0))
+		return -1;
+	barrier_var(inner_bytes);
+	if (inner_bytes < 1 || inner_bytes > sizeof(inner))
+		return -1;
+	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + OUTER_BYTES, inner, inner_bytes, 0);
+}
+
+/* Turns the frame into its copy: tag, cut, outer headers. Returns the bytes of the inner frame, 0 on failure; a frame
+ * that cannot be cut is not sent, for it would show more than the session may. */
+static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const struct delivery *to,
+					       const struct headers *headers)
+{
+	struct {
+		struct outer outer;
+		__u8 ethernet[ETHERNET_BYTES + VLAN_BYTES];
+		__u8 reserved[2];
+	} head;
+	__u32 tag_bytes = skb->vlan_present ? VLAN_BYTES : 0;
+	__u32 whole_bytes = skb->len + tag_bytes;
+	__u32 inner_bytes = whole_bytes;
+	__u32 excess_bytes = 0;
+	__u64 flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+
+	__builtin_memset(&head, 0, sizeof(head));
+	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+		return 0;
+	if (tag_bytes) {	/* the kernel keeps the tag beside the frame; the copy has it inside again */
+		__be16 tag_be[3] = { (__be16)skb->vlan_proto, bpf_htons(skb->vlan_tci), 0 };
+
+		__builtin_memcpy(&tag_be[2], head.ethernet + 12, 2);
+		__builtin_memcpy(head.ethernet + 12, tag_be, 6);
+		if (bpf_skb_vlan_pop(skb))
+			return 0;
+	}
+	if (to->packet_bytes_max && inner_bytes > to->packet_bytes_max)
+		inner_bytes = to->packet_bytes_max;
+	if (inner_bytes > to->room_bytes_max)
+		inner_bytes = to->room_bytes_max;
+	if (inner_bytes < whole_bytes) {
+		/* a cut within the tag leaves nothing of the frame but its first bytes, which step two writes */
+		__u32 frame_bytes = inner_bytes > tag_bytes ? inner_bytes - tag_bytes : 0;
+
+		if (cut_frame(skb, frame_bytes, headers->l4_offset, &excess_bytes))
+			return 0;
+		if (excess_bytes)
+			excess_bytes = headers->l4_offset + tag_bytes - inner_bytes;
+	}
+	write_outer(&head.outer, to, flow_hash(headers), inner_bytes);
+	if (tag_bytes) {
+		if (bpf_skb_adjust_room(skb, OUTER_BYTES + ETHERNET_BYTES + VLAN_BYTES, BPF_ADJ_ROOM_MAC,
+					flags | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES + VLAN_BYTES)) ||
+		    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &head, OUTER_BYTES + ETHERNET_BYTES + VLAN_BYTES, 0))
+			return 0;
+	} else {
+		if (bpf_skb_adjust_room(skb, OUTER_BYTES + ETHERNET_BYTES, BPF_ADJ_ROOM_MAC,
+					flags | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES)) ||
+		    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &head, OUTER_BYTES + ETHERNET_BYTES, 0))
+			return 0;
+	}
+	if (excess_bytes && shorten_copy(skb, &head.outer, inner_bytes, excess_bytes))
+		return 0;
+	return inner_bytes;
+}

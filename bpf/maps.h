@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* All state of the data plane. Keys are __u32: an enum as key makes the kernel refuse the map's BTF. */
+#pragma once
+
+struct policy_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct interface_policy);
+};
+
+/* By ifindex. A policy is replaced as a whole, by the pointer to its inner map; the kernel waits for every program
+ * that still reads the old one (maybe_wait_bpf_programs) before the update returns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, INTERFACES_MAX);
+	__type(key, __u32);
+	__array(values, struct policy_map);
+} interfaces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FILTER_SLOTS);
+	__type(key, __u32);
+	__type(value, struct filter);
+} filters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EXCLUSION_SLOTS);
+	__type(key, __u32);
+	__type(value, struct exclusion_table);
+} exclusions SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DELIVERY_SLOTS);
+	__type(key, __u32);
+	__type(value, struct delivery);
+} deliveries SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LEDGER_ROWS);
+	__type(key, __u32);
+	__type(value, struct session_counters);
+} session_ledger SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, INTERFACES_MAX);
+	__type(key, __u32);
+	__type(value, struct interface_counters);
+} interface_ledger SEC(".maps");
+
+/* Frames that reach the hop and are no copy of ours. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tally);
+} strays SEC(".maps");

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* A frame's headers, as far as a filter can ask for them. src/pktmirror/packet/headers.py says the same in Python.
+ *
+ * Reads by bpf_skb_load_bytes only: the production packet's buffer is never pulled or written.
+ *
+ * A function that is not static is verified by itself, once, instead of once for each path that leads to it; the
+ * price is that the verifier wants a check of each pointer argument. This holds for all of bpf/.
+ */
+#pragma once
+
+#define ETHERTYPE_IPV4 0x0800
+#define ETHERTYPE_ARP 0x0806
+#define ETHERTYPE_VLAN 0x8100
+#define ETHERTYPE_IPV6 0x86dd
+#define ETHERTYPE_QINQ 0x88a8
+#define VLAN_TAGS_MAX 2
+#define EXTENSION_HEADERS_MAX 8
+
+#define PROTOCOL_ICMP 1
+#define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
+#define PROTOCOL_ICMPV6 58
+#define PROTOCOL_SCTP 132
+
+#define IPV6_HOP_BY_HOP 0
+#define IPV6_ROUTING 43
+#define IPV6_FRAGMENT 44
+#define IPV6_AUTHENTICATION 51
+#define IPV6_DESTINATION 60
+#define IPV6_MOBILITY 135
+
+struct headers {
+	__be32 source_be[4];	/* IPv4: one word, then zeros */
+	__be32 destination_be[4];
+	__u32 l4_offset;
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 family;		/* 4 or 6 */
+	__u8 protocol;
+	__u8 has_ports;
+	__u8 has_icmp_type;
+	__u8 icmp_type;
+	__u8 is_fragment;	/* of a fragmented datagram, the first included */
+	__u8 is_later_fragment;
+	__u8 reserved;
+};
+
+enum parsed { PARSED_IP, PARSED_ARP, PARSED_NOT_IP, PARSED_MALFORMED };
+
+static __always_inline int parse_ports(struct __sk_buff *skb, struct headers *headers)
+{
+	if (headers->is_later_fragment)
+		return PARSED_IP;
+	switch (headers->protocol) {
+	case PROTOCOL_TCP:
+	case PROTOCOL_UDP:
+	case PROTOCOL_SCTP: {
+		__be16 ports_be[2];
+
+		if (!bpf_skb_load_bytes(skb, headers->l4_offset, ports_be, sizeof(ports_be))) {
+			headers->source_port = bpf_ntohs(ports_be[0]);
+			headers->destination_port = bpf_ntohs(ports_be[1]);
+			headers->has_ports = 1;
+		}
+		break;
+	}
+	case PROTOCOL_ICMP:
+	case PROTOCOL_ICMPV6:
+		headers->has_icmp_type = !bpf_skb_load_bytes(skb, headers->l4_offset, &headers->icmp_type, 1);
+		break;
+	}
+	return PARSED_IP;
+}
+
+static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 offset, struct headers *headers)
+{
+	__u8 ip[20];
+	__u16 fragment;
+	__u32 header_bytes;
+	__u8 last;
+
+	if (bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)))
+		return PARSED_MALFORMED;
+	header_bytes = (ip[0] & 0x0f) * 4;
+	if (ip[0] >> 4 != 4 || header_bytes < sizeof(ip))
+		return PARSED_MALFORMED;
+	if (header_bytes > sizeof(ip) && bpf_skb_load_bytes(skb, offset + header_bytes - 1, &last, 1))
+		return PARSED_MALFORMED;
+	headers->family = 4;
+	headers->protocol = ip[9];
+	__builtin_memcpy(&headers->source_be[0], ip + 12, 4);
+	__builtin_memcpy(&headers->destination_be[0], ip + 16, 4);
+	fragment = (ip[6] << 8 | ip[7]) & 0x3fff;	/* more fragments, and the offset */
+	headers->is_fragment = fragment != 0;
+	headers->is_later_fragment = (fragment & 0x1fff) != 0;
+	headers->l4_offset = offset + header_bytes;
+	return parse_ports(skb, headers);
+}
+
+static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 offset, struct headers *headers)
+{
+	__u8 ip[40];
+	__u8 next;
+
+	if (bpf_skb_load_bytes(skb, offset, ip, sizeof(ip)) || ip[0] >> 4 != 6)
+		return PARSED_MALFORMED;
+	headers->family = 6;
+	__builtin_memcpy(headers->source_be, ip + 8, 16);
+	__builtin_memcpy(headers->destination_be, ip + 24, 16);
+	next = ip[6];
+	offset += sizeof(ip);
+	for (int i = 0; i <= EXTENSION_HEADERS_MAX; i++) {
+		__u8 extension[4];
+		__u32 extension_bytes;
+		__u8 last;
+
+		if (next != IPV6_HOP_BY_HOP && next != IPV6_ROUTING && next != IPV6_FRAGMENT &&
+		    next != IPV6_AUTHENTICATION && next != IPV6_DESTINATION && next != IPV6_MOBILITY) {
+			headers->protocol = next;
+			headers->l4_offset = offset;
+			return parse_ports(skb, headers);
+		}
+		if (i == EXTENSION_HEADERS_MAX)
+			break;
+		if (bpf_skb_load_bytes(skb, offset, extension, sizeof(extension)))
+			return PARSED_MALFORMED;
+		if (next == IPV6_FRAGMENT)
+			extension_bytes = 8;
+		else if (next == IPV6_AUTHENTICATION)
+			extension_bytes = (extension[1] + 2) * 4;
+		else
+			extension_bytes = (extension[1] + 1) * 8;
+		if (bpf_skb_load_bytes(skb, offset + extension_bytes - 1, &last, 1))
+			return PARSED_MALFORMED;
+		if (next == IPV6_FRAGMENT) {
+			__u16 fragment = extension[2] << 8 | extension[3];
+
+			headers->is_fragment |= (fragment & 0xfff9) != 0;	/* RFC 8200 4.5; an atomic one is whole */
+			headers->is_later_fragment = (fragment & 0xfff8) != 0;
+		}
+		next = extension[0];
+		offset += extension_bytes;
+		if (headers->is_later_fragment) {
+			headers->protocol = next;
+			headers->l4_offset = offset;
+			return PARSED_IP;
+		}
+	}
+	return PARSED_MALFORMED;
+}
+
+/* headers must be zeroed. VLAN tags count whether the kernel has moved them into the metadata or not. */
+__noinline int parse(struct __sk_buff *skb, struct headers *headers)
+{
+	__u32 offset = 12, tags_left;
+	__be16 ethertype_be;
+
+	if (!headers)
+		return PARSED_MALFORMED;
+	tags_left = skb->vlan_present ? VLAN_TAGS_MAX - 1 : VLAN_TAGS_MAX;
+	if (bpf_skb_load_bytes(skb, offset, &ethertype_be, 2))
+		return PARSED_MALFORMED;
+	offset += 2;
+	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
+		if (!tags_left ||
+		    (ethertype_be != bpf_htons(ETHERTYPE_VLAN) && ethertype_be != bpf_htons(ETHERTYPE_QINQ)))
+			break;
+		if (bpf_skb_load_bytes(skb, offset + 2, &ethertype_be, 2))
+			return PARSED_MALFORMED;
+		offset += 4;
+		tags_left--;
+	}
+	if (ethertype_be == bpf_htons(ETHERTYPE_IPV4))
+		return parse_ipv4(skb, offset, headers);
+	if (ethertype_be == bpf_htons(ETHERTYPE_IPV6))
+		return parse_ipv6(skb, offset, headers);
+	return ethertype_be == bpf_htons(ETHERTYPE_ARP) ? PARSED_ARP : PARSED_NOT_IP;
+}

@@ -1,0 +1,9 @@
+"""The agent: finds a host's interfaces, makes the desired state true in the kernel, and reports back.
+
+The only room that translates EC2's words into the kernel's; the border is `compile`.
+"""
+
+from pktmirror.agent.apply import OBJECT
+from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, purge_host, run
+
+__all__ = ["DEFAULT_BPFFS", "OBJECT", "Settings", "purge_host", "run"]

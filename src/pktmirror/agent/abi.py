@@ -1,0 +1,207 @@
+"""bpf/abi.h in Python: the layout of every map value, and the numbers of every counter.
+
+tests/kernel/test_abi.py holds each structure and enum here against the BTF of the compiled object.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
+from pktmirror.model.evaluation import Verdict
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+
+RULES_MAX = 16
+SESSIONS_MAX = 3
+RESOLVERS_MAX = 8
+EXCLUSIONS_MAX = 32
+
+MARK_MAGIC = 0xD7000000
+MARK_GENERATION_SHIFT = 16
+MARK_GENERATION_MASK = 0x7F
+NO_GENERATION = 0xFFFFFFFF
+NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
+SESSION_ID_BYTES = 24
+
+DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
+OUTCOMES = (
+    InterfaceOutcome.TAKEN,
+    InterfaceOutcome.NOT_TAKEN,
+    InterfaceOutcome.NEVER_MIRRORED,
+    InterfaceOutcome.NOT_IP,
+    InterfaceOutcome.MALFORMED,
+    InterfaceOutcome.NOT_FOR_THIS_INTERFACE,
+    InterfaceOutcome.OWN_COPY,
+)
+VERDICTS = (
+    Verdict.TAKEN,
+    Verdict.REJECTED_BY_RULE,
+    Verdict.NO_RULE_MATCHED,
+    Verdict.SERVICE_NOT_ENABLED,
+)
+STAGES = (
+    Stage.CLONE_FAILED,
+    Stage.STALE,
+    Stage.NO_ROUTE,
+    Stage.UNDELIVERABLE,
+    Stage.ENCAPSULATION_FAILED,
+    Stage.SENT,
+    Stage.CUT,
+)
+
+# bytes in the order in which they stand, for values that are in network byte order
+_Address = ctypes.c_uint8 * 16
+_Ip = ctypes.c_uint8 * 4
+_Port = ctypes.c_uint8 * 2
+
+
+class RuleEntry(ctypes.Structure):
+    _fields_ = (
+        ("source_be", _Address),
+        ("source_mask_be", _Address),
+        ("destination_be", _Address),
+        ("destination_mask_be", _Address),
+        ("source_port_first", ctypes.c_uint16),
+        ("source_port_last", ctypes.c_uint16),
+        ("destination_port_first", ctypes.c_uint16),
+        ("destination_port_last", ctypes.c_uint16),
+        ("family", ctypes.c_uint8),
+        ("protocol", ctypes.c_uint8),
+        ("protocol_mask", ctypes.c_uint8),
+        ("names_ports", ctypes.c_uint8),
+        ("accepts", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8 * 3),
+    )
+
+
+class FilterEntry(ctypes.Structure):
+    _fields_ = (
+        ("rule_count", ctypes.c_uint32 * 2),
+        ("amazon_dns", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("rules", (RuleEntry * RULES_MAX) * 2),
+    )
+
+
+class ExclusionEntry(ctypes.Structure):
+    _fields_ = (
+        ("address_be", _Address),
+        ("first", ctypes.c_uint16),
+        ("last", ctypes.c_uint16),
+        ("family", ctypes.c_uint8),
+        ("protocol", ctypes.c_uint8),
+        ("protocol_mask", ctypes.c_uint8),
+        ("names_ports", ctypes.c_uint8),
+    )
+
+
+class ExclusionTable(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("lines", ExclusionEntry * EXCLUSIONS_MAX),
+    )
+
+
+class SessionPolicy(ctypes.Structure):
+    _fields_ = (
+        ("filter_slot", ctypes.c_uint32),
+        ("mark", ctypes.c_uint32),
+        ("stage", ctypes.c_uint32),
+        ("ledger_row", ctypes.c_uint32),
+    )
+
+
+class InterfacePolicy(ctypes.Structure):
+    _fields_ = (
+        ("ledger_row", ctypes.c_uint32),
+        ("hop_ifindex", ctypes.c_uint32),
+        ("session_count", ctypes.c_uint32),
+        ("exclusion_slot", ctypes.c_uint32),
+        ("resolver_count", ctypes.c_uint32),
+        ("mac", ctypes.c_uint8 * 6),
+        ("is_host_side", ctypes.c_uint8),
+        ("resolvers_ipv6", ctypes.c_uint8),
+        ("resolvers_be", _Address * RESOLVERS_MAX),
+        ("sessions", SessionPolicy * SESSIONS_MAX),
+    )
+
+
+class Delivery(ctypes.Structure):
+    _fields_ = (
+        ("session_id", ctypes.c_uint8 * SESSION_ID_BYTES),
+        ("outer_source_be", _Ip),
+        ("outer_destination_be", _Ip),
+        ("next_hop_be", _Ip),
+        ("port_be", _Port),
+        ("generation", ctypes.c_uint16),
+        ("vni", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("packet_bytes_max", ctypes.c_uint32),
+        ("room_bytes_max", ctypes.c_uint32),
+        ("ledger_row", ctypes.c_uint32),
+        ("retired_generation", ctypes.c_uint32),
+        ("retired_ledger_row", ctypes.c_uint32),
+    )
+
+
+class TallyEntry(ctypes.Structure):
+    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
+
+
+class SessionCounters(ctypes.Structure):
+    _fields_ = (
+        ("verdicts", (TallyEntry * len(VERDICTS)) * 2),
+        ("stages", (TallyEntry * len(STAGES)) * 2),
+    )
+
+
+class InterfaceCounters(ctypes.Structure):
+    _fields_ = (("outcomes", (TallyEntry * len(OUTCOMES)) * 2),)
+
+
+_Name = TypeVar("_Name", bound=Enum)
+
+
+def address_bytes(address: IPv4Address | IPv6Address) -> bytes:
+    """16 bytes in network order: an IPv4 address is the first word, then zeros."""
+    return address.packed.ljust(16, b"\0")
+
+
+def mark(slot: int, generation: int) -> int:
+    """The mark of a delivery slot's copies, direction bit clear."""
+    return MARK_MAGIC | generation << MARK_GENERATION_SHIFT | slot
+
+
+def slot_of(mark: int) -> int:
+    return mark & 0xFFFF
+
+
+def session_ledgers(per_cpu: Sequence[bytes]) -> dict[Direction, SessionLedger]:
+    """The sum over CPUs of one row of `session_ledger`."""
+    counters = [SessionCounters.from_buffer_copy(value) for value in per_cpu]
+    return {
+        direction: SessionLedger(
+            _sum(VERDICTS, [value.verdicts[index] for value in counters]),
+            _sum(STAGES, [value.stages[index] for value in counters]),
+        )
+        for index, direction in enumerate(DIRECTIONS)
+    }
+
+
+def interface_ledgers(per_cpu: Sequence[bytes]) -> dict[Direction, InterfaceLedger]:
+    """The sum over CPUs of one row of `interface_ledger`."""
+    counters = [InterfaceCounters.from_buffer_copy(value) for value in per_cpu]
+    return {
+        direction: InterfaceLedger(_sum(OUTCOMES, [value.outcomes[index] for value in counters]))
+        for index, direction in enumerate(DIRECTIONS)
+    }
+
+
+def _sum(names: Sequence[_Name], tables: Sequence[Sequence[TallyEntry]]) -> dict[_Name, Tally]:
+    return {
+        name: Tally(sum(table[i].packets for table in tables), sum(table[i].bytes for table in tables))
+        for i, name in enumerate(names)
+    }

@@ -1,0 +1,235 @@
+"""The agent's hand in the kernel: loads and pins the programs, carries out changes, reads tables and counters.
+
+Everything lives under ``<bpffs>/pktmirror/<agent id>/<digest of the object>/``, so that a dead agent interrupts
+nothing and its successor finds all of it. All methods run in the network namespace of the interfaces.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pktmirror.agent import abi
+from pktmirror.agent.plan import (
+    Attach,
+    Change,
+    ClearInterfaceRow,
+    ClearSessionRow,
+    Detach,
+    SwapPolicy,
+    Tables,
+    WriteDelivery,
+    WriteExclusions,
+    WriteFilter,
+)
+from pktmirror.kernel import bpf, bpffs
+from pktmirror.kernel.netlink import Netlink, turn_offloads_off
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import InterfaceLedger, SessionLedger
+
+OBJECT = Path(__file__).with_name("mirror.bpf.o")
+HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
+HOP_MTU = 65535
+_MAPS = ("interfaces", "filters", "exclusions", "deliveries", "session_ledger", "interface_ledger", "strays")
+_HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
+_ENCAPSULATE = "encapsulate"
+_STAGING = "staging"
+
+
+def pins_of(bpffs_root: Path, agent_id: str) -> Path:
+    """Where an agent's pins live."""
+    return bpffs_root / "pktmirror" / agent_id
+
+
+def hop_names(agent_id: str) -> tuple[str, str]:
+    """The two ends of the hop: what clones enter, and where they are encapsulated."""
+    digest = hashlib.sha256(agent_id.encode()).hexdigest()[:6]
+    return f"{HOP_PREFIX}{digest}a", f"{HOP_PREFIX}{digest}b"
+
+
+class DataPlane:
+    """The programs and maps of one agent, adopted from its predecessor or loaded anew."""
+
+    def __init__(self, netlink: Netlink, bpffs_root: Path, agent_id: str, object_path: Path = OBJECT) -> None:
+        bpffs.mount(bpffs_root)
+        self._netlink = netlink
+        self._root = pins_of(bpffs_root, agent_id)
+        self._hop = hop_names(agent_id)
+        self._pins = self._root / hashlib.sha256(object_path.read_bytes()).hexdigest()[:12]
+        if not self._pins.is_dir():
+            self._load(object_path)
+        self._programs = {
+            name: bpf.Program.pinned(self._pins / name) for name in (*(name for name, _ in _HOOKS), _ENCAPSULATE)
+        }
+        self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
+        self.tables = self._read_tables()
+
+    def close(self) -> None:
+        """Let go of everything; what is pinned goes on."""
+        for handle in (*self._programs.values(), *self._maps.values()):
+            handle.close()
+
+    def read_again(self) -> None:
+        """Bring `tables` in step with the kernel after a change that failed half-way."""
+        self.tables = self._read_tables()
+
+    def hop_ifindex(self) -> int:
+        """The device that clones enter, made or mended where it is missing."""
+        near, far = self._hop
+        pin = self._pins / "link-hop"
+        near_link, far_link = self._netlink.link_named(near), self._netlink.link_named(far)
+        if near_link is None or far_link is None or not near_link.up or not far_link.up:
+            pin.unlink(missing_ok=True)
+            self._netlink.delete_link(near)
+            self._netlink.create_veth(near, far, mtu=HOP_MTU)
+            turn_offloads_off(near)
+            near_link, far_link = self._netlink.link_named(near), self._netlink.link_named(far)
+            if near_link is None or far_link is None:
+                raise OSError(19, f"the hop {near} vanished while it was made")
+        if not pin.exists():
+            self._take_over("link-hop", self._programs[_ENCAPSULATE], far_link.ifindex, bpf.TCX_INGRESS)
+        return near_link.ifindex
+
+    def carry_out(self, changes: Iterable[Change]) -> None:
+        """Make the changes, in order. The caller keeps `tables` in step."""
+        for change in changes:
+            self._carry_out(change)
+
+    def forget_predecessors(self) -> None:
+        """Remove the pins of other versions, once everything they did is done by this one."""
+        for other in self._root.iterdir():
+            if other != self._pins:
+                bpffs.remove_tree(other)
+
+    def session_figures(self) -> dict[str, dict[Direction, SessionLedger]]:
+        """The counters by session id, of every session that has a ledger row."""
+        rows = {}
+        for value in self.tables.deliveries.values():
+            delivery = abi.Delivery.from_buffer_copy(value)
+            if delivery.ledger_row != abi.NO_ROW:
+                rows[bytes(delivery.session_id).rstrip(b"\0").decode()] = delivery.ledger_row
+        ledger = self._maps["session_ledger"]
+        return {session_id: abi.session_ledgers(ledger.get_percpu(_key(row))) for session_id, row in rows.items()}
+
+    def interface_figures(self) -> dict[int, dict[Direction, InterfaceLedger]]:
+        """The counters by ifindex."""
+        ledger = self._maps["interface_ledger"]
+        return {
+            ifindex: abi.interface_ledgers(
+                ledger.get_percpu(_key(abi.InterfacePolicy.from_buffer_copy(policy).ledger_row))
+            )
+            for ifindex, policy in self.tables.policies.items()
+        }
+
+    def _load(self, object_path: Path) -> None:
+        """All or nothing: pin into a staging directory, then rename it into place."""
+        staging = self._root / _STAGING
+        bpffs.remove_tree(staging)
+        staging.mkdir(parents=True, mode=0o700)
+        loaded = bpf.Object(object_path)
+        try:
+            for name in _MAPS:
+                with loaded.map(name) as map_:
+                    map_.pin(staging / name)
+            for name in (*(name for name, _ in _HOOKS), _ENCAPSULATE):
+                with loaded.program(name) as program:
+                    program.pin(staging / name)
+        finally:
+            loaded.close()
+        staging.rename(self._pins)
+
+    def _carry_out(self, change: Change) -> None:
+        match change:
+            case WriteFilter(slot, value):
+                self._maps["filters"].put(_key(slot), value)
+            case WriteExclusions(slot, value):
+                self._maps["exclusions"].put(_key(slot), value)
+            case WriteDelivery(slot, value):
+                self._maps["deliveries"].put(_key(slot), value)
+            case ClearSessionRow(row):
+                ledger = self._maps["session_ledger"]
+                ledger.put(_key(row), bytes(ledger.value_bytes))
+            case ClearInterfaceRow(row):
+                ledger = self._maps["interface_ledger"]
+                ledger.put(_key(row), bytes(ledger.value_bytes))
+            case SwapPolicy(ifindex, value):
+                with bpf.create_array("policy", value) as policy:
+                    self._maps["interfaces"].put(_key(ifindex), _key(policy.fd))
+            case Attach(ifindex):
+                for name, hook in _HOOKS:
+                    self._take_over(f"link-{ifindex}-{name}", self._programs[name], ifindex, hook)
+            case Detach(ifindex):
+                for name, _ in _HOOKS:
+                    (self._pins / f"link-{ifindex}-{name}").unlink(missing_ok=True)
+                if self._maps["interfaces"].get(_key(ifindex)) is not None:
+                    self._maps["interfaces"].delete(_key(ifindex))
+
+    def _take_over(self, pin: str, program: bpf.Program, ifindex: int, hook: int) -> None:
+        """Put the program at a hook: into the predecessor's link where there is one, so that there is no gap."""
+        for other in self._root.iterdir():
+            if other != self._pins and (other / pin).exists():
+                with bpf.Link.pinned(other / pin) as link:
+                    link.update(program)
+                (other / pin).rename(self._pins / pin)
+                return
+        with bpf.Link.attach(program, ifindex, hook) as link:
+            link.pin(self._pins / pin)
+
+    def _read_tables(self) -> Tables:
+        policies: dict[int, bytes] = {}
+        interfaces = self._maps["interfaces"]
+        for key in interfaces.keys():  # noqa: SIM118 -- a BPF map, not a dict
+            map_id = interfaces.get(key)
+            if map_id is None:
+                continue
+            with bpf.Map.of_id(int.from_bytes(map_id, "little")) as policy:
+                value = policy.get(_key(0))
+            if value is not None:
+                policies[int.from_bytes(key, "little")] = value
+        entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
+        filter_slots = {session.filter_slot for entry in entries for session in entry.sessions[: entry.session_count]}
+        return Tables(
+            policies=policies,
+            filters=self._values("filters", filter_slots),
+            exclusions=self._values("exclusions", {entry.exclusion_slot for entry in entries}),
+            deliveries=self._used_deliveries(),
+            attached=frozenset(self._attached()),
+        )
+
+    def _values(self, name: str, slots: Iterable[int]) -> dict[int, bytes]:
+        found = {slot: self._maps[name].get(_key(slot)) for slot in slots}
+        return {slot: value for slot, value in found.items() if value is not None}
+
+    def _used_deliveries(self) -> dict[int, bytes]:
+        """Slots are given out from the lowest, so the first that was never written ends the search."""
+        deliveries: dict[int, bytes] = {}
+        for slot in range(self._maps["deliveries"].entries_max):
+            value = self._maps["deliveries"].get(_key(slot))
+            if value is None or not any(value[: abi.SESSION_ID_BYTES]):
+                break
+            deliveries[slot] = value
+        return deliveries
+
+    def _attached(self) -> set[int]:
+        pinned = {entry.name for entry in self._pins.iterdir()}
+        ifindexes = {int(name.split("-")[1]) for name in pinned if name.startswith("link-") and name != "link-hop"}
+        return {ifindex for ifindex in ifindexes if all(f"link-{ifindex}-{hook}" in pinned for hook, _ in _HOOKS)}
+
+
+def purge(netlink: Netlink, bpffs_root: Path, agent_id: str) -> bool:
+    """Remove every pin and device of an agent: nothing is mirrored any more. Whether there was anything."""
+    root = pins_of(bpffs_root, agent_id)
+    found = root.is_dir()
+    bpffs.remove_tree(root)
+    found = netlink.delete_link(hop_names(agent_id)[0]) or found
+    _remove_if_empty(root.parent)
+    bpffs.unmount_if_unused(bpffs_root)
+    return found
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def _key(number: int) -> bytes:
+    return int(number).to_bytes(4, "little")

@@ -1,0 +1,210 @@
+"""From EC2's words to the kernel's: the desired state of a host becomes map entries. Pure, and the only border.
+
+What cannot be delivered is compiled all the same, with the stage under which the kernel counts its packets, and a
+sentence that says why.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from pktmirror.agent import abi
+from pktmirror.agent.inventory import Device
+from pktmirror.desired import DesiredInterface, DesiredSession, DesiredState, Destination, Undeliverable
+from pktmirror.model.exclusions import Exclusion
+from pktmirror.model.filter import Action, Filter, NetworkService, Rule
+from pktmirror.model.ledger import Stage
+
+Address = IPv4Address | IPv6Address
+
+OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+_ALL_PORTS = (0, 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteQuery:
+    """A question to the route table: how would this host send to ``address``."""
+
+    address: Address
+    table: int
+    device: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The answer: the device, the next hop, and how large an outer packet may be on the whole way."""
+
+    ifindex: int
+    next_hop: Address
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDelivery:
+    """Where a session's copies go; zeros where there is nowhere to go."""
+
+    session_id: str
+    outer_source: IPv4Address
+    outer_destination: IPv4Address
+    next_hop: IPv4Address
+    port: int
+    vni: int
+    ifindex: int
+    packet_bytes_max: int
+    room_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class WantedSession:
+    """A session at an interface: its filter as bytes of the ABI, its delivery, and where its packets end."""
+
+    filter: bytes
+    delivery: WantedDelivery
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class WantedInterface:
+    """A device to mirror, its sessions in ascending number."""
+
+    ifindex: int
+    mac: bytes
+    is_host_side: bool
+    resolvers: tuple[Address, ...]
+    sessions: tuple[WantedSession, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """All that the kernel should hold, and what stands in the way, by session."""
+
+    interfaces: tuple[WantedInterface, ...]
+    exclusions: bytes
+    session_ids: frozenset[str]  # also those whose interface is gone: their ledger is kept
+    problems: Mapping[str, str]
+
+
+def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
+    """The questions whose answers `compile_state` needs."""
+    return frozenset(
+        _query(interface, session.delivery)
+        for interface in desired.interfaces
+        for session in interface.sessions
+        if isinstance(session.delivery, Destination)
+    )
+
+
+def compile_state(desired: DesiredState, devices: Iterable[Device], ways: Mapping[RouteQuery, Way]) -> Wanted:
+    """``ways`` lacks the queries that have no answer."""
+    by_key = {device.found.key: device for device in devices}
+    filters = {filter_id: filter_bytes(document.filter()) for filter_id, document in desired.filters.items()}
+    interfaces: list[WantedInterface] = []
+    problems: dict[str, str] = {}
+    for interface in desired.interfaces:
+        device = by_key.get(interface.key)
+        if device is None:
+            problems.update((session.session_id, "interface gone") for session in interface.sessions)
+            continue
+        sessions: list[WantedSession] = []
+        for session in sorted(interface.sessions, key=lambda session: session.number):
+            wanted, problem = _session(interface, session, filters[session.filter_id], ways)
+            sessions.append(wanted)
+            if problem is not None:
+                problems[session.session_id] = problem
+        interfaces.append(
+            WantedInterface(
+                device.ifindex,
+                bytes.fromhex(device.found.mac.replace(":", "")),
+                device.is_host_side,
+                tuple(ip_address(resolver) for resolver in interface.resolvers),
+                tuple(sessions),
+            )
+        )
+    session_ids = frozenset(session.session_id for each in desired.interfaces for session in each.sessions)
+    table = exclusion_bytes([line.exclusion() for line in desired.exclusions])
+    return Wanted(tuple(interfaces), table, session_ids, problems)
+
+
+def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
+    underlay = interface.underlay
+    return RouteQuery(ip_address(destination.address), underlay.route_table, underlay.device)
+
+
+def _session(
+    interface: DesiredInterface, session: DesiredSession, filter_: bytes, ways: Mapping[RouteQuery, Way]
+) -> tuple[WantedSession, str | None]:
+    nowhere = IPv4Address(0)
+    source = IPv4Address(interface.primary_address)
+    packet_bytes_max = session.packet_bytes_max or 0
+    delivery = session.delivery
+    if isinstance(delivery, Undeliverable):
+        to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
+        return WantedSession(filter_, to, Stage.UNDELIVERABLE), delivery.reason
+    query = _query(interface, delivery)
+    way = ways.get(query)
+    target = query.address
+    if way is None or not isinstance(way.next_hop, IPv4Address) or not isinstance(target, IPv4Address):
+        by = f"table {query.table}" + (f", device {query.device}" if query.device else "")
+        to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
+        return WantedSession(filter_, to, Stage.NO_ROUTE), f"no route to the target {target} ({by})"
+    limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max]
+    room_bytes_max = min(limit for limit in limits if limit is not None) - OUTER_BYTES
+    to = WantedDelivery(
+        session_id=session.session_id,
+        outer_source=source,
+        outer_destination=target,
+        next_hop=way.next_hop,
+        port=delivery.port,
+        vni=session.vni,
+        ifindex=way.ifindex,
+        packet_bytes_max=packet_bytes_max,
+        room_bytes_max=room_bytes_max,
+    )
+    return WantedSession(filter_, to, Stage.SENT), None
+
+
+def filter_bytes(filter_: Filter) -> bytes:
+    """A filter as the kernel reads it: each direction's rules in ascending number."""
+    entry = abi.FilterEntry(amazon_dns=NetworkService.AMAZON_DNS in filter_.services)
+    for index, direction in enumerate(abi.DIRECTIONS):
+        rules = sorted((rule for rule in filter_.rules if rule.direction is direction), key=lambda rule: rule.number)
+        entry.rule_count[index] = len(rules)
+        for position, rule in enumerate(rules):
+            _write_rule(entry.rules[index][position], rule)
+    return bytes(entry)
+
+
+def _write_rule(entry: abi.RuleEntry, rule: Rule) -> None:
+    entry.source_be[:], entry.source_mask_be[:] = _network(rule.source)
+    entry.destination_be[:], entry.destination_mask_be[:] = _network(rule.destination)
+    source = rule.source_ports
+    destination = rule.destination_ports
+    entry.source_port_first, entry.source_port_last = (source.first, source.last) if source else _ALL_PORTS
+    entry.destination_port_first, entry.destination_port_last = (
+        (destination.first, destination.last) if destination else _ALL_PORTS
+    )
+    entry.names_ports = bool(source or destination)
+    entry.family = rule.source.version
+    entry.protocol = rule.protocol or 0
+    entry.protocol_mask = 0 if rule.protocol is None else 0xFF
+    entry.accepts = rule.action is Action.ACCEPT
+
+
+def _network(network: IPv4Network | IPv6Network) -> tuple[bytes, bytes]:
+    return abi.address_bytes(network.network_address), abi.address_bytes(network.netmask)
+
+
+def exclusion_bytes(lines: Iterable[Exclusion]) -> bytes:
+    """The never-mirrored table as the kernel reads it."""
+    table = abi.ExclusionTable()
+    for position, line in enumerate(lines):
+        entry = table.lines[position]
+        if line.address is not None:
+            entry.family = line.address.version
+            entry.address_be[:] = abi.address_bytes(line.address)
+        if line.protocol is not None:
+            entry.protocol, entry.protocol_mask = line.protocol, 0xFF
+        if line.ports is not None:
+            entry.names_ports, entry.first, entry.last = 1, line.ports.first, line.ports.last
+        table.count = position + 1
+    return bytes(table)

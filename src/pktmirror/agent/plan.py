@@ -1,0 +1,325 @@
+"""What has to change in the kernel so that it holds what is wanted. Pure: tables in, changes and new tables out.
+
+Nothing that a policy refers to is ever written: new contents go to free slots, and then the interface's policy, one
+pointer, is swapped. So every packet sees all of the old state or all of the new.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from pktmirror.agent import abi
+from pktmirror.agent.compile import Wanted, WantedDelivery, WantedInterface, WantedSession
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much the maps hold (bpf/abi.h)."""
+
+    filters: int = 2048
+    exclusions: int = 8
+    deliveries: int = 16384
+    session_rows: int = 8192
+    interfaces: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the kernel holds: values by slot, policies by ifindex, and which devices have the hooks.
+
+    ``retired_slots`` are delivery slots in the order in which they fell out of use: the longest unused is reused first.
+    """
+
+    policies: dict[int, bytes] = field(default_factory=dict)
+    filters: dict[int, bytes] = field(default_factory=dict)
+    exclusions: dict[int, bytes] = field(default_factory=dict)
+    deliveries: dict[int, bytes] = field(default_factory=dict)
+    attached: frozenset[int] = frozenset()
+    retired_slots: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFilter:
+    slot: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WriteExclusions:
+    slot: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDelivery:
+    slot: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClearSessionRow:
+    """A ledger row begins at zero when a session gets it."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClearInterfaceRow:
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapPolicy:
+    ifindex: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Take the hooks off a device, then its policy; the device may be gone already."""
+
+    ifindex: int
+
+
+Change = (
+    WriteFilter | WriteExclusions | WriteDelivery | ClearSessionRow | ClearInterfaceRow | SwapPolicy | Attach | Detach
+)
+
+
+class TableFull(Exception):
+    """A map has no free slot left; the message names it and its size."""
+
+
+def plan(wanted: Wanted, held: Tables, *, hop_ifindex: int, capacity: Capacity | None = None) -> list[Change]:
+    """The changes in the order in which to make them; empty when the kernel holds what is wanted.
+
+    Devices that are no longer mirrored come first: for a moment too little is mirrored, never too much.
+    Raises TableFull, and then nothing is to be changed.
+    """
+    draft = _Draft(held, wanted.session_ids, hop_ifindex, capacity or Capacity())
+    wanted_ifindexes = {interface.ifindex for interface in wanted.interfaces}
+    gone = sorted((held.policies.keys() | held.attached) - wanted_ifindexes)
+    draft.changes.extend(Detach(ifindex) for ifindex in gone)
+    for interface in wanted.interfaces:
+        policy = draft.policy(interface, wanted.exclusions)
+        if held.policies.get(interface.ifindex) != policy:
+            draft.changes.append(SwapPolicy(interface.ifindex, policy))
+        if interface.ifindex not in held.attached:
+            draft.changes.append(Attach(interface.ifindex))
+    return draft.changes
+
+
+def applied(held: Tables, changes: Iterable[Change]) -> Tables:
+    """What the kernel holds after the changes."""
+    policies, filters = dict(held.policies), dict(held.filters)
+    exclusions, deliveries = dict(held.exclusions), dict(held.deliveries)
+    attached = set(held.attached)
+    for change in changes:
+        match change:
+            case WriteFilter(slot, value):
+                filters[slot] = value
+            case WriteExclusions(slot, value):
+                exclusions[slot] = value
+            case WriteDelivery(slot, value):
+                deliveries[slot] = value
+            case SwapPolicy(ifindex, value):
+                policies[ifindex] = value
+            case Attach(ifindex):
+                attached.add(ifindex)
+            case Detach(ifindex):
+                attached.discard(ifindex)
+                policies.pop(ifindex, None)
+            case ClearSessionRow() | ClearInterfaceRow():
+                pass
+    before, after = _slots_in_use(held.policies), _slots_in_use(policies)
+    retired = [slot for slot in held.retired_slots if slot not in after] + sorted(before - after)
+    return Tables(policies, filters, exclusions, deliveries, frozenset(attached), tuple(retired))
+
+
+def _slots_in_use(policies: dict[int, bytes]) -> set[int]:
+    return {abi.slot_of(session.mark) for value in policies.values() for session in _sessions(value)}
+
+
+def _sessions(policy: bytes) -> list[abi.SessionPolicy]:
+    entry = abi.InterfacePolicy.from_buffer_copy(policy)
+    return list(entry.sessions[: entry.session_count])
+
+
+class _Draft:
+    """The plan in the making: which slots and rows are taken, by the kernel as it is and by what was planned so far."""
+
+    def __init__(self, held: Tables, session_ids: frozenset[str], hop_ifindex: int, capacity: Capacity) -> None:
+        self.changes: list[Change] = []
+        self._held = held
+        self._hop_ifindex = hop_ifindex
+        self._capacity = capacity
+        policies = [abi.InterfacePolicy.from_buffer_copy(value) for value in held.policies.values()]
+        sessions = [session for value in held.policies.values() for session in _sessions(value)]
+        self._filters = {session.filter_slot: held.filters[session.filter_slot] for session in sessions}
+        self._filter_slots: dict[bytes, int] = {value: slot for slot, value in self._filters.items()}
+        self._exclusions = {policy.exclusion_slot: held.exclusions[policy.exclusion_slot] for policy in policies}
+        self._exclusion_slots: dict[bytes, int] = {value: slot for slot, value in self._exclusions.items()}
+        self._busy_deliveries = {abi.slot_of(session.mark) for session in sessions}
+        self._deliveries = {slot: abi.Delivery.from_buffer_copy(value) for slot, value in held.deliveries.items()}
+        self._slots_by_content: dict[WantedDelivery, int] = {}
+        self._session_rows: dict[str, int] = {}
+        for slot, delivery in self._deliveries.items():
+            if delivery.ledger_row == abi.NO_ROW:
+                continue
+            session_id = _session_id(delivery)
+            self._slots_by_content[_content(delivery)] = slot
+            if session_id in session_ids or slot in self._busy_deliveries:
+                self._session_rows[session_id] = delivery.ledger_row
+        self._free_slots = self._in_order_of_reuse(session_ids)
+        self._busy_session_rows = set(self._session_rows.values())
+        self._interface_rows = {ifindex: _row(value) for ifindex, value in held.policies.items()}
+
+    def policy(self, interface: WantedInterface, exclusions: bytes) -> bytes:
+        """The policy of an interface; whatever it refers to is in `changes` by now, or in the kernel."""
+        entry = abi.InterfacePolicy(
+            ledger_row=self._interface_row(interface.ifindex),
+            hop_ifindex=self._hop_ifindex,
+            session_count=len(interface.sessions),
+            exclusion_slot=self._exclusion_slot(exclusions),
+            resolver_count=len(interface.resolvers),
+            is_host_side=interface.is_host_side,
+        )
+        entry.mac[:] = interface.mac
+        for index, resolver in enumerate(interface.resolvers):
+            entry.resolvers_be[index][:] = abi.address_bytes(resolver)
+            entry.resolvers_ipv6 |= (resolver.version == 6) << index
+        for index, session in enumerate(interface.sessions):
+            entry.sessions[index] = self._session(session)
+        return bytes(entry)
+
+    def _session(self, session: WantedSession) -> abi.SessionPolicy:
+        row = self._session_row(session.delivery.session_id)
+        slot, generation = self._delivery_slot(session.delivery, row)
+        return abi.SessionPolicy(
+            filter_slot=self._filter_slot(session.filter),
+            mark=abi.mark(slot, generation),
+            stage=abi.STAGES.index(session.stage),
+            ledger_row=row,
+        )
+
+    def _filter_slot(self, value: bytes) -> int:
+        if value not in self._filter_slots:
+            slot = _free(self._filters, self._capacity.filters, "filters")
+            self._filters[slot] = value
+            self._filter_slots[value] = slot
+            self.changes.append(WriteFilter(slot, value))
+        return self._filter_slots[value]
+
+    def _exclusion_slot(self, value: bytes) -> int:
+        if value not in self._exclusion_slots:
+            slot = _free(self._exclusions, self._capacity.exclusions, "exclusion tables")
+            self._exclusions[slot] = value
+            self._exclusion_slots[value] = slot
+            self.changes.append(WriteExclusions(slot, value))
+        return self._exclusion_slots[value]
+
+    def _session_row(self, session_id: str) -> int:
+        if session_id not in self._session_rows:
+            row = _free(self._busy_session_rows, self._capacity.session_rows, "session ledger rows")
+            self._busy_session_rows.add(row)
+            self._session_rows[session_id] = row
+            self._forget_former_owner(row)
+            self.changes.append(ClearSessionRow(row))
+        return self._session_rows[session_id]
+
+    def _forget_former_owner(self, row: int) -> None:
+        """A row is named by the slots of one session only: else two would share it when the former comes back."""
+        for slot, delivery in self._deliveries.items():
+            if delivery.ledger_row == row:
+                delivery.ledger_row = abi.NO_ROW
+                self.changes.append(WriteDelivery(slot, bytes(delivery)))
+
+    def _interface_row(self, ifindex: int) -> int:
+        if ifindex not in self._interface_rows:
+            row = _free(set(self._interface_rows.values()), self._capacity.interfaces, "mirrored interfaces")
+            self._interface_rows[ifindex] = row
+            self.changes.append(ClearInterfaceRow(row))
+        return self._interface_rows[ifindex]
+
+    def _delivery_slot(self, wanted: WantedDelivery, row: int) -> tuple[int, int]:
+        """The slot that holds this very delivery, or a free one that is to be written. Returns its generation too."""
+        slot = self._slots_by_content.get(wanted)
+        if slot is not None and self._deliveries[slot].ledger_row == row:
+            if slot in self._free_slots:
+                self._free_slots.remove(slot)
+            return slot, int(self._deliveries[slot].generation)
+        if not self._free_slots:
+            raise TableFull(f"all {self._capacity.deliveries} delivery slots of this host are in use")
+        slot = self._free_slots.pop(0)
+        old = self._deliveries.get(slot)
+        generation = 0 if old is None else (int(old.generation) + 1) & abi.MARK_GENERATION_MASK
+        entry = _delivery(wanted, row, generation)
+        if old is not None:
+            entry.retired_generation, entry.retired_ledger_row = old.generation, old.ledger_row
+        self._deliveries[slot] = entry
+        self._slots_by_content[wanted] = slot
+        self.changes.append(WriteDelivery(slot, bytes(entry)))
+        return slot, generation
+
+    def _in_order_of_reuse(self, session_ids: frozenset[str]) -> list[int]:
+        """Never used slots first, then the longest unused; last those that keep the row of a session which is still
+        desired but has no interface now."""
+        never_used = [slot for slot in range(self._capacity.deliveries) if slot not in self._deliveries]
+        order = {slot: age for age, slot in enumerate(self._held.retired_slots)}
+        unused = [slot for slot in self._deliveries if slot not in self._busy_deliveries]
+        unused.sort(key=lambda slot: (_session_id(self._deliveries[slot]) in session_ids, order.get(slot, -1)))
+        return never_used + unused
+
+
+def _free(busy: Iterable[int], count: int, what: str) -> int:
+    taken = set(busy)
+    for slot in range(count):
+        if slot not in taken:
+            return slot
+    raise TableFull(f"all {count} {what} of this host are in use")
+
+
+def _row(policy: bytes) -> int:
+    return int(abi.InterfacePolicy.from_buffer_copy(policy).ledger_row)
+
+
+def _session_id(delivery: abi.Delivery) -> str:
+    return bytes(delivery.session_id).rstrip(b"\0").decode("ascii", errors="replace")
+
+
+def _delivery(wanted: WantedDelivery, row: int, generation: int) -> abi.Delivery:
+    entry = abi.Delivery(
+        generation=generation,
+        vni=wanted.vni,
+        ifindex=wanted.ifindex,
+        packet_bytes_max=wanted.packet_bytes_max,
+        room_bytes_max=wanted.room_bytes_max,
+        ledger_row=row,
+        retired_generation=abi.NO_GENERATION,
+    )
+    entry.session_id[:] = wanted.session_id.encode().ljust(abi.SESSION_ID_BYTES, b"\0")
+    entry.outer_source_be[:] = wanted.outer_source.packed
+    entry.outer_destination_be[:] = wanted.outer_destination.packed
+    entry.next_hop_be[:] = wanted.next_hop.packed
+    entry.port_be[:] = wanted.port.to_bytes(2)
+    return entry
+
+
+def _content(delivery: abi.Delivery) -> WantedDelivery:
+    """What a delivery in the kernel says, to be compared with what is wanted."""
+    return WantedDelivery(
+        session_id=_session_id(delivery),
+        outer_source=IPv4Address(bytes(delivery.outer_source_be)),
+        outer_destination=IPv4Address(bytes(delivery.outer_destination_be)),
+        next_hop=IPv4Address(bytes(delivery.next_hop_be)),
+        port=int.from_bytes(bytes(delivery.port_be)),
+        vni=delivery.vni,
+        ifindex=delivery.ifindex,
+        packet_bytes_max=delivery.packet_bytes_max,
+        room_bytes_max=delivery.room_bytes_max,
+    )

@@ -1,0 +1,28 @@
+"""The AWS wire without I/O: signed forms in, values out; values in, XML out. Driven by botocore's models.
+
+`verify` says who signed a request, `parse` makes its body a `Call`; `success` makes a result XML, `failure` an
+`ApiError`. What a call means is decided by the control plane.
+"""
+
+from pktmirror.aws import errors
+from pktmirror.aws.errors import ApiError
+from pktmirror.aws.query import BODY_BYTES_MAX, Call, parse
+from pktmirror.aws.response import CONTENT_TYPE, failure, success
+from pktmirror.aws.service import SERVICES
+from pktmirror.aws.sigv4 import Identity, SignedRequest, claimed_service, verify
+
+__all__ = [
+    "BODY_BYTES_MAX",
+    "CONTENT_TYPE",
+    "SERVICES",
+    "ApiError",
+    "Call",
+    "Identity",
+    "SignedRequest",
+    "claimed_service",
+    "errors",
+    "failure",
+    "parse",
+    "success",
+    "verify",
+]

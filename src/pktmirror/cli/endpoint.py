@@ -1,0 +1,198 @@
+"""The control plane as these commands see it: where it is, whose key signs, and what it answers. An edge module.
+
+Our own API goes by httpx, the EC2 calls by a botocore client. Whatever fails on the way is a `Refusal`.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import botocore.session
+import httpx
+import msgspec
+import typer
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pktmirror import control
+from pktmirror.cli.options import DEFAULT_STATE
+from pktmirror.model.refusal import Refusal
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+_SERVICE = "pktmirror"
+_KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnauthorizedOperation"}
+# What botocore would otherwise read from the shell, where a profile may be named that does not exist here.
+_SESSION_VARIABLES = {
+    "AWS_PROFILE": "profile",
+    "AWS_CONFIG_FILE": "config_file",
+    "AWS_SHARED_CREDENTIALS_FILE": "credentials_file",
+}
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        envvar="PKTMIRROR_STATE",
+        help="The control plane's state directory, for its address and a key. "
+        f"Without it the AWS variables count where AWS_ENDPOINT_URL is set, and else {DEFAULT_STATE}.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A control plane and a key for it; ``session`` is what botocore's own session is told beside them."""
+
+    url: str
+    region: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> "Access":
+        """From the AWS_* variables; raises `Refusal` where one that it cannot do without is missing."""
+        needed = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        missing = [name for name in needed if not variables.get(name)]
+        if missing:
+            raise Refusal(
+                "The environment does not say how to reach the control plane.",
+                found=f"no {' and no '.join(missing)}",
+                do='run `eval "$(pktmirror env)"`, or name the state directory with --state',
+            )
+        return cls(
+            variables["AWS_ENDPOINT_URL"].rstrip("/"),
+            variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or control.DEFAULT_REGION,
+            variables["AWS_ACCESS_KEY_ID"],
+            variables["AWS_SECRET_ACCESS_KEY"],
+            {name: variables[variable] for variable, name in _SESSION_VARIABLES.items() if variables.get(variable)},
+        )
+
+
+def access(state: Path | None, variables: Mapping[str, str]) -> Access:
+    """A state directory that is named wins. Keys of the shell count only beside an endpoint: else they are AWS's."""
+    if state is None and variables.get("AWS_ENDPOINT_URL"):
+        return Access.of(variables)
+    return Access.of(control.environment(state or DEFAULT_STATE))
+
+
+class Endpoint:
+    """A control plane that can be asked."""
+
+    def __init__(self, access_: Access) -> None:
+        self.access = access_
+        self._credentials = Credentials(access_.access_key_id, access_.secret_access_key)
+
+    @classmethod
+    def found(cls, state: Path | None) -> "Endpoint":
+        """The one of the state directory or of the environment."""
+        return cls(access(state, os.environ))
+
+    def get(self, path: str, shape: type[T]) -> T:
+        """``GET /pktmirror/v1/path``, as a value of the shape."""
+        answer = self._answer(f"{self.access.url}/pktmirror/v1/{path}")
+        if answer.status_code != httpx.codes.OK:
+            raise self._refused(*_code_and_message(answer))
+        try:
+            return msgspec.json.decode(answer.content, type=shape)
+        except msgspec.DecodeError as error:
+            raise self._not_understood(str(error)) from None
+
+    def listed(self, operation: str, member: str, shape: type[T], **parameters: Any) -> list[T]:
+        """All items of an EC2 Describe call, page by page; ``operation`` and ``member`` are botocore's names."""
+        found: list[T] = []
+        try:
+            call = getattr(self._ec2(), operation)
+            while True:
+                answer = call(**parameters)
+                found += msgspec.convert(answer[member], list[shape])  # type: ignore[valid-type]
+                if not answer.get("NextToken"):
+                    return found
+                parameters["NextToken"] = answer["NextToken"]
+        except ClientError as error:
+            told = error.response["Error"]
+            raise self._refused(told["Code"], told["Message"]) from None
+        except BotoCoreError as error:
+            raise self._unreachable(str(error)) from None
+        except msgspec.ValidationError as error:
+            raise self._not_understood(str(error)) from None
+
+    def _answer(self, url: str) -> httpx.Response:
+        try:
+            request = AWSRequest("GET", url)
+            SigV4Auth(self._credentials, _SERVICE, self.access.region).add_auth(request)
+            timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+            # No proxy: the operator named the control plane, and nothing stands between.
+            return httpx.get(url, headers=dict(request.headers.items()), timeout=timeout, trust_env=False)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise self._unreachable(str(error) or type(error).__name__) from None
+
+    def _ec2(self) -> Any:
+        session = botocore.session.Session()
+        for name, value in self.access.session.items():
+            session.set_config_variable(name, value)
+        return session.create_client(
+            "ec2",
+            region_name=self.access.region,
+            endpoint_url=self.access.url,
+            aws_access_key_id=self.access.access_key_id,
+            aws_secret_access_key=self.access.secret_access_key,
+            config=Config(
+                proxies={},
+                retries={"total_max_attempts": 1},
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=READ_TIMEOUT_S,
+            ),
+        )
+
+    def _unreachable(self, found: str) -> Refusal:
+        return Refusal(
+            f"The control plane at {self.access.url} does not answer.",
+            found=found,
+            do="start it with `pktmirror serve`, or name the state directory of the one that runs with --state",
+        )
+
+    def _not_understood(self, found: str) -> Refusal:
+        return Refusal(
+            f"The answer of {self.access.url} is not understood.",
+            found=found,
+            do="run the same version of pktmirror here and there: compare `pktmirror --version`",
+        )
+
+    def _refused(self, code: str, message: str) -> Refusal:
+        if code in _KEY_REFUSED:
+            return Refusal(
+                f"The control plane at {self.access.url} refuses the access key {self.access.access_key_id}.",
+                found=f"{code}: {message}",
+                do='run `eval "$(pktmirror env)"` again, or name that control plane\'s state directory with --state',
+            )
+        if code == "RequestExpired":
+            return Refusal(
+                f"The control plane at {self.access.url} finds the request too old or too new.",
+                found=message,
+                do="set the clocks of both machines",
+            )
+        return Refusal(
+            f"The control plane at {self.access.url} refuses the request.",
+            found=f"{code}: {message}",
+            do="check that the address is that of `pktmirror serve`; what it logs says more",
+        )
+
+
+def _code_and_message(answer: httpx.Response) -> tuple[str, str]:
+    """From an answer of our own API; whoever else stands there may answer anything."""
+    try:
+        told = json.loads(answer.content)
+        return str(told["code"]), str(told["message"])
+    except (ValueError, TypeError, KeyError):
+        return f"HTTP {answer.status_code}", answer.reason_phrase or "no reason given"

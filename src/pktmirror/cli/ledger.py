@@ -1,0 +1,238 @@
+"""`pktmirror ledger`: where every packet went, session by session, and whether it adds up."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pktmirror.cli.balance import (
+    LOSSES,
+    Collected,
+    DirectionFigures,
+    InterfaceDirection,
+    InterfaceFigures,
+    Ledger,
+    SessionFigures,
+    Uncollected,
+    differences,
+    document,
+    interface_differences,
+    of_session,
+)
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.model.evaluation import Verdict
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
+
+WATCH_EVERY_S = 1.0
+LOST_IN_HOP, LOST_ON_WIRE, NOT_WRITTEN = "lost in hop", "lost on the wire", "not written"
+_LOST = {stage.value for stage in LOSSES} | {LOST_IN_HOP, LOST_ON_WIRE, NOT_WRITTEN}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the waterfall. None: not counted by direction, or nobody counts its bytes."""
+
+    depth: int
+    label: str
+    ingress: Tally | None
+    egress: Tally | None
+    both: Tally
+    counts_bytes: bool = True
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the command into the program."""
+    app.command("ledger")(ledger)
+
+
+def ledger(
+    session: Annotated[str | None, typer.Argument(help="A session's id, tms-…; without one, all of them.")] = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Show where every packet went: offered, taken, sent, received, written, each loss by its reason.
+
+    Figures are packets and bytes as on a wire. They are compared at rest: what is in flight is shown as missing.
+    With --json --watch each line of the output is a document of its own.
+
+    Example: [bold]pktmirror ledger tms-0a1b2c3d4e5f60718[/bold], or
+    [bold]pktmirror ledger --json | jq .adds_up[/bold]
+    """
+    endpoint = Endpoint.found(state)
+    console = Console()
+
+    def now() -> Ledger:
+        return of_session(endpoint.get("ledger", Ledger), session)
+
+    try:
+        if as_json:
+            typer.echo(json.dumps(document(now()), indent=None if watch else 2))
+            while watch:
+                time.sleep(WATCH_EVERY_S)
+                typer.echo(json.dumps(document(now())))
+        elif watch:
+            with Live(shown(now()), console=console, refresh_per_second=4, vertical_overflow="visible") as live:
+                while True:
+                    time.sleep(WATCH_EVERY_S)
+                    live.update(shown(now()))
+        else:
+            console.print(shown(now()))
+    except KeyboardInterrupt:
+        return
+
+
+def shown(ledger_: Ledger) -> RenderableType:
+    """The ledger for people."""
+    if not ledger_.sessions:
+        return Text("No session is there. Make one with `aws ec2 create-traffic-mirror-session`.")
+    parts = [_session(session) for session in ledger_.sessions]
+    parts += [_interface(interface) for interface in ledger_.interfaces]
+    return Group(*parts)
+
+
+def waterfall(session: SessionFigures) -> list[Line]:
+    """A session's lines, from the offer to the file; each is the sum of those one level deeper below it.
+
+    Cut copies are the exception: they are sent, received and written like the others. Losses that did not occur are
+    left out, the ends of the way never.
+    """
+    losses = [_line(session, 2, stage.value, partial(_stage, stage)) for stage in LOSSES]
+    losses.append(_line(session, 2, LOST_IN_HOP, lambda figures: Tally(figures.lost_in_hop_packets), False))
+    cut = _line(session, 3, Stage.CUT.value, partial(_stage, Stage.CUT))
+    return [
+        _line(session, 0, "offered", lambda figures: figures.offered),
+        _line(session, 1, Verdict.TAKEN.value, partial(_verdict, Verdict.TAKEN)),
+        _line(session, 2, Stage.SENT.value, partial(_stage, Stage.SENT)),
+        *_occurred([cut]),
+        *_at_collector(session.collector),
+        *_occurred(losses),
+        *(
+            _line(session, 1, verdict.value, partial(_verdict, verdict))
+            for verdict in Verdict
+            if verdict is not Verdict.TAKEN
+        ),
+    ]
+
+
+def humanised(bytes_: int) -> str:
+    """1234567 → 1.23 MB: three digits, decimal units."""
+    size, units = float(bytes_), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while abs(size) >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    if units[0] == "B":
+        return f"{bytes_} B"
+    return f"{size:.{2 if abs(size) < 9.995 else 1 if abs(size) < 99.95 else 0}f} {units[0]}"
+
+
+def _stage(stage: Stage, figures: DirectionFigures) -> Tally:
+    return figures.stage(stage)
+
+
+def _verdict(verdict: Verdict, figures: DirectionFigures) -> Tally:
+    return figures.verdict(verdict)
+
+
+def _line(
+    session: SessionFigures,
+    depth: int,
+    label: str,
+    tally: Callable[[DirectionFigures], Tally],
+    counts_bytes: bool = True,
+) -> Line:
+    by_direction = {direction: tally(figures) for direction, figures in session.directions.items()}
+    ingress, egress = by_direction.get(Direction.INGRESS, Tally()), by_direction.get(Direction.EGRESS, Tally())
+    return Line(depth, label, ingress, egress, ingress + egress, counts_bytes)
+
+
+def _at_collector(collector: Collected | Uncollected) -> list[Line]:
+    """A copy does not say which direction it had, so there are no figures by direction at this end."""
+    if isinstance(collector, Uncollected):
+        return []
+    lost = Line(3, LOST_ON_WIRE, None, None, Tally(collector.lost_on_wire_packets), counts_bytes=False)
+    return [
+        Line(3, "received", None, None, collector.received),
+        Line(4, "written", None, None, collector.written),
+        *_occurred([Line(4, NOT_WRITTEN, None, None, collector.not_written), lost]),
+    ]
+
+
+def _occurred(lines: Iterable[Line]) -> list[Line]:
+    return [line for line in lines if line.both.packets]
+
+
+def _session(session: SessionFigures) -> RenderableType:
+    title = Text.assemble(
+        (session.session_id, "bold"),
+        f"  number {session.number}  VNI {session.vni}  {session.interface_id} → {session.target_id}",
+    )
+    if session.outer_source is not None:
+        title.append(f"  {session.outer_source} → {session.outer_destination}", "dim")
+    return Group(title, _table(waterfall(session)), *_remarks(session), Text())
+
+
+def _remarks(session: SessionFigures) -> Iterator[Text]:
+    if session.problem is not None:
+        yield Text(f"  ! not mirroring: {session.problem}", "bold red")
+    match session.collector:
+        case Uncollected(reason=reason):
+            yield Text(f"  · nobody counts at the far end: {reason}", "yellow")
+        case Collected(shared_with=(_, *_) as others):
+            yield Text(f"  · received and written are of this stream, shared with {', '.join(others)}", "yellow")
+    yield from _judgement(differences(session))
+
+
+def _judgement(found: list[str]) -> Iterator[Text]:
+    if not found:
+        yield Text("  ✓ adds up", "green")
+    for difference in found:
+        yield Text(f"  ✗ {difference}", "red")
+
+
+def _interface(interface: InterfaceFigures) -> RenderableType:
+    name = interface.interface_id or "an interface that is no longer known"
+    title = Text.assemble((name, "bold"), f"  {interface.key} on {interface.host_id}")
+    return Group(title, _table(outcomes(interface)), *_judgement(interface_differences(interface)), Text())
+
+
+def outcomes(interface: InterfaceFigures) -> list[Line]:
+    """An interface's lines: what it saw, and below it the outcomes, without those that did not occur."""
+    figures = [
+        interface.directions.get(direction, InterfaceDirection(seen=Tally(), outcomes={}))
+        for direction in (Direction.INGRESS, Direction.EGRESS)
+    ]
+    ingress, egress = (each.seen for each in figures)
+    lines = [Line(0, "seen", ingress, egress, ingress + egress)]
+    for outcome in InterfaceOutcome:
+        ingress, egress = (each.outcome(outcome) for each in figures)
+        lines += _occurred([Line(1, outcome.value, ingress, egress, ingress + egress)])
+    return lines
+
+
+def _table(lines: Iterable[Line]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("", min_width=34, no_wrap=True)
+    for name in ("ingress", "egress", "both"):
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True, style="dim")
+    for line in lines:
+        style = "bold" if line.depth == 0 else "red" if line.label in _LOST else ""
+        cells = [cell for tally in (line.ingress, line.egress, line.both) for cell in _cells(tally, line.counts_bytes)]
+        table.add_row("  " * line.depth + line.label, *cells, style=style)
+    return table
+
+
+def _cells(tally: Tally | None, counts_bytes: bool) -> tuple[str, str]:
+    if tally is None:
+        return "", ""
+    return f"{tally.packets:,}", humanised(tally.bytes) if counts_bytes else ""

@@ -1,0 +1,89 @@
+"""The services in the foreground: `serve`, `agent`, and what belongs to their lives. Each ends at Ctrl-C."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pktmirror import agent, control
+from pktmirror.cli.options import (
+    DEFAULT_CONTROL,
+    DEFAULT_LISTEN,
+    DEFAULT_STATE,
+    Control,
+    HostId,
+    Netns,
+    State,
+    default_host_id,
+    read_token,
+    stop_at_signals,
+)
+
+
+def serve(
+    listen: Annotated[str, typer.Option(help="ADDRESS:PORT; loopback only, unless --allow-remote is given.")] = (
+        DEFAULT_LISTEN
+    ),
+    state: State = DEFAULT_STATE,
+    networks: Annotated[Path | None, typer.Option(help="networks.toml: the VPCs, subnets and resolvers.")] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen beyond loopback although this version has no TLS.")
+    ] = False,
+) -> None:
+    """Run the control plane: the EC2 endpoint and what agents follow.
+
+    The first start makes an account, an access key and a ready AWS credentials file in the state directory.
+
+    Example: [bold]pktmirror serve --listen 127.0.0.1:8773 --state /var/lib/pktmirror[/bold]
+    """
+    control.serve(listen, state, networks, allow_remote=allow_remote, stop=stop_at_signals())
+
+
+def agent_(
+    control_url: Control = DEFAULT_CONTROL,
+    state: State = DEFAULT_STATE,
+    netns_name: Netns = None,
+    host_id: HostId = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="The agents' token (default: agent-token in the state directory).")
+    ] = None,
+    bpffs: Annotated[Path, typer.Option(help="Where programs and maps are pinned.")] = agent.DEFAULT_BPFFS,
+) -> None:
+    """Run the agent of this host: find interfaces, mirror what is desired, report.
+
+    Mirroring goes on when the agent ends; [bold]pktmirror purge[/bold] ends it.
+
+    Example: [bold]pktmirror agent --control http://127.0.0.1:8773 --state /var/lib/pktmirror[/bold]
+    """
+    settings = agent.Settings(
+        control_url=control_url,
+        token=read_token(token_file or state / "agent-token"),
+        host_id=host_id or default_host_id(netns_name),
+        state_dir=state,
+        netns=netns_name,
+        bpffs_root=bpffs,
+    )
+    agent.run(settings, stop_at_signals())
+
+
+def env(state: State = DEFAULT_STATE) -> None:
+    """Print the exports that make AWS clients use this control plane.
+
+    Example: [bold]eval "$(pktmirror env)"[/bold], then [bold]aws ec2 describe-network-interfaces[/bold]
+    """
+    for name, value in control.environment(state).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def purge(
+    netns_name: Netns = None,
+    host_id: HostId = None,
+    bpffs: Annotated[Path, typer.Option(help="Where programs and maps are pinned.")] = agent.DEFAULT_BPFFS,
+) -> None:
+    """End all mirroring of this host: remove the programs, maps and devices that an agent left.
+
+    Example: [bold]pktmirror purge[/bold], after the agent was stopped
+    """
+    found = agent.purge_host(bpffs, host_id or default_host_id(netns_name), netns_name)
+    typer.echo("removed" if found else "there was nothing to remove", err=True)

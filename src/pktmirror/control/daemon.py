@@ -1,0 +1,219 @@
+"""The control plane as a process: state directory, store, declaration of networks, one listening socket."""
+
+import asyncio
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from pktmirror.control.http import Endpoint
+from pktmirror.control.plane import ControlPlane
+from pktmirror.control.statedir import Client, StateDirectory
+from pktmirror.control.store import Store
+from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
+from pktmirror.model.refusal import Refusal
+from pktmirror.networks import Networks, load
+
+DEFAULT_LISTEN = "127.0.0.1:8773"
+DEFAULT_REGION = "local-1"  # botocore and the aws CLI take any host label, and this one is no region of AWS
+SHUTDOWN_S = 3
+STOP_POLL_S = 0.05
+
+_REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_log = structlog.get_logger("control")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator may set beside the address. ``eni_forget_s`` None: an interface that is gone is kept."""
+
+    region: str = DEFAULT_REGION
+    quotas: Quotas = field(default_factory=Quotas)
+    eni_forget_s: float | None = None
+
+
+def serve(
+    listen: str,
+    state_dir: Path,
+    networks_file: Path | None = None,
+    *,
+    allow_remote: bool = False,
+    settings: Settings | None = None,
+    stop: threading.Event | None = None,
+    ready: Callable[[str], None] = lambda _url: None,
+) -> None:
+    """Run until ``stop`` is set, or until SIGINT or SIGTERM where this is the main thread and ``stop`` is None.
+
+    ``ready`` is called with the URL when requests are answered. Port 0 takes a free one. Raises `Refusal` for what
+    the operator can mend: the address, the state directory, the declaration of networks, the settings.
+    """
+    settings = settings or Settings()
+    _check(settings)
+    networks = _networks(networks_file)
+    with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
+        store = Store.open(state.store)
+        try:
+            plane = ControlPlane(
+                store,
+                state.key(),
+                region=settings.region,
+                networks=networks,
+                quotas=settings.quotas,
+                eni_forget_s=settings.eni_forget_s,
+                now_s=time.time(),
+            )
+            url = _url(listening)
+            state.write_client(
+                Client(
+                    endpoint_url=url,
+                    region=settings.region,
+                    access_key_id=plane.identity.access_key_id,
+                    secret_access_key=plane.identity.secret_access_key,
+                )
+            )
+            endpoint = Endpoint(plane, state.agent_token(), started=lambda: _announce(url, ready))
+            with _stopping(stop) as stop_:
+                asyncio.run(_serve(endpoint, listening, stop_))
+        finally:
+            store.close()
+
+
+def _announce(url: str, ready: Callable[[str], None]) -> None:
+    _log.info("the control plane answers", url=url)
+    ready(url)
+
+
+async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.Event) -> None:
+    config = uvicorn.Config(
+        endpoint.app(),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=75,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listening]))
+    while not stop.is_set() and not serving.done():
+        await asyncio.sleep(STOP_POLL_S)
+    endpoint.revisions.stop()
+    server.should_exit = True
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the process's signals alone: `serve` may run in any thread."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _stopping(stop: threading.Event | None) -> Iterator[threading.Event]:
+    """The caller's event, or one that the signals set."""
+    if stop is not None or threading.current_thread() is not threading.main_thread():
+        yield stop or threading.Event()
+        return
+    event = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda _number, _frame: event.set()) for number in numbers]
+    try:
+        yield event
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _state(state_dir: Path) -> Iterator[StateDirectory]:
+    state = StateDirectory.open(state_dir)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+@contextmanager
+def _listening(listen: str, allow_remote: bool) -> Iterator[socket.socket]:
+    """The bound and listening socket; nothing else is touched when the address cannot be had."""
+    host, _, port = listen.rpartition(":")
+    try:
+        address = ip_address(host.strip("[]"))
+        number = int(port)
+        if not 0 <= number <= 65535:
+            raise ValueError
+    except ValueError:
+        raise Refusal(
+            f"{listen} is no address to listen on.", do="write ADDRESS:PORT, as in 127.0.0.1:8773 or [::1]:8773"
+        ) from None
+    if not address.is_loopback and not allow_remote:
+        raise Refusal(
+            f"The control plane does not listen on {address}: that is no loopback address.",
+            found="no TLS in this version; requests are signed, but anybody on the way can read them",
+            do="listen on 127.0.0.1, put a TLS proxy in front, or give --allow-remote to accept that",
+        )
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each answer waits 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    with listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((str(address), number))
+        except OSError as error:
+            raise Refusal(
+                f"The control plane cannot listen on {listen}.",
+                found=error.strerror or str(error),
+                do="stop what has the port (`ss -ltnp` names it), or choose another address with --listen",
+            ) from None
+        listening.listen(2048)
+        yield listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _networks(file: Path | None) -> Networks:
+    if file is None:
+        return Networks()
+    try:
+        return load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(
+            f"The declaration of networks {file} cannot be read.",
+            found=getattr(error, "strerror", None) or str(error),
+            do="name a readable networks.toml with --networks",
+        ) from None
+
+
+def _check(settings: Settings) -> None:
+    if _REGION.fullmatch(settings.region) is None:
+        raise Refusal(
+            f"{settings.region!r} is no name for a region.", do="use lower case letters, digits and hyphens: local-1"
+        )
+    quotas = settings.quotas
+    for name, most in (
+        ("rules_per_filter", DATA_PLANE_RULES_PER_FILTER),
+        ("sessions_per_interface", DATA_PLANE_SESSIONS_PER_INTERFACE),
+    ):
+        if getattr(quotas, name) > most:
+            raise Refusal(
+                f"The quota {name} is more than the data plane holds.",
+                found=f"{getattr(quotas, name)}, and there is room for {most}",
+                do=f"set it to {most} or less",
+            )
+    for quota in fields(quotas):
+        if getattr(quotas, quota.name) < 0:
+            raise Refusal(f"The quota {quota.name} is negative.", do="set it to 0 or more")

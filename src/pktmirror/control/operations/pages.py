@@ -1,0 +1,70 @@
+"""Pages of a describe call. The token is opaque and signed, holds the position, and outlives a restart (spec 5.10).
+
+The position is the key of the last item given, so that what is made or deleted between two calls neither repeats
+nor hides an item. A token is good for the same call with the same parameters only.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import msgspec
+
+from pktmirror.aws import ApiError
+from pktmirror.control.operations.operation import DescribeRequest
+
+T = TypeVar("T")
+
+PAGE_ITEMS_DEFAULT = 1000
+_MAC_BYTES = 16
+
+
+def page(
+    items: Iterable[T], key: Callable[[T], str], request: DescribeRequest, page_key: bytes
+) -> tuple[list[T], str | None]:
+    """The items of this page, by their keys, and the token of the next; None on the last."""
+    ordered = sorted(items, key=key)
+    scope = _scope(request)
+    if request.next_token:
+        position = _position(request.next_token, scope, page_key)
+        ordered = [item for item in ordered if key(item) > position]
+    size = request.max_results or PAGE_ITEMS_DEFAULT
+    given = ordered[:size]
+    if len(ordered) <= size:
+        return given, None
+    return given, _token(key(given[-1]), scope, page_key)
+
+
+def _scope(request: DescribeRequest) -> bytes:
+    """What a token is bound to: the call and all its parameters but those about paging."""
+    asked = msgspec.to_builtins(request)
+    for name in ("NextToken", "MaxResults", "DryRun"):
+        asked.pop(name, None)
+    named = [type(request).__name__, asked]
+    return hashlib.sha256(msgspec.json.encode(named, order="deterministic")).digest()
+
+
+def _token(position: str, scope: bytes, page_key: bytes) -> str:
+    text = position.encode()
+    return base64.urlsafe_b64encode(_mac(text, scope, page_key) + text).decode()
+
+
+def _position(token: str, scope: bytes, page_key: bytes) -> str:
+    try:
+        signed = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
+        mac, text = signed[:_MAC_BYTES], signed[_MAC_BYTES:]
+        if hmac.compare_digest(mac, _mac(text, scope, page_key)):
+            return text.decode()
+    except (ValueError, binascii.Error):
+        pass
+    raise ApiError(
+        "InvalidPaginationToken",
+        "The pagination token is not one that this call gave. Repeat the call from its first page",
+    )
+
+
+def _mac(text: bytes, scope: bytes, page_key: bytes) -> bytes:
+    return hmac.digest(page_key, scope + text, "sha256")[:_MAC_BYTES]

@@ -1,0 +1,278 @@
+"""The control plane without its sockets: calls, reports and questions in, results and documents out.
+
+One transaction each. Safe to use from several threads; the time is an argument.
+"""
+
+import secrets
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+import pktmirror
+from pktmirror.aws import Call
+from pktmirror.control import inventory, ledger, operations, status
+from pktmirror.control.keys import Key
+from pktmirror.control.operations import Context, Result
+from pktmirror.control.placement import Resources, desired_state
+from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord
+from pktmirror.control.reports import MonitorReport, Received, Reports
+from pktmirror.control.store import Store, Transaction
+from pktmirror.desired import DesiredState, Report
+from pktmirror.model.limits import Quotas
+from pktmirror.networks import Networks
+
+HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
+MONITORS_MAX = 1000
+
+_ACCOUNT_ID = "account_id"
+_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_BASE64 = f"{_BASE32}abcdefghijklmnopqrstuvwxyz0189+/"
+
+
+@dataclass(slots=True)
+class Refused:
+    """Requests that were refused, by code, since the start."""
+
+    _counts: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, code: str) -> None:
+        with self._lock:
+            self._counts[code] += 1
+
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return dict(sorted(self._counts.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The account and its first access key."""
+
+    account_id: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+
+class ControlPlane:
+    """``eni_forget_s`` None keeps an interface that is gone, and its sessions, for ever (spec 5.15)."""
+
+    def __init__(
+        self,
+        store: Store,
+        key: Key,
+        *,
+        region: str,
+        networks: Networks,
+        quotas: Quotas,
+        eni_forget_s: float | None,
+        now_s: float,
+    ) -> None:
+        self.refused = Refused()
+        self._store = store
+        self._key = key
+        self._region = region
+        self._networks = networks
+        self._quotas = quotas
+        self._eni_forget_s = eni_forget_s
+        self._started_at_s = now_s
+        self._reports = Reports()
+        self._page_key = key.derived("pagination")
+        self.identity = self._identity(now_s)
+
+    def secret_of(self, access_key_id: str) -> str | None:
+        """The secret of an access key; None for one that does not exist."""
+        with self._store.read() as transaction:
+            record = transaction.access_keys.get(access_key_id)
+        return None if record is None else self._opened(record)
+
+    def perform(self, call: Call, now_s: float) -> Result:
+        """Carry out an API call; raises ApiError, and then nothing has changed."""
+        writes = operations.offered(call).writes
+        with self._store.write() if writes else self._store.read() as transaction:
+            return operations.perform(call, self._context(transaction, now_s))
+
+    @property
+    def revision(self) -> int:
+        with self._store.read() as transaction:
+            return transaction.revision
+
+    def desired(self, host_id: str) -> DesiredState:
+        with self._store.read() as transaction:
+            resources = Resources.of(transaction)
+        return desired_state(resources, self._networks, host_id)
+
+    def agent_reported(self, report: Report, now_s: float) -> None:
+        """Take in what an agent tells; only what changed of its interfaces is written."""
+        self._reports.agents[report.host_id] = Received(report, now_s)
+        with self._store.read() as transaction:
+            changed = _inventory_changes(transaction, report, now_s)
+            host = transaction.hosts.get(report.host_id)
+        fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
+        if fresh and not changed:
+            return
+        with self._store.write() as transaction:
+            changed = _inventory_changes(transaction, report, now_s)
+            for record in changed:
+                transaction.interfaces.put(record)
+            if changed:
+                transaction.bump_revision()
+            transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
+
+    def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:
+        """Take in what a monitor tells; False when there are too many monitors already."""
+        monitors = self._reports.monitors
+        if monitor_id not in monitors and len(monitors) >= MONITORS_MAX:
+            return False
+        monitors[monitor_id] = Received(report, now_s)
+        return True
+
+    def forget_interfaces(self, now_s: float) -> None:
+        """Delete the interfaces that are gone for longer than ``eni_forget_s``, with their sessions."""
+        if self._eni_forget_s is None:
+            return
+        with self._store.write() as transaction:
+            gone = inventory.forgotten(transaction.interfaces.where(), now_s, self._eni_forget_s)
+            for record in gone:
+                transaction.remove_interface(record.interface_id)
+            if gone:
+                transaction.bump_revision()
+
+    def status(self, now_s: float) -> dict[str, Any]:
+        """What runs where, and each session's problem or None."""
+        with self._store.read() as transaction:
+            resources, hosts = Resources.of(transaction), transaction.hosts.where()
+        problems = status.problems(resources, self._reports, now_s)
+        return {
+            "version": pktmirror.__version__,
+            "account_id": self.identity.account_id,
+            "region": self._region,
+            "started_at_s": self._started_at_s,
+            "revision": resources.revision,
+            "hosts": [self._host(host, now_s) for host in hosts],
+            "sessions": [
+                {
+                    "session_id": session.session_id,
+                    "interface_id": session.interface_id,
+                    "host_id": resources.interfaces[session.interface_id].host_id,
+                    "target_id": session.target_id,
+                    "filter_id": session.filter_id,
+                    "number": session.number,
+                    "vni": session.vni,
+                    "problem": problems[session.session_id],
+                }
+                for session in resources.sessions
+            ],
+            "monitors": [
+                {
+                    "monitor_id": monitor_id,
+                    "listening": told.report.listening,
+                    "reported_s_ago": now_s - told.received_at_s,
+                    "refused": told.report.refused,
+                    "socket_queue_full": told.report.socket_queue_full,
+                }
+                for monitor_id, told in sorted(self._reports.monitors.items())
+            ],
+            "refused_requests": self.refused.counts(),
+        }
+
+    def ledger(self, now_s: float) -> dict[str, Any]:
+        """The ledger of all sessions, and of the interfaces that agents mirror."""
+        with self._store.read() as transaction:
+            resources = Resources.of(transaction)
+        problems = status.problems(resources, self._reports, now_s)
+        ids = {(record.host_id, record.found.key): record.interface_id for record in resources.interfaces.values()}
+        return {
+            "sessions": ledger.rows(resources, self._reports, problems),
+            "interfaces": [
+                {
+                    "interface_id": ids.get((host_id, figures.key)),
+                    "host_id": host_id,
+                    "key": figures.key,
+                    "directions": {
+                        direction.value: {
+                            "seen": seen.seen,
+                            "outcomes": {outcome.value: tally for outcome, tally in seen.outcomes.items()},
+                        }
+                        for direction, seen in figures.directions.items()
+                    },
+                }
+                for host_id, told in sorted(self._reports.agents.items())
+                for figures in told.report.mirrored_interfaces
+            ],
+        }
+
+    def interfaces(self) -> list[dict[str, Any]]:
+        """The inventory, mirrorable or not, with where each interface was found."""
+        with self._store.read() as transaction:
+            records, sessions = transaction.interfaces.where(), transaction.sessions.where()
+        return [
+            {
+                **self._placed(record),
+                "sessions": [s.session_id for s in sessions if s.interface_id == record.interface_id],
+            }
+            for record in records
+        ]
+
+    def _placed(self, record: InterfaceRecord) -> dict[str, Any]:
+        address = record.primary_address
+        place = None if address is None else self._networks.place(address)
+        return {
+            "interface_id": record.interface_id,
+            "host_id": record.host_id,
+            "instance_id": record.instance_id,
+            "vpc_id": place and place[0].vpc_id,
+            "subnet_id": place and place[1].subnet_id,
+            "attached": record.attached,
+            **msgspec.to_builtins(record.found),
+        }
+
+    def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
+        told = self._reports.agents.get(host.host_id)
+        reported_at_s = host.reported_at_s if told is None else told.received_at_s
+        return {
+            "host_id": host.host_id,
+            "agent_version": host.agent_version if told is None else told.report.agent_version,
+            "reported_s_ago": now_s - reported_at_s,
+            "applied_revision": None if told is None else told.report.applied_revision,
+            "problems": [] if told is None else list(told.report.problems),
+        }
+
+    def _context(self, transaction: Transaction, now_s: float) -> Context:
+        return Context(
+            transaction,
+            self.identity.account_id,
+            self._region,
+            self._networks,
+            self._quotas,
+            self._page_key,
+            now_s,
+        )
+
+    def _identity(self, now_s: float) -> Identity:
+        """The account and key of the store; made at the first start."""
+        with self._store.write() as transaction:
+            account_id = transaction.setting(_ACCOUNT_ID)
+            if account_id is None:
+                account_id = str(10**11 + secrets.randbelow(9 * 10**11))
+                transaction.set_setting(_ACCOUNT_ID, account_id)
+            # The declared networks may be others than at the last start, and equal revisions are equal documents.
+            transaction.bump_revision()
+            keys = transaction.access_keys.where()
+            if keys:
+                return Identity(account_id, keys[0].access_key_id, self._opened(keys[0]))
+            access_key_id = "AKIA" + "".join(secrets.choice(_BASE32) for _ in range(16))
+            secret = "".join(secrets.choice(_BASE64) for _ in range(40))
+            sealed = self._key.seal(secret, bound_to=access_key_id)
+            transaction.access_keys.put(AccessKeyRecord(access_key_id, sealed, now_s))
+            return Identity(account_id, access_key_id, secret)
+
+    def _opened(self, record: AccessKeyRecord) -> str:
+        return self._key.open(record.sealed_secret, bound_to=record.access_key_id)
+
+
+def _inventory_changes(transaction: Transaction, report: Report, now_s: float) -> list[InterfaceRecord]:
+    return inventory.changes(transaction.interfaces.where(host_id=report.host_id), report, now_s)

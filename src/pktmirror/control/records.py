@@ -1,0 +1,99 @@
+"""What the store keeps, as frozen values: one for each resource of the API, and one each for interfaces and hosts."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from pktmirror.desired import FoundInterface
+from pktmirror.model.filter import NetworkService, Rule
+from pktmirror.model.ids import Prefix, derived_id
+from pktmirror.model.target import Target
+from pktmirror.networks import Address
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRecord:
+    target_id: str
+    target: Target
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRecord:
+    filter_id: str
+    services: frozenset[NetworkService] = frozenset()
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRecord:
+    rule_id: str
+    filter_id: str
+    rule: Rule
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """``packet_bytes_max`` is what the user asked for; None leaves the default of the target's type."""
+
+    session_id: str
+    interface_id: str
+    target_id: str
+    filter_id: str
+    number: int
+    vni: int
+    packet_bytes_max: int | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceRecord:
+    """A network interface as its agent last found it; ``detached_at_s`` is None while it is there (spec 5.15)."""
+
+    interface_id: str
+    host_id: str
+    found: FoundInterface
+    detached_at_s: float | None = None
+
+    @property
+    def attached(self) -> bool:
+        return self.detached_at_s is None
+
+    @property
+    def primary_address(self) -> Address | None:
+        return ip_address(self.found.addresses[0]) if self.found.addresses else None
+
+    @property
+    def instance_id(self) -> str | None:
+        """The machine or container it belongs to; None for an interface of the host itself."""
+        if self.found.instance is None:
+            return None
+        return derived_id(Prefix.INSTANCE, self.host_id, self.found.provider, self.found.instance)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A host whose agent has reported at least once."""
+
+    host_id: str
+    agent_version: str
+    reported_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A create call that carried a client token: what it asked, by digest, and what it was answered, as JSON."""
+
+    token_key: str
+    fingerprint: str
+    result: str
+    created_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKeyRecord:
+    """An access key; the secret is sealed with the state directory's key."""
+
+    access_key_id: str
+    sealed_secret: bytes
+    created_at_s: float

@@ -1,0 +1,244 @@
+"""The tables of the store, and how a row becomes a record. Together with `store` the only SQL.
+
+A change of any table raises `VERSION`; a store of another version is refused, never guessed at.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import Column, Float, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+
+from pktmirror.control.records import (
+    AccessKeyRecord,
+    FilterRecord,
+    HostRecord,
+    InterfaceRecord,
+    RuleRecord,
+    SessionRecord,
+    TargetRecord,
+    TokenRecord,
+)
+from pktmirror.desired import FoundInterface
+from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
+from pktmirror.model.target import (
+    NETWORK_INTERFACE,
+    NETWORK_LOAD_BALANCER,
+    InterfaceTarget,
+    LoadBalancerTarget,
+)
+
+VERSION = 1
+
+R = TypeVar("R")
+Row = dict[str, Any]
+
+METADATA = MetaData()
+
+SCHEMA_VERSION = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
+
+SETTINGS = Table("settings", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+
+TAGS = Table(
+    "tags",
+    METADATA,
+    Column("resource_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+_ACCESS_KEYS = Table(
+    "access_keys",
+    METADATA,
+    Column("access_key_id", Text, primary_key=True),
+    Column("sealed_secret", LargeBinary, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+)
+
+_TOKENS = Table(
+    "idempotency_tokens",
+    METADATA,
+    Column("token_key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+)
+
+_HOSTS = Table(
+    "hosts",
+    METADATA,
+    Column("host_id", Text, primary_key=True),
+    Column("agent_version", Text, nullable=False),
+    Column("reported_at_s", Float, nullable=False),
+)
+
+_INTERFACES = Table(
+    "interfaces",
+    METADATA,
+    Column("interface_id", Text, primary_key=True),
+    Column("host_id", Text, nullable=False),
+    Column("provider_key", Text, nullable=False),
+    Column("found", Text, nullable=False),
+    Column("detached_at_s", Float),
+    UniqueConstraint("host_id", "provider_key"),
+)
+
+# No foreign key to interfaces: a target outlives the resource behind it (spec 1.3).
+_TARGETS = Table(
+    "targets",
+    METADATA,
+    Column("target_id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("resource", Text, nullable=False, index=True),
+    Column("description", Text),
+)
+
+_FILTERS = Table(
+    "filters",
+    METADATA,
+    Column("filter_id", Text, primary_key=True),
+    Column("services", Text, nullable=False),
+    Column("description", Text),
+)
+
+_RULES = Table(
+    "filter_rules",
+    METADATA,
+    Column("rule_id", Text, primary_key=True),
+    Column("filter_id", Text, ForeignKey("filters.filter_id"), nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("protocol", Integer),
+    Column("source_port_first", Integer),
+    Column("source_port_last", Integer),
+    Column("destination_port_first", Integer),
+    Column("destination_port_last", Integer),
+    Column("description", Text),
+    UniqueConstraint("filter_id", "direction", "number"),
+)
+
+_SESSIONS = Table(
+    "sessions",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("interface_id", Text, ForeignKey("interfaces.interface_id"), nullable=False),
+    Column("target_id", Text, ForeignKey("targets.target_id"), nullable=False, index=True),
+    Column("filter_id", Text, ForeignKey("filters.filter_id"), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("vni", Integer, nullable=False, index=True),
+    Column("packet_bytes_max", Integer),
+    Column("description", Text),
+    UniqueConstraint("interface_id", "number"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping(Generic[R]):
+    """A table, its key column, and the way between its rows and a record."""
+
+    table: Table
+    key: str
+    row: Callable[[R], Row]
+    record: Callable[[Row], R]
+
+
+def _plain(table: Table, key: str, record: Callable[..., R]) -> Mapping[R]:
+    """A record whose fields are the table's columns."""
+    names = [column.name for column in table.columns]
+    return Mapping(table, key, lambda value: {name: getattr(value, name) for name in names}, lambda row: record(**row))
+
+
+def _target_row(record: TargetRecord) -> Row:
+    match record.target:
+        case InterfaceTarget(resource):
+            type_ = NETWORK_INTERFACE
+        case LoadBalancerTarget(resource):
+            type_ = NETWORK_LOAD_BALANCER
+    return {
+        "target_id": record.target_id,
+        "type": type_,
+        "resource": resource,
+        "description": record.description,
+    }
+
+
+def _target(row: Row) -> TargetRecord:
+    kind = InterfaceTarget if row["type"] == NETWORK_INTERFACE else LoadBalancerTarget
+    return TargetRecord(row["target_id"], kind(row["resource"]), row["description"])
+
+
+def _filter_row(record: FilterRecord) -> Row:
+    services = ",".join(sorted(service.value for service in record.services))
+    return {"filter_id": record.filter_id, "services": services, "description": record.description}
+
+
+def _filter(row: Row) -> FilterRecord:
+    services = frozenset(NetworkService(name) for name in row["services"].split(",") if name)
+    return FilterRecord(row["filter_id"], services, row["description"])
+
+
+def _rule_row(record: RuleRecord) -> Row:
+    rule = record.rule
+    return {
+        "rule_id": record.rule_id,
+        "filter_id": record.filter_id,
+        "direction": rule.direction.value,
+        "number": rule.number,
+        "action": rule.action.value,
+        "source": str(rule.source),
+        "destination": str(rule.destination),
+        "protocol": rule.protocol,
+        "source_port_first": rule.source_ports and rule.source_ports.first,
+        "source_port_last": rule.source_ports and rule.source_ports.last,
+        "destination_port_first": rule.destination_ports and rule.destination_ports.first,
+        "destination_port_last": rule.destination_ports and rule.destination_ports.last,
+        "description": record.description,
+    }
+
+
+def _rule(row: Row) -> RuleRecord:
+    rule = Rule(
+        row["number"],
+        Direction(row["direction"]),
+        Action(row["action"]),
+        ip_network(row["source"]),
+        ip_network(row["destination"]),
+        row["protocol"],
+        _ports(row["source_port_first"], row["source_port_last"]),
+        _ports(row["destination_port_first"], row["destination_port_last"]),
+    )
+    return RuleRecord(row["rule_id"], row["filter_id"], rule, row["description"])
+
+
+def _ports(first: int | None, last: int | None) -> PortRange | None:
+    return None if first is None or last is None else PortRange(first, last)
+
+
+def _interface_row(record: InterfaceRecord) -> Row:
+    return {
+        "interface_id": record.interface_id,
+        "host_id": record.host_id,
+        "provider_key": record.found.key,
+        "found": msgspec.json.encode(record.found).decode(),
+        "detached_at_s": record.detached_at_s,
+    }
+
+
+def _interface(row: Row) -> InterfaceRecord:
+    found = msgspec.json.decode(row["found"], type=FoundInterface)
+    return InterfaceRecord(row["interface_id"], row["host_id"], found, row["detached_at_s"])
+
+
+ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)
+TOKENS = _plain(_TOKENS, "token_key", TokenRecord)
+HOSTS = _plain(_HOSTS, "host_id", HostRecord)
+SESSIONS = _plain(_SESSIONS, "session_id", SessionRecord)
+INTERFACES: Mapping[InterfaceRecord] = Mapping(_INTERFACES, "interface_id", _interface_row, _interface)
+TARGETS: Mapping[TargetRecord] = Mapping(_TARGETS, "target_id", _target_row, _target)
+FILTERS: Mapping[FilterRecord] = Mapping(_FILTERS, "filter_id", _filter_row, _filter)
+RULES: Mapping[RuleRecord] = Mapping(_RULES, "rule_id", _rule_row, _rule)

@@ -1,0 +1,160 @@
+"""The state directory: the store, the key, the agents' token, and the files that make AWS clients ready to use.
+
+One control plane at a time holds it. All its files are for its owner only.
+"""
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from pktmirror.control.keys import KEY_BYTES, Key
+from pktmirror.model.refusal import Refusal
+
+STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
+AGENT_TOKEN, CREDENTIALS, CONFIG = "agent-token", "aws-credentials", "aws-config"
+CLIENT = "client.json"
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client needs to know of a control plane; kept beside the AWS files for `environment`."""
+
+    endpoint_url: str
+    region: str
+    access_key_id: str
+    secret_access_key: str
+
+
+class StateDirectory:
+    """An open state directory, locked until `close`."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path) -> "StateDirectory":
+        """Make or take the directory; raises `Refusal` where it cannot be written or another process has it."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Refusal(
+                f"The state directory {path} cannot be used.",
+                found=error.strerror or str(error),
+                do="name a directory that you may write with --state",
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise Refusal(
+                f"The state directory {path} is in use.",
+                found="another control plane that has it open",
+                do="stop that one first, or name another directory with --state",
+            ) from None
+        return cls(path, lock)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    @property
+    def store(self) -> Path:
+        # SQLite would make it by the umask.
+        path = self.path / STORE
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return path
+
+    def key(self) -> Key:
+        """The key; made at the first start."""
+        text = self._kept(KEY, secrets.token_hex(KEY_BYTES))
+        try:
+            secret = bytes.fromhex(text)
+        except ValueError:
+            secret = b""
+        if len(secret) != KEY_BYTES:
+            raise Refusal(
+                f"The key file {self.path / KEY} is damaged.",
+                found=f"{len(text)} characters; {2 * KEY_BYTES} hexadecimal digits are expected",
+                do="put back the file that belongs to this store, or start with an empty directory",
+            )
+        return Key(secret)
+
+    def agent_token(self) -> str:
+        """The bearer token of agents and monitors; made at the first start."""
+        return self._kept(AGENT_TOKEN, secrets.token_urlsafe(32))
+
+    def write_client(self, client: Client) -> None:
+        """The files for AWS clients and `environment`. An operator's own edits of them do not last."""
+        credentials = (
+            "[default]\n"
+            f"aws_access_key_id = {client.access_key_id}\n"
+            f"aws_secret_access_key = {client.secret_access_key}\n"
+        )
+        config = f"[default]\nregion = {client.region}\nendpoint_url = {client.endpoint_url}\n"
+        self._write(CREDENTIALS, credentials)
+        self._write(CONFIG, config)
+        self._write(CLIENT, msgspec.json.encode(client).decode())
+
+    def _kept(self, name: str, otherwise: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            self._write(name, f"{otherwise}\n")
+            return otherwise
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refusal(
+                f"{self.path / name} cannot be read.",
+                found=str(error),
+                do="run as the owner of the state directory, or name another one with --state",
+            ) from None
+
+    def _write(self, name: str, text: str) -> None:
+        """Whole or not at all, and never readable by others, not even for a moment."""
+        fresh = self.path / f".{name}.new"
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(self.path / name)
+
+
+def client(state_dir: Path) -> Client:
+    """How to reach the control plane of a state directory; raises `Refusal` before its first start."""
+    try:
+        return msgspec.json.decode((state_dir / CLIENT).read_bytes(), type=Client)
+    except FileNotFoundError:
+        raise Refusal(
+            f"There are no credentials in {state_dir}.",
+            do="start `pktmirror serve` with the same --state first",
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise Refusal(
+            f"The credentials in {state_dir} cannot be read.",
+            found=str(error),
+            do="run as the owner of the state directory",
+        ) from None
+
+
+def environment(state_dir: Path) -> dict[str, str]:
+    """The variables that point any AWS client at this control plane, whatever else it is configured for.
+
+    The keys stand in it, since keys of the shell would win over a file; the empty session token undoes one of the
+    shell. Raises `Refusal` before the first start.
+    """
+    known = client(state_dir)
+    return {
+        "AWS_ACCESS_KEY_ID": known.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": known.secret_access_key,
+        "AWS_SESSION_TOKEN": "",
+        "AWS_SHARED_CREDENTIALS_FILE": str(state_dir.absolute() / CREDENTIALS),
+        "AWS_CONFIG_FILE": str(state_dir.absolute() / CONFIG),
+        "AWS_PROFILE": "default",
+        "AWS_REGION": known.region,
+        "AWS_DEFAULT_REGION": known.region,
+        "AWS_ENDPOINT_URL": known.endpoint_url,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }

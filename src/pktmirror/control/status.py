@@ -1,0 +1,40 @@
+"""How each session fares, in one sentence where it does not mirror. Pure."""
+
+from pktmirror.control.placement import Resources, delivery
+from pktmirror.control.records import SessionRecord
+from pktmirror.control.reports import Reports
+from pktmirror.desired import Undeliverable
+
+INTERFACE_GONE = "interface gone"
+SOURCE_WITHOUT_ADDRESS = "source interface has no primary address"
+AGENT_SILENT_S = 30.0
+
+
+def problems(resources: Resources, reports: Reports, now_s: float) -> dict[str, str | None]:
+    """By session id: why its packets are not mirrored; None for a session that its agent says is mirrored."""
+    return {session.session_id: _problem(session, resources, reports, now_s) for session in resources.sessions}
+
+
+def _problem(session: SessionRecord, resources: Resources, reports: Reports, now_s: float) -> str | None:
+    interface = resources.interfaces[session.interface_id]
+    if not interface.attached:
+        return INTERFACE_GONE
+    if interface.primary_address is None:
+        return SOURCE_WITHOUT_ADDRESS
+    where = delivery(session, resources)
+    if isinstance(where, Undeliverable):
+        return where.reason
+    return _agent_problem(session, interface.host_id, reports, now_s)
+
+
+def _agent_problem(session: SessionRecord, host_id: str, reports: Reports, now_s: float) -> str | None:
+    told = reports.agents.get(host_id)
+    if told is None:
+        return f"the agent of {host_id} has not reported since the control plane started"
+    silent_s = now_s - told.received_at_s
+    if silent_s > AGENT_SILENT_S:
+        return f"the agent of {host_id} has not reported for {silent_s:.0f} s"
+    for status in told.report.statuses:
+        if status.session_id == session.session_id:
+            return status.problem
+    return f"the agent of {host_id} has not applied it yet"

@@ -1,0 +1,219 @@
+"""The document between the control plane and an agent: what one host must make true, and what the agent reports back.
+
+Versioned: an agent refuses a document of a layout it does not know. JSON on the wire, frozen values on both sides.
+"""
+
+from ipaddress import ip_address, ip_network
+
+import msgspec
+
+from pktmirror.model.exclusions import Exclusion
+from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
+from pktmirror.model.ledger import InterfaceLedger, SessionLedger
+
+LAYOUT = 1
+
+
+class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A `Rule` on the wire; the networks are text, as JSON has no better."""
+
+    number: int
+    direction: Direction
+    action: Action
+    source: str
+    destination: str
+    protocol: int | None = None
+    source_ports: PortRange | None = None
+    destination_ports: PortRange | None = None
+
+    @classmethod
+    def of(cls, rule: Rule) -> "RuleDocument":
+        return cls(
+            number=rule.number,
+            direction=rule.direction,
+            action=rule.action,
+            source=str(rule.source),
+            destination=str(rule.destination),
+            protocol=rule.protocol,
+            source_ports=rule.source_ports,
+            destination_ports=rule.destination_ports,
+        )
+
+    def rule(self) -> Rule:
+        return Rule(
+            self.number,
+            self.direction,
+            self.action,
+            ip_network(self.source),
+            ip_network(self.destination),
+            self.protocol,
+            self.source_ports,
+            self.destination_ports,
+        )
+
+
+class FilterDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A `Filter` on the wire."""
+
+    rules: tuple[RuleDocument, ...] = ()
+    services: tuple[NetworkService, ...] = ()
+
+    @classmethod
+    def of(cls, filter_: Filter) -> "FilterDocument":
+        return cls(
+            rules=tuple(RuleDocument.of(rule) for rule in filter_.rules),
+            services=tuple(sorted(filter_.services, key=lambda service: service.value)),
+        )
+
+    def filter(self) -> Filter:
+        return Filter(tuple(rule.rule() for rule in self.rules), frozenset(self.services))
+
+
+class ExclusionDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """An `Exclusion` on the wire."""
+
+    why: str
+    address: str | None = None
+    protocol: int | None = None
+    ports: PortRange | None = None
+
+    @classmethod
+    def of(cls, line: Exclusion) -> "ExclusionDocument":
+        address = None if line.address is None else str(line.address)
+        return cls(why=line.why, address=address, protocol=line.protocol, ports=line.ports)
+
+    def exclusion(self) -> Exclusion:
+        address = None if self.address is None else ip_address(self.address)
+        return Exclusion(self.why, address, self.protocol, self.ports)
+
+
+class Underlay(msgspec.Struct, frozen=True, kw_only=True):
+    """The network on which a copy leaves its host (spec 5.14)."""
+
+    route_table: int = 254  # RT_TABLE_MAIN
+    device: str | None = None  # None: whichever the route table says
+    mtu_max: int | None = None  # None: the route's or device's MTU
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True, tag="destination"):
+    """Where the copies of a session go: the primary address of the target's interface."""
+
+    address: str
+    port: int = 4789
+    mtu: int | None = None  # of the target's own interface, where it is known
+
+
+class Undeliverable(msgspec.Struct, frozen=True, kw_only=True, tag="undeliverable"):
+    """The session is kept, takes packets by its filter, and sends none; ``reason`` says why."""
+
+    reason: str
+
+
+class DesiredSession(msgspec.Struct, frozen=True, kw_only=True):
+    """One session at one interface. ``packet_bytes_max`` counts from the inner Ethernet header; None: whole packets."""
+
+    session_id: str
+    number: int
+    vni: int
+    filter_id: str
+    packet_bytes_max: int | None
+    delivery: Destination | Undeliverable
+
+
+class DesiredInterface(msgspec.Struct, frozen=True, kw_only=True):
+    """A mirrored interface; ``key`` is the provider's stable key, as reported, never an ifindex (spec 5.15)."""
+
+    key: str
+    interface_id: str
+    primary_address: str  # the outer source of every copy (spec fact 71)
+    underlay: Underlay
+    resolvers: tuple[str, ...]
+    sessions: tuple[DesiredSession, ...]
+
+
+class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one host must make true. ``revision`` only grows; equal revisions are equal documents."""
+
+    layout: int = LAYOUT
+    host_id: str
+    revision: int
+    interfaces: tuple[DesiredInterface, ...] = ()
+    filters: dict[str, FilterDocument] = {}
+    exclusions: tuple[ExclusionDocument, ...] = ()
+
+
+class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface that the agent found, mirrorable or not."""
+
+    key: str  # e.g. "netns:pktmirror-web/eth0"; stable over restarts and re-plugging
+    provider: str  # "netns", "host", …
+    instance: str | None  # the machine or container it belongs to, by the provider's name
+    name: str  # as its owner sees it, "eth0"
+    device: str  # as the host sees it, "web0"
+    kind: str  # "veth", "tap", "bridge-port", "physical"
+    mac: str
+    addresses: tuple[str, ...]  # the primary one first
+    mtu: int
+    up: bool
+    not_mirrorable: str | None = None  # the reason, where it cannot be a source
+
+
+class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a session fares on this host; ``problem`` None means that its packets are mirrored."""
+
+    session_id: str
+    problem: str | None = None
+
+
+class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel's counters of one session."""
+
+    session_id: str
+    directions: dict[Direction, SessionLedger]
+
+
+class InterfaceFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel's counters of one mirrored interface."""
+
+    key: str
+    directions: dict[Direction, InterfaceLedger]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent tells: what it found, what it applied, what it could not do and why, and its counters."""
+
+    layout: int = LAYOUT
+    host_id: str
+    agent_version: str
+    applied_revision: int
+    interfaces: tuple[FoundInterface, ...] = ()
+    statuses: tuple[SessionStatus, ...] = ()
+    sessions: tuple[SessionFigures, ...] = ()
+    mirrored_interfaces: tuple[InterfaceFigures, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def encode(document: DesiredState | Report) -> bytes:
+    """The JSON bytes of a document."""
+    return msgspec.json.encode(document)
+
+
+def decode_desired_state(document: bytes) -> DesiredState:
+    """Raises msgspec.ValidationError where the bytes are no document of this layout."""
+    state = msgspec.json.decode(document, type=DesiredState)
+    _refuse_other_layout(state.layout)
+    return state
+
+
+def decode_report(document: bytes) -> Report:
+    """Raises msgspec.ValidationError where the bytes are no report of this layout."""
+    report = msgspec.json.decode(document, type=Report)
+    _refuse_other_layout(report.layout)
+    return report
+
+
+def _refuse_other_layout(layout: int) -> None:
+    if layout != LAYOUT:
+        raise msgspec.ValidationError(
+            f"the document has layout {layout}, this side knows {LAYOUT}: run the same version on both sides"
+        )

@@ -1,0 +1,60 @@
+"""A bpffs: the file system whose files keep programs, maps and links alive when their process ends. An edge module."""
+
+import ctypes
+import os
+from pathlib import Path
+
+BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
+
+_SOURCE = b"pktmirror"  # as which a mount of ours shows in /proc/mounts
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether the path lies in a bpffs."""
+    if not path.exists():
+        return False
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with the type, a long
+    if _libc.statfs(os.fsencode(path), buffer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF == BPF_FS_MAGIC
+
+
+def mount(path: Path) -> None:
+    """Make the directory and mount a bpffs there, for root only; nothing to do where there is one."""
+    if is_mounted(path):
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    if _libc.mount(_SOURCE, os.fsencode(path), b"bpf", 0, b"mode=700") != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"mount a bpffs: {os.strerror(error)}", str(path))
+
+
+def unmount_if_unused(path: Path) -> None:
+    """Take away a bpffs that `mount` made, and its directory, once nothing is pinned there; others are left alone."""
+    ours = any(
+        line.split()[:3] == [_SOURCE.decode(), str(path), "bpf"]
+        for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    )
+    if ours and not any(entry.is_dir() for entry in path.iterdir()):
+        unmount(path)
+        path.rmdir()
+
+
+def unmount(path: Path) -> None:
+    """Take the bpffs away, with everything pinned in it."""
+    if _libc.umount2(os.fsencode(path), 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"unmount: {os.strerror(error)}", str(path))
+
+
+def remove_tree(path: Path) -> None:
+    """Unpin everything below a directory, and the directory; nothing to do where it is gone."""
+    if not path.is_dir():
+        return
+    for entry in path.iterdir():
+        if entry.is_dir():
+            remove_tree(entry)
+        else:
+            entry.unlink()
+    path.rmdir()

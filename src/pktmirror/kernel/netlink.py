@@ -1,0 +1,240 @@
+"""Links, addresses, neighbours and routes of one network namespace, over rtnetlink. An edge module.
+
+A `Netlink` belongs to the namespace of the thread that opened it and is used by one thread at a time. Every failure
+is an OSError.
+"""
+
+import contextlib
+import errno
+import os
+import select
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pyroute2 import IPRoute, NetlinkError
+from pyroute2.ethtool.ioctl import IoctlEthtool
+from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
+
+Address = IPv4Address | IPv6Address
+
+_AF_OF_VERSION = {4: 2, 6: 10}
+_ADDR_GEN_MODE_NONE = 1
+_IFA_F_SECONDARY = 0x01
+_NUD_FAILED = 0x20
+_RT_TABLE_MAIN = 254
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_OFFLOADS = ("tcp-segmentation-offload", "generic-segmentation-offload", "tx-checksumming")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device. ``peer_nsid`` and ``peer_ifindex`` are of a veth's other end, where the kernel tells."""
+
+    ifindex: int
+    name: str
+    kind: str | None  # "veth", "bridge", "tun", …; None for hardware and loopback
+    mac: str
+    mtu: int
+    up: bool
+    master_ifindex: int | None
+    peer_ifindex: int | None
+    peer_nsid: int | None
+    permanent_mac: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    ifindex: int
+    address: Address
+    scope: int
+    secondary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An entry of the neighbour table."""
+
+    ifindex: int
+    address: Address
+    mac: str | None
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How the kernel would send to a destination. ``next_hop`` is the destination itself where it is on the link."""
+
+    ifindex: int
+    next_hop: Address
+    mtu: int | None  # of the route, where it names one
+
+
+class Netlink:
+    """One rtnetlink socket, and one for events."""
+
+    def __init__(self) -> None:
+        self._route = IPRoute()
+        self._events: IPRoute | None = None
+
+    def close(self) -> None:
+        self._route.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def links(self) -> list[Link]:
+        return [_link(message) for message in self._route.get_links()]
+
+    def link_named(self, name: str) -> Link | None:
+        return next((link for link in self.links() if link.name == name), None)
+
+    def addresses(self) -> list[InterfaceAddress]:
+        return [
+            InterfaceAddress(
+                message["index"],
+                ip_address(message.get("local") or message.get("address")),
+                message["scope"],
+                bool(message["flags"] & _IFA_F_SECONDARY),
+            )
+            for message in self._route.get_addr()
+        ]
+
+    def neighbours(self) -> list[Neighbour]:
+        return [
+            Neighbour(
+                message["ifindex"],
+                ip_address(message.get("dst")),
+                message.get("lladdr"),
+                bool(message["state"] & _NUD_FAILED),
+            )
+            for version in (4, 6)
+            for message in self._route.get_neighbours(family=_AF_OF_VERSION[version])
+            if message.get("dst") is not None
+        ]
+
+    def route_to(
+        self, destination: Address, *, device_ifindex: int | None = None, table: int = _RT_TABLE_MAIN
+    ) -> Route | None:
+        """The route of the kernel's choice; None where there is none. Tables other than main are read, not asked."""
+        query: dict[str, Any] = {"dst": str(destination), "family": _AF_OF_VERSION[destination.version]}
+        if device_ifindex is not None:
+            query["oif"] = device_ifindex
+        if table != _RT_TABLE_MAIN:
+            return self._longest_match(destination, table)
+        try:
+            [message] = self._route.route("get", **query)
+        except NetlinkError as error:
+            if error.code in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+                return None
+            raise
+        return _route(message, destination)
+
+    def _longest_match(self, destination: Address, table: int) -> Route | None:
+        found: tuple[int, Any] | None = None
+        for message in self._route.get_routes(table=table, family=_AF_OF_VERSION[destination.version]):
+            length = message["dst_len"]
+            shift = destination.max_prefixlen - length
+            network = message.get("dst")
+            if network is not None and int(ip_address(network)) >> shift != int(destination) >> shift:
+                continue
+            if found is None or length > found[0]:
+                found = (length, message)
+        return None if found is None else _route(found[1], destination)
+
+    def nsid_of(self, namespace: Path) -> int | None:
+        """The number by which links of this namespace name another one; None where none leads there."""
+        fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            nsid: int = self._route.get_netnsid(fd=fd)["nsid"]
+        finally:
+            os.close(fd)
+        return None if nsid in (-1, 0xFFFFFFFF) else nsid
+
+    def create_veth(self, name: str, peer: str, *, mtu: int) -> None:
+        """A veth pair with both ends here, without ARP and without IPv6 addresses of its own, up."""
+        self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "mtu": mtu}, mtu=mtu)
+        for end in (name, peer):
+            [index] = self._route.link_lookup(ifname=end)
+            no_ipv6_address = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
+            with contextlib.suppress(NetlinkError):  # a kernel without IPv6 has no mode to set
+                self._route.link("set", index=index, IFLA_AF_SPEC=no_ipv6_address)
+            self._route.link("set", index=index, flags=0x80, change=0x80)  # IFF_NOARP
+            self._route.link("set", index=index, state="up")
+
+    def delete_link(self, name: str) -> bool:
+        """Whether there was one."""
+        indices = self._route.link_lookup(ifname=name)
+        for index in indices:
+            self._route.link("del", index=index)
+        return bool(indices)
+
+    def watch(self) -> int:
+        """Begin to listen for changes of links, neighbours and routes; returns a file descriptor to poll."""
+        if self._events is None:
+            self._events = IPRoute()
+            self._events.bind(groups=RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_NEIGH)
+        fd: int = self._events.fileno()
+        return fd
+
+    def drain_events(self) -> bool:
+        """Whether anything has changed since the last call."""
+        if self._events is None:
+            return False
+        changed = False
+        while select.select([self._events.fileno()], [], [], 0)[0]:
+            changed = True
+            for _message in self._events.get():
+                pass
+        return changed
+
+
+def turn_offloads_off(device: str) -> None:
+    """Turn off the transmit offloads of a device of this thread's namespace; OSError where one stays on.
+
+    The kernel then splits super-packets and completes checksums before the device gets them.
+    """
+    ethtool = IoctlEthtool(device)
+    try:
+        for name in _OFFLOADS:
+            ethtool.set_offload_flag(name, False)
+        still_on = [name for name, on in ethtool.get_offload_flags().items() if on and name in _OFFLOADS]
+    finally:
+        ethtool.close()
+    if still_on:
+        raise OSError(errno.EOPNOTSUPP, f"{device} keeps {', '.join(still_on)} on")
+
+
+def _link(message: Any) -> Link:
+    info = message.get("linkinfo")
+    return Link(
+        ifindex=message["index"],
+        name=message.get("ifname"),
+        kind=info.get("kind") if info else None,
+        mac=message.get("address") or "",
+        mtu=message.get("mtu"),
+        up=bool(message["flags"] & 1),
+        master_ifindex=message.get("master"),
+        peer_ifindex=message.get("link"),
+        peer_nsid=message.get("link_netnsid"),
+        permanent_mac=message.get("perm_address"),
+    )
+
+
+def _route(message: Any, destination: Address) -> Route | None:
+    oif = message.get("oif")
+    if oif is None or message["type"] not in (_RTN_UNICAST, _RTN_LOCAL):  # the others send nothing
+        return None
+    metrics = message.get("metrics")
+    gateway = message.get("gateway")
+    next_hop = ip_address(gateway) if gateway else destination
+    return Route(oif, next_hop, metrics.get("mtu") if metrics else None)

@@ -1,0 +1,91 @@
+"""The ledger: every packet has one outcome, and the outcomes add up.
+
+Figures are wire packets and bytes (a segmentation-offload super-packet counts as the packets it becomes), so that
+both ends can be compared. The same names stand in the kernel's counters (bpf/abi.h), the CLI and the reports.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pktmirror.model.evaluation import Verdict
+from pktmirror.model.filter import Direction
+
+
+class InterfaceOutcome(Enum):
+    """What became of a packet at a mirrored interface; exactly one each."""
+
+    TAKEN = "taken by a session"
+    NOT_TAKEN = "no session took it"
+    NEVER_MIRRORED = "never mirrored (ARP, DHCP, metadata, …)"
+    NOT_IP = "not IP"
+    MALFORMED = "malformed headers"
+    NOT_FOR_THIS_INTERFACE = "not for this interface"
+    OWN_COPY = "own copy"
+
+
+class Stage(Enum):
+    """What became of a packet that a session took: ``taken`` is the sum of all but CUT, and of the hop's losses.
+
+    CUT counts beside SENT: copies that are shorter than the session asks for, because the target's MTU is too small.
+    """
+
+    CLONE_FAILED = "clone failed"
+    STALE = "session changed on the way"
+    NO_ROUTE = "no route to the target"
+    UNDELIVERABLE = "target not deliverable"
+    ENCAPSULATION_FAILED = "encapsulation failed"
+    SENT = "sent"
+    CUT = "cut to the target's MTU"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Packets on the wire and their bytes, from the Ethernet header on, without the frame check sequence."""
+
+    packets: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.packets + other.packets, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLedger:
+    """One session's figures in one direction, as the kernel counts them."""
+
+    verdicts: Mapping[Verdict, Tally] = field(default_factory=dict)
+    stages: Mapping[Stage, Tally] = field(default_factory=dict)
+
+    def verdict(self, verdict: Verdict) -> Tally:
+        return self.verdicts.get(verdict, Tally())
+
+    def stage(self, stage: Stage) -> Tally:
+        return self.stages.get(stage, Tally())
+
+    @property
+    def offered(self) -> Tally:
+        return sum(self.verdicts.values(), Tally())
+
+    @property
+    def lost_in_hop_packets(self) -> int:
+        """Taken, but neither sent nor lost for a counted reason: in flight, or dropped by the kernel's backlog."""
+        accounted = sum(self.stage(stage).packets for stage in Stage if stage is not Stage.CUT)
+        return self.verdict(Verdict.TAKEN).packets - accounted
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceLedger:
+    """One interface's figures in one direction: ``seen`` is the sum of all outcomes."""
+
+    outcomes: Mapping[InterfaceOutcome, Tally] = field(default_factory=dict)
+
+    def outcome(self, outcome: InterfaceOutcome) -> Tally:
+        return self.outcomes.get(outcome, Tally())
+
+    @property
+    def seen(self) -> Tally:
+        return sum(self.outcomes.values(), Tally())
+
+
+SessionLedgers = Mapping[Direction, SessionLedger]

@@ -1,0 +1,90 @@
+"""One control plane for a module; what a test needs beside it, it makes itself."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.contract.plane import Plane, found, running
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with running(tmp_path_factory.mktemp("plane") / "state") as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def ec2(plane: Plane) -> Any:
+    return plane.client()
+
+
+_numbers = count(10)
+
+
+@pytest.fixture
+def make(plane: Plane, ec2: Any) -> "Maker":
+    return Maker(plane, ec2)
+
+
+class Maker:
+    """Makes what a session needs; every call makes new resources."""
+
+    def __init__(self, plane: Plane, ec2: Any) -> None:
+        self._plane = plane
+        self._ec2 = ec2
+
+    def interfaces(self, number: int) -> list[str]:
+        made = []
+        for _ in range(number):
+            one = next(_numbers)
+            made.append(found(f"web{one}", f"10.0.{one // 250}.{one % 250}"))
+        return self._plane.find(*made)
+
+    def interface(self) -> str:
+        return self.interfaces(1)[0]
+
+    def target(self, **parameters: Any) -> str:
+        parameters = parameters or {"NetworkInterfaceId": self.interface()}
+        answer = self._ec2.create_traffic_mirror_target(**parameters)
+        return str(answer["TrafficMirrorTarget"]["TrafficMirrorTargetId"])
+
+    def nlb_target(self) -> str:
+        return self.target(NetworkLoadBalancerArn=NLB)
+
+    def filter(self, **parameters: Any) -> str:
+        answer = self._ec2.create_traffic_mirror_filter(**parameters)
+        return str(answer["TrafficMirrorFilter"]["TrafficMirrorFilterId"])
+
+    def rule(self, filter_id: str, number: int = 10, **parameters: Any) -> dict[str, Any]:
+        asked = rule(filter_id, number) | parameters
+        made: dict[str, Any] = self._ec2.create_traffic_mirror_filter_rule(**asked)["TrafficMirrorFilterRule"]
+        return made
+
+    def session(self, **parameters: Any) -> dict[str, Any]:
+        asked = self.session_parameters(**parameters)
+        made: dict[str, Any] = self._ec2.create_traffic_mirror_session(**asked)["TrafficMirrorSession"]
+        return made
+
+    def session_parameters(self, **parameters: Any) -> dict[str, Any]:
+        return {
+            "NetworkInterfaceId": parameters.get("NetworkInterfaceId") or self.interface(),
+            "TrafficMirrorTargetId": parameters.get("TrafficMirrorTargetId") or self.target(),
+            "TrafficMirrorFilterId": parameters.get("TrafficMirrorFilterId") or self.filter(),
+            "SessionNumber": 1,
+        } | parameters
+
+
+NLB = "arn:aws:elasticloadbalancing:us-east-1:111122223333:loadbalancer/net/NLB/7cdec873EXAMPLE"
+
+
+def rule(filter_id: str, number: int = 10) -> dict[str, Any]:
+    return {
+        "TrafficMirrorFilterId": filter_id,
+        "TrafficDirection": "ingress",
+        "RuleNumber": number,
+        "RuleAction": "accept",
+        "DestinationCidrBlock": "0.0.0.0/0",
+        "SourceCidrBlock": "0.0.0.0/0",
+    }

@@ -1,0 +1,175 @@
+"""A control plane's own life: restarts, settings, what it refuses to start with."""
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from pktmirror.control import Settings, environment, serve
+from pktmirror.model.limits import Quotas
+from pktmirror.model.refusal import Refusal
+from tests.contract.conftest import Maker, rule
+from tests.contract.plane import Plane, code_of, found, running, wait_until
+
+
+def everything(plane: Plane) -> Any:
+    ec2 = plane.client()
+    answers = [
+        ec2.describe_traffic_mirror_targets()["TrafficMirrorTargets"],
+        ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"],
+        ec2.describe_traffic_mirror_filter_rules()["TrafficMirrorFilterRules"],
+        ec2.describe_traffic_mirror_sessions()["TrafficMirrorSessions"],
+        ec2.describe_network_interfaces()["NetworkInterfaces"],
+        ec2.describe_tags()["Tags"],
+        plane.environment["AWS_SECRET_ACCESS_KEY"],
+        plane.token,
+    ]
+    return answers
+
+
+def test_a_restart_keeps_everything(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as plane:
+        make, ec2 = Maker(plane, plane.client()), plane.client()
+        filter_id = make.filter(ClientToken="kept")
+        make.rule(filter_id)
+        make.session(TrafficMirrorFilterId=filter_id)
+        ec2.create_tags(Resources=[filter_id], Tags=[{"Key": "a", "Value": "b"}])
+        for _ in range(6):
+            make.filter(Description="page")
+        asked: dict[str, Any] = {"Filters": [{"Name": "description", "Values": ["page"]}], "MaxResults": 5}
+        token = ec2.describe_traffic_mirror_filters(**asked)["NextToken"]
+        before, desired = everything(plane), plane.desired()
+    assert desired is not None
+    with running(tmp_path / "state") as plane:
+        assert everything(plane) == before
+        ec2 = plane.client()
+        page = ec2.describe_traffic_mirror_filters(**asked, NextToken=token)["TrafficMirrorFilters"]
+        assert len(page) == 1, "decision 5.10"
+        assert Maker(plane, ec2).filter(ClientToken="kept") == filter_id
+        again = plane.desired()
+        assert again is not None
+        assert again.revision > desired.revision
+        assert again.interfaces == desired.interfaces
+
+
+def test_a_poll_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as plane:
+        first = plane.desired()
+        assert first is not None
+        waiting = threading.Thread(target=lambda: plane.desired(after=first.revision, wait_s=30))
+        waiting.start()
+        assert plane.stop() == 0
+        waiting.join(timeout=5)
+        assert not waiting.is_alive()
+
+
+def test_fact_45_an_interface_that_is_forgotten_takes_its_sessions_along(tmp_path: Path) -> None:
+    with running(tmp_path / "state", eni_forget_s=0.2) as plane:
+        ec2 = plane.client()
+        make = Maker(plane, ec2)
+        [gone_id] = plane.find(found("gone", "10.0.0.7"))
+        kept = make.session()
+        make.session(NetworkInterfaceId=gone_id, TrafficMirrorTargetId=kept["TrafficMirrorTargetId"])
+        gone = plane.reported.pop("netns:gone/eth0")
+        plane.report(*plane.reported.values())
+
+        def ids() -> list[str]:
+            return [i["NetworkInterfaceId"] for i in ec2.describe_network_interfaces()["NetworkInterfaces"]]
+
+        wait_until(lambda: gone_id not in ids(), within_s=5, else_say="the interface was never forgotten")
+        assert ec2.describe_traffic_mirror_sessions()["TrafficMirrorSessions"] == [kept]
+        assert plane.find(gone) != [gone_id], "what comes back is a new interface"
+
+
+def test_quotas_are_settings(tmp_path: Path) -> None:
+    quotas = Quotas(rules_per_filter=1, filters_per_account=1, targets_per_account=1, sessions_per_account=1)
+    state = tmp_path / "state"
+    stop, ready = threading.Event(), threading.Event()
+    serving = threading.Thread(
+        target=serve,
+        args=("127.0.0.1:0", state),
+        kwargs={"settings": Settings(quotas=quotas), "stop": stop, "ready": lambda _url: ready.set()},
+    )
+    serving.start()
+    try:
+        assert ready.wait(10)
+        plane = Plane(state, environment(state)["AWS_ENDPOINT_URL"], None)  # type: ignore[arg-type]
+        ec2 = plane.client()
+        make = Maker(plane, ec2)
+        session = make.session()
+        filter_id = session["TrafficMirrorFilterId"]
+        make.rule(filter_id)
+        asked = {name: session[name] for name in ("TrafficMirrorTargetId", "TrafficMirrorFilterId")}
+        asked |= {"NetworkInterfaceId": make.interface(), "SessionNumber": 1}
+        assert code_of(ec2.create_traffic_mirror_session, **asked) == "TrafficMirrorSessionLimitExceeded"
+        assert code_of(ec2.create_traffic_mirror_filter) == "TrafficMirrorFilterLimitExceeded"
+        assert code_of(ec2.create_traffic_mirror_filter_rule, **rule(filter_id, 9)) == (
+            "TrafficMirrorFilterRuleLimitExceeded"
+        )
+        target = {"NetworkInterfaceId": make.interface()}
+        assert code_of(ec2.create_traffic_mirror_target, **target) == "TrafficMirrorTargetLimitExceeded"
+    finally:
+        stop.set()
+        serving.join(10)
+    assert not serving.is_alive()
+
+
+def refusal(*arguments: Any, **more: Any) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        serve(*arguments, stop=threading.Event(), **more)
+    assert caught.value.do
+    return caught.value
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert address in str(refusal(address, tmp_path / "state"))
+    assert not (tmp_path / "state").exists()
+
+
+def test_only_loopback_without_being_told_otherwise(tmp_path: Path) -> None:
+    assert "0.0.0.0" in str(refusal("0.0.0.0:0", tmp_path / "state"))
+    assert "no address" in str(refusal("localhost", tmp_path / "state"))
+
+
+def test_a_state_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in str(refusal("127.0.0.1:0", tmp_path / "file"))
+
+
+def test_a_state_directory_has_one_control_plane(tmp_path: Path) -> None:
+    with running(tmp_path / "state"):
+        assert "in use" in str(refusal("127.0.0.1:0", tmp_path / "state"))
+
+
+def test_bad_networks_are_refused(tmp_path: Path) -> None:
+    networks = tmp_path / "networks.toml"
+    assert str(networks) in str(refusal("127.0.0.1:0", tmp_path / "state", networks))
+    networks.write_text("[[vpc]]\nname = 'x'\ncidr = 'everywhere'\n")
+    assert "everywhere" in str(refusal("127.0.0.1:0", tmp_path / "state", networks))
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path / "state"):
+        pass
+    engine = create_engine(f"sqlite:///{tmp_path}/state/pktmirror.sqlite")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 99"))
+    engine.dispose()
+    refused = refusal("127.0.0.1:0", tmp_path / "state")
+    assert "99" in str(refused)
+    assert "--state" in refused.do
+
+
+def test_quotas_do_not_exceed_the_data_plane(tmp_path: Path) -> None:
+    settings = Settings(quotas=Quotas(rules_per_filter=10_001))
+    assert "rules_per_filter" in str(refusal("127.0.0.1:0", tmp_path / "state", settings=settings))
+
+
+def test_there_is_no_environment_before_the_first_start(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="pktmirror serve"):
+        environment(tmp_path)

@@ -1,0 +1,232 @@
+"""What all calls share: tokens, dry runs, errors, signatures. Numbers are those of the facts in the specification."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import boto3
+import httpx
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+
+from pktmirror.aws import BODY_BYTES_MAX
+from pktmirror.control.operations import OPERATIONS
+from pktmirror.control.store import Store
+from tests.contract.conftest import Maker, rule
+from tests.contract.plane import Plane, code_of, refusal_of
+
+EC2 = "{http://ec2.amazonaws.com/doc/2016-11-15/}"
+
+
+def dump(plane: Plane) -> Any:
+    """Every row of the store, read beside the running server."""
+    store = Store.open(plane.state / "pktmirror.sqlite")
+    try:
+        with store.read() as transaction:
+            return transaction.dump()
+    finally:
+        store.close()
+
+
+def post(plane: Plane, body: str, *, secret: str | None = None, service: str = "ec2") -> httpx.Response:
+    known = plane.environment
+    headers = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
+    request = AWSRequest("POST", f"{plane.url}/", data=body.encode(), headers=headers)
+    credentials = Credentials(known["AWS_ACCESS_KEY_ID"], secret or known["AWS_SECRET_ACCESS_KEY"])
+    SigV4Auth(credentials, service, "local-1").add_auth(request)
+    return httpx.post(request.url, content=body.encode(), headers=dict(request.headers.items()), trust_env=False)
+
+
+def creates(make: Maker) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Each create call, its parameters, and a change of them."""
+    return [
+        ("target", {"NetworkInterfaceId": make.interface()}, {"Description": "other"}),
+        ("filter", {"Description": "a"}, {"Description": "b"}),
+        ("filter_rule", rule(make.filter()), {"RuleNumber": 11}),
+        ("session", make.session_parameters(), {"SessionNumber": 2}),
+    ]
+
+
+def test_facts_4_and_5_a_repeated_create_call_makes_nothing_twice(plane: Plane, ec2: Any, make: Maker) -> None:
+    for number, (resource, asked, change) in enumerate(creates(make)):
+        create = getattr(ec2, f"create_traffic_mirror_{resource}")
+        asked["ClientToken"] = f"token-{number}"
+        first = create(**asked)
+        assert first["ClientToken"] == f"token-{number}"
+        before = dump(plane)
+        again = create(**asked)
+        first.pop("ResponseMetadata")
+        again.pop("ResponseMetadata")
+        assert again == first
+        assert code_of(create, **(asked | change)) == "IdempotentParameterMismatch"
+        assert dump(plane) == before
+
+
+def test_a_client_token_belongs_to_its_call(ec2: Any, make: Maker) -> None:
+    make.filter(ClientToken="shared")
+    make.target(NetworkInterfaceId=make.interface(), ClientToken="shared")
+    assert code_of(ec2.create_traffic_mirror_filter, ClientToken="x" * 65) == "InvalidParameterValue"
+
+
+def test_fact_6_a_dry_run_succeeds_by_an_error_and_changes_nothing(plane: Plane, ec2: Any, make: Maker) -> None:
+    session = make.session()
+    session_id, target_id = session["TrafficMirrorSessionId"], make.target()
+    filter_id = make.filter()
+    rule_id = make.rule(filter_id)["TrafficMirrorFilterRuleId"]
+    parameters: dict[str, dict[str, Any]] = {
+        "CreateTags": {"Resources": [filter_id], "Tags": [{"Key": "a", "Value": "b"}]},
+        "DeleteTags": {"Resources": [filter_id]},
+        "DeleteTrafficMirrorTarget": {"TrafficMirrorTargetId": target_id},
+        "DeleteTrafficMirrorFilter": {"TrafficMirrorFilterId": filter_id},
+        "DeleteTrafficMirrorFilterRule": {"TrafficMirrorFilterRuleId": rule_id},
+        "DeleteTrafficMirrorSession": {"TrafficMirrorSessionId": session_id},
+        "ModifyTrafficMirrorFilterRule": {"TrafficMirrorFilterRuleId": rule_id, "RuleNumber": 3},
+        "ModifyTrafficMirrorSession": {"TrafficMirrorSessionId": session_id, "SessionNumber": 3},
+        "ModifyTrafficMirrorFilterNetworkServices": {
+            "TrafficMirrorFilterId": filter_id,
+            "AddNetworkServices": ["amazon-dns"],
+        },
+    }
+    for resource, asked, _change in creates(make):
+        parameters["CreateTrafficMirror" + "".join(part.title() for part in resource.split("_"))] = asked
+    before = dump(plane)
+    names = {name: method for method, name in ec2.meta.method_to_api_mapping.items()}
+    for service, operation in sorted(OPERATIONS):
+        if service == "ec2":
+            call = getattr(ec2, names[operation])
+            code, message = refusal_of(call, DryRun=True, **parameters.get(operation, {}))
+            assert (operation, code) == (operation, "DryRunOperation")
+            assert message == "Request would have succeeded, but DryRun flag is set."
+    bad = {"TrafficMirrorSessionId": "tms-1", "DryRun": True}
+    assert code_of(ec2.delete_traffic_mirror_session, **bad) == "InvalidTrafficMirrorSessionId.NotFound"
+    assert dump(plane) == before
+
+
+def test_a_refused_call_changes_nothing(plane: Plane, ec2: Any, make: Maker) -> None:
+    used = make.session()
+    filter_id = make.filter()
+    rule_id = make.rule(filter_id)["TrafficMirrorFilterRuleId"]
+    session = {name: used[name] for name in ("NetworkInterfaceId", "TrafficMirrorTargetId", "TrafficMirrorFilterId")}
+    many = [{"ResourceType": "traffic-mirror-session", "Tags": [{"Key": f"{n}", "Value": ""} for n in range(51)]}]
+    before = dump(plane)
+    for call, asked in (
+        (ec2.create_traffic_mirror_session, session | {"SessionNumber": 1}),
+        (ec2.create_traffic_mirror_session, session | {"SessionNumber": 2, "TagSpecifications": many}),
+        (ec2.create_traffic_mirror_filter_rule, rule(filter_id, 10)),
+        (ec2.create_traffic_mirror_target, {"NetworkInterfaceId": used["NetworkInterfaceId"]}),
+        (ec2.delete_traffic_mirror_filter, {"TrafficMirrorFilterId": used["TrafficMirrorFilterId"]}),
+        (ec2.delete_traffic_mirror_target, {"TrafficMirrorTargetId": used["TrafficMirrorTargetId"]}),
+        (ec2.modify_traffic_mirror_filter_rule, {"TrafficMirrorFilterRuleId": rule_id, "SourceCidrBlock": "::/0"}),
+        (
+            ec2.modify_traffic_mirror_session,
+            {"TrafficMirrorSessionId": used["TrafficMirrorSessionId"], "TrafficMirrorTargetId": "tmt-1"},
+        ),
+        (ec2.create_tags, {"Resources": [filter_id, "tmf-1"], "Tags": [{"Key": "a", "Value": "b"}]}),
+    ):
+        assert code_of(call, **asked)
+        assert dump(plane) == before, (call, asked)
+
+
+def test_fact_50_the_xml_is_ec2s(plane: Plane) -> None:
+    answer = post(plane, "Action=DescribeTrafficMirrorTargets&Version=2016-11-15")
+    root = ElementTree.fromstring(answer.text)
+    assert answer.status_code == 200
+    assert root.tag == f"{EC2}DescribeTrafficMirrorTargetsResponse"
+    assert root.findtext(f"{EC2}requestId")
+    assert root.find(f"{EC2}trafficMirrorTargetSet") is not None
+    refused = post(plane, "Action=DeleteTrafficMirrorTarget&Version=2016-11-15&TrafficMirrorTargetId=tmt-1")
+    root = ElementTree.fromstring(refused.text)
+    assert refused.status_code == 400
+    assert root.tag == "Response"
+    assert root.findtext("Errors/Error/Code") == "InvalidTrafficMirrorTargetId.NotFound"
+    assert root.findtext("RequestID")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ("Action=RunInstances&Version=2016-11-15&MinCount=1&MaxCount=1", 400, "UnsupportedOperation"),
+        ("Action=MirrorTheWorld&Version=2016-11-15", 400, "InvalidAction"),
+        ("Version=2016-11-15", 400, "MissingAction"),
+        ("Action=DescribeVpcs&Version=2016-11-15&Colour=red", 400, "UnknownParameter"),
+        ("Action=DescribeNetworkInterfaces&Version=2016-11-15&MaxResults=x", 400, "InvalidParameterValue"),
+        ("Action=DescribeVpcs&Version=2016-11-15&DryRun=true", 412, "DryRunOperation"),
+        (f"Action=DescribeVpcs&Version=2016-11-15&VpcId.1={'x' * BODY_BYTES_MAX}", 413, "RequestEntityTooLarge"),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else None,
+)
+def test_a_bad_request_gets_its_code(plane: Plane, body: str, status: int, code: str) -> None:
+    before = plane.own("status")["refused_requests"].get(code, 0)
+    answer = post(plane, body)
+    assert answer.status_code == status
+    assert ElementTree.fromstring(answer.text).findtext("Errors/Error/Code") == code
+    assert plane.own("status")["refused_requests"][code] == before + 1
+
+
+def test_an_operation_that_is_not_offered_is_named(ec2: Any) -> None:
+    code, message = refusal_of(ec2.create_vpc, CidrBlock="10.0.0.0/16")
+    assert (code, message) == ("UnsupportedOperation", "CreateVpc is not offered by pktmirror.")
+
+
+def test_a_parameter_that_is_not_offered_is_named(ec2: Any) -> None:
+    code, message = refusal_of(ec2.create_tags, Resources=["tmf-1"], Tags=[{"Key": "a", "Value": "b"}], DryRun=False)
+    assert code == "InvalidTrafficMirrorFilterId.NotFound", "all of these are offered"
+    operation = ec2.meta.service_model.operation_model("DescribeNetworkInterfaces")
+    for name in operation.input_shape.members.keys() - {
+        "NetworkInterfaceIds",
+        "Filters",
+        "MaxResults",
+        "NextToken",
+        "DryRun",
+    }:
+        code, message = refusal_of(ec2.describe_network_interfaces, **{name: True})
+        assert code == "UnsupportedOperation"
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("key", "secret", "code"),
+    [
+        ("AKIAAAAAAAAAAAAAAAAA", "x" * 40, "AuthFailure"),
+        (None, "x" * 40, "AuthFailure"),
+    ],
+    ids=["an unknown key", "a wrong secret"],
+)
+def test_who_does_not_hold_a_key_is_refused(plane: Plane, key: str | None, secret: str, code: str) -> None:
+    client = boto3.client(
+        "ec2",
+        region_name="local-1",
+        endpoint_url=plane.url,
+        aws_access_key_id=key or plane.environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=secret,
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    before = dump(plane)
+    assert code_of(client.create_traffic_mirror_filter) == code
+    assert dump(plane) == before
+
+
+def test_an_unsigned_request_is_refused(plane: Plane) -> None:
+    answer = httpx.post(f"{plane.url}/", data={"Action": "DescribeVpcs", "Version": "2016-11-15"}, trust_env=False)
+    assert answer.status_code == 403
+    assert ElementTree.fromstring(answer.text).findtext("Errors/Error/Code") == "MissingAuthenticationToken"
+
+
+def test_the_secret_stands_nowhere_in_the_open(plane: Plane) -> None:
+    secret = plane.environment["AWS_SECRET_ACCESS_KEY"].encode()
+    holding = {file.name for file in plane.state.iterdir() if secret in file.read_bytes()}
+    assert holding == {"aws-credentials", "client.json"}
+    for file in plane.state.iterdir():
+        assert file.stat().st_mode & 0o077 == 0, f"{file.name} can be read by others"
+
+
+def test_the_ready_files_are_enough_for_a_client(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(Path(plane.state) / "aws-credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(Path(plane.state) / "aws-config"))
+    session = boto3.session.Session()
+    assert session.client("sts").get_caller_identity()["Account"] == plane.own("status")["account_id"]
