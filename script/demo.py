@@ -43,7 +43,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stage:
-            Demo(stage).play()
+            Demo(stage).play(once=arguments.once)
             if not arguments.once:
                 console.print("\nThe lab stays up. [bold]Ctrl-C[/bold] takes it down.")
                 signal.pause()
@@ -65,12 +65,14 @@ class Demo:
         self._state = Path(stage.enter_context(tempfile.TemporaryDirectory(prefix="pktmirror-demo-")))
         self._environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "AWS_PAGER": ""}
 
-    def play(self) -> None:
+    def play(self, *, once: bool) -> None:
         self.build_lab()
         self.start_services()
         source, target = self.find_interfaces()
         session = self.mirror(source, target)
         self.login_and_look(session)
+        if once:
+            self.take_back(session)
 
     def build_lab(self) -> None:
         heading("A VPC of three instances, in network namespaces")
@@ -146,18 +148,10 @@ class Demo:
         return session
 
     def login_and_look(self, session: dict[str, Any]) -> None:
-        capture = self._state / "at-the-monitor.pcap"
-        self.start(
-            "tcpdump",
-            f"pktmirror lab exec pktmirror monitor -- tcpdump --immediate-mode -U -i eth0 -w {capture} udp port 4789",
-        )
-        wait_until(lambda: capture.exists() and capture.stat().st_size > 0, 10, "tcpdump at the monitor")
+        capture = self.listen_at_monitor("login")
         heading(f"A ping, which the filter does not take, then an SSH login from {CLIENT_IP} to {WEB_IP}")
         self.run(f"pktmirror lab exec pktmirror client -- ping -c 2 -i 0.2 {WEB_IP}")
-        self.run(
-            f"pktmirror lab exec pktmirror client -- ssh -i {self._state}/ssh/user -F none -o BatchMode=yes"
-            f" -o StrictHostKeyChecking=no -o UserKnownHostsFile={self._state}/ssh/known root@{WEB_IP} 'echo logged in'"
-        )
+        self.login()
         heading("What arrived at the monitoring instance")
         wait_until(
             lambda: any(copy.is_last for copy in self.copies(capture)), 10, "the copy of the login's last packet"
@@ -166,6 +160,54 @@ class Demo:
         copies = self.copies(capture)
         self.check_copies(copies, session["VirtualNetworkId"])
         show_copies(copies)
+
+    def take_back(self, session: dict[str, Any]) -> None:
+        heading("Describe, modify, delete: afterwards a login is not mirrored any more")
+        session_id, filter_id = session["TrafficMirrorSessionId"], session["TrafficMirrorFilterId"]
+        described = self.aws("aws ec2 describe-traffic-mirror-sessions")["TrafficMirrorSessions"]
+        expect(described == [session], f"the session is described as it was made, not {described}")
+        rules = self.aws(f"aws ec2 describe-traffic-mirror-filter-rules --traffic-mirror-filter-id {filter_id}")
+        rule_id = rules["TrafficMirrorFilterRules"][0]["TrafficMirrorFilterRuleId"]
+        self.aws(
+            f"aws ec2 modify-traffic-mirror-filter-rule --traffic-mirror-filter-rule-id {rule_id}"
+            " --destination-port-range FromPort=80,ToPort=80 --protocol 6"
+        )
+        capture = self.listen_at_monitor("no-longer")
+        self.applied()
+        self.login()
+        self.aws(f"aws ec2 delete-traffic-mirror-session --traffic-mirror-session-id {session_id}")
+        self.aws(f"aws ec2 delete-traffic-mirror-filter --traffic-mirror-filter-id {filter_id}")
+        target_id = session["TrafficMirrorTargetId"]
+        self.aws(f"aws ec2 delete-traffic-mirror-target --traffic-mirror-target-id {target_id}")
+        self.applied()
+        self.login()
+        expect(not self.copies(capture), "neither login was mirrored: by the modified rule, and by no session")
+        console.print("neither login was mirrored", style="green")
+
+    def applied(self) -> None:
+        """Wait until the agent has made true what was asked last."""
+
+        def is_applied() -> bool:
+            status = json.loads(self.run("pktmirror status --json", quiet=True))
+            return all(host["applied_revision"] == status["revision"] for host in status["hosts"])
+
+        wait_until(is_applied, 5, "the agent's word that the change is applied")
+
+    def login(self) -> None:
+        self.run(
+            f"pktmirror lab exec pktmirror client -- ssh -i {self._state}/ssh/user -F none -o BatchMode=yes"
+            f" -o StrictHostKeyChecking=no -o UserKnownHostsFile={self._state}/ssh/known root@{WEB_IP} 'echo logged in'"
+        )
+
+    def listen_at_monitor(self, name: str) -> Path:
+        """tcpdump at the monitoring instance, for the outer headers."""
+        capture = self._state / f"{name}.pcap"
+        self.start(
+            f"tcpdump-{name}",
+            f"pktmirror lab exec pktmirror monitor -- tcpdump --immediate-mode -U -i eth0 -w {capture} udp port 4789",
+        )
+        wait_until(lambda: capture.exists() and capture.stat().st_size > 0, 10, "tcpdump at the monitor")
+        return capture
 
     def copies(self, capture: Path) -> "list[Copy]":
         """What tshark reads in the capture. It runs as nobody: tcpdump needs root, a dissector must not have it."""

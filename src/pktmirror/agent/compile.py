@@ -148,7 +148,7 @@ def _session(
         to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
         return WantedSession(filter_, to, Stage.NO_ROUTE), f"no route to the target {target} ({by})"
     limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max]
-    room_bytes_max = min(limit for limit in limits if limit is not None) - OUTER_BYTES
+    room_bytes_max = max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES)
     to = WantedDelivery(
         session_id=session.session_id,
         outer_source=source,

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pktmirror import __version__
-from pktmirror.cli import lab, ledger, services
+from pktmirror.cli import lab, ledger, services, status
 from pktmirror.model.refusal import Refusal
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(lab.app, name="lab")
 app.command("serve")(services.serve)
 app.command("agent")(services.agent_)
+status.add_to(app)
 ledger.add_to(app)
 app.command("env")(services.env)
 app.command("purge")(services.purge)

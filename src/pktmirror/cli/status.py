@@ -1,0 +1,154 @@
+"""`pktmirror status`: what runs where, and how each session fares."""
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+
+SILENT_S = 30.0
+"""An agent or a monitor that has said nothing for longer is marked; each reports every few seconds."""
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """``applied_revision`` None: its agent has not reported since the control plane started."""
+
+    host_id: str
+    agent_version: str
+    reported_s_ago: float
+    applied_revision: int | None
+    problems: tuple[str, ...]
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """``problem`` None: its agent says that it mirrors."""
+
+    session_id: str
+    interface_id: str
+    host_id: str
+    target_id: str
+    filter_id: str
+    number: int
+    vni: int
+    problem: str | None
+
+
+class Monitor(msgspec.Struct, frozen=True, kw_only=True):
+    monitor_id: str
+    listening: str
+    reported_s_ago: float
+    refused: dict[str, int]
+    socket_queue_full: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``GET /pktmirror/v1/status`` answers."""
+
+    version: str
+    account_id: str
+    region: str
+    started_at_s: float
+    revision: int
+    hosts: tuple[Host, ...]
+    sessions: tuple[Session, ...]
+    monitors: tuple[Monitor, ...]
+    refused_requests: dict[str, int]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the command into the program."""
+    app.command("status")(status)
+
+
+def status(as_json: JsonOption = False, state: StateOption = None) -> None:
+    """Show hosts, sessions, monitors and what was refused: who reports, what is behind, what does not mirror and why.
+
+    Example: [bold]pktmirror status[/bold], or
+    [bold]pktmirror status --json | jq '.sessions[] | select(.problem)'[/bold]
+    """
+    found = Endpoint.found(state).get("status", Status)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        Console(markup=False, highlight=False).print(shown(found))
+
+
+def shown(status_: Status) -> RenderableType:
+    """The status for people."""
+    title = Text.assemble(
+        ("control plane", "bold"),
+        f"  pktmirror {status_.version}  account {status_.account_id}  region {status_.region}"
+        f"  revision {status_.revision}",
+    )
+    problems = [Text(f"  ! {host.host_id}: {problem}", "red") for host in status_.hosts for problem in host.problems]
+    parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_), _monitors(status_)]
+    if status_.refused_requests:
+        counts = ", ".join(f"{code} {count:,}" for code, count in status_.refused_requests.items())
+        parts.append(Text(f"requests refused since the start: {counts}"))
+    return Group(*parts)
+
+
+def progress(host: Host, revision: int) -> tuple[str, str]:
+    """How far a host is with what is desired, and the colour of that."""
+    if host.applied_revision is None:
+        return "not reported since the control plane started", "red"
+    if host.applied_revision < revision:
+        return f"{host.applied_revision} of {revision}", "yellow"
+    return f"{host.applied_revision}", "green"
+
+
+def _hosts(status_: Status) -> RenderableType:
+    if not status_.hosts:
+        return Text("No host has reported. Start `pktmirror agent` on the one that has the interfaces.\n")
+    table = _table("host", "agent", "last report", "applied revision", "problems")
+    for host in status_.hosts:
+        problems = Text(str(len(host.problems)), "red" if host.problems else "")
+        table.add_row(host.host_id, host.agent_version, _ago(host.reported_s_ago), _progress(host, status_), problems)
+    return table
+
+
+def _progress(host: Host, status_: Status) -> Text:
+    return Text(*progress(host, status_.revision))
+
+
+def _sessions(status_: Status) -> RenderableType:
+    if not status_.sessions:
+        return Text("No session is there. Make one with `aws ec2 create-traffic-mirror-session`.\n")
+    table = _table("session", "number", "VNI", "interface", "host", "filter", "target", "state")
+    for session in sorted(status_.sessions, key=lambda session: (session.interface_id, session.number)):
+        table.add_row(
+            session.session_id,
+            str(session.number),
+            str(session.vni),
+            session.interface_id,
+            session.host_id,
+            session.filter_id,
+            session.target_id,
+            Text("mirroring", "green") if session.problem is None else Text(session.problem, "red"),
+        )
+    return table
+
+
+def _monitors(status_: Status) -> RenderableType:
+    if not status_.monitors:
+        return Text("No monitor has reported: nobody counts what arrives at the targets.\n")
+    table = _table("monitor", "listening", "last report", "refused datagrams", "dropped before it")
+    for monitor in status_.monitors:
+        refused = ", ".join(f"{reason} {count:,}" for reason, count in monitor.refused.items() if count) or "0"
+        dropped = f"{monitor.socket_queue_full:,}"
+        table.add_row(monitor.monitor_id, monitor.listening, _ago(monitor.reported_s_ago), refused, dropped)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _ago(seconds: float) -> Text:
+    return Text(f"{max(seconds, 0.0):.0f} s ago", "red" if seconds > SILENT_S else "")

@@ -1,0 +1,107 @@
+from ipaddress import ip_network
+
+import pytest
+
+from pktmirror.control.placement import desired_state
+from pktmirror.control.records import FilterRecord, InterfaceRecord, RuleRecord, TargetRecord
+from pktmirror.desired import Destination, Undeliverable, Underlay
+from pktmirror.model.exclusions import NEVER_MIRRORED
+from pktmirror.model.filter import Action, Direction, Rule
+from pktmirror.model.target import LoadBalancerTarget
+from pktmirror.networks import Networks, load
+from tests.unit.control.records import HOST, interface, resources, session, target
+
+NETWORKS = load("""
+[[vpc]]
+name = "v"
+cidr = "10.0.0.0/16"
+resolvers = ["10.0.0.53"]
+[vpc.underlay]
+route_table = 7
+device = "br0"
+mtu_max = 9000
+[[vpc.subnet]]
+name = "a"
+cidr = "10.0.0.0/24"
+""")
+ANY = ip_network("0.0.0.0/0")
+
+
+def rule(filter_: str, number: int) -> RuleRecord:
+    ruled = Rule(number, Direction.INGRESS, Action.ACCEPT, ANY, ANY)
+    return RuleRecord(f"tmfr-{filter_}-{number}", f"tmf-{filter_}", ruled)
+
+
+def test_a_host_gets_its_own_interfaces_with_sessions_and_the_filters_in_use() -> None:
+    all_ = resources(
+        [
+            interface("web", "10.0.0.1"),
+            interface("idle", "10.0.0.2"),
+            interface("far", "10.0.0.3", host="h2"),
+            interface("sensor", "10.0.0.4", mtu=8900),
+        ],
+        [target("sensor")],
+        [session("b", "web", "sensor", 20), session("a", "web", "sensor", 10), session("c", "far", "sensor")],
+        [FilterRecord("tmf-f"), FilterRecord("tmf-unused")],
+        [rule("f", 20), rule("f", 10), rule("unused", 1)],
+    )
+    desired = desired_state(all_, NETWORKS, HOST)
+    [web] = desired.interfaces
+    assert (desired.host_id, desired.revision) == (HOST, 3)
+    assert (web.key, web.interface_id, web.primary_address) == ("web", "eni-web", "10.0.0.1")
+    assert web.underlay == Underlay(route_table=7, device="br0", mtu_max=9000)
+    assert web.resolvers == ("10.0.0.53",)
+    assert [placed.session_id for placed in web.sessions] == ["tms-a", "tms-b"]
+    assert web.sessions[0].delivery == Destination(address="10.0.0.4", port=4789, mtu=8900)
+    assert desired.filters.keys() == {"tmf-f"}
+    assert [line.number for line in desired.filters["tmf-f"].rules] == [10, 20]
+    assert [line.exclusion() for line in desired.exclusions] == list(NEVER_MIRRORED)
+
+
+def test_an_interface_in_no_declared_subnet_leaves_by_the_hosts_routes() -> None:
+    all_ = resources(
+        [interface("web", "192.0.2.1"), interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")]
+    )
+    for networks in (NETWORKS, Networks()):
+        [web] = desired_state(all_, networks, HOST).interfaces
+        assert web.underlay == Underlay()
+        assert web.resolvers == ("169.254.169.253",)
+
+
+@pytest.mark.parametrize(
+    ("sensor", "of_target", "reason"),
+    [
+        pytest.param(
+            None, target("s", LoadBalancerTarget("arn")), "target type not yet deliverable", id="a load balancer"
+        ),
+        pytest.param(None, target("s"), "target interface gone", id="deleted"),
+        pytest.param(
+            interface("s", "10.0.0.4", detached_at_s=1.0), target("s"), "target interface gone", id="detached"
+        ),
+        pytest.param(interface("s"), target("s"), "target interface has no primary address", id="no address"),
+        pytest.param(
+            interface("s", "2001:db8::4"),
+            target("s"),
+            "source and target have no address of one family",
+            id="another family",
+        ),
+    ],
+)
+def test_a_session_that_cannot_deliver_is_kept_with_the_reason(
+    sensor: InterfaceRecord | None, of_target: TargetRecord, reason: str
+) -> None:
+    there = [interface("web", "10.0.0.1")] + ([sensor] if sensor else [])
+    all_ = resources(there, [of_target], [session("a", "web", "s")])
+    [web] = desired_state(all_, NETWORKS, HOST).interfaces
+    assert web.sessions[0].delivery == Undeliverable(reason=reason)
+
+
+def test_a_source_without_an_address_is_not_placed() -> None:
+    all_ = resources([interface("web"), interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")])
+    assert desired_state(all_, NETWORKS, HOST).interfaces == ()
+
+
+def test_a_detached_source_stays_in_the_document_so_that_it_heals_at_once() -> None:
+    web = interface("web", "10.0.0.1", detached_at_s=1.0)
+    all_ = resources([web, interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")])
+    assert [placed.key for placed in desired_state(all_, NETWORKS, HOST).interfaces] == ["web"]
