@@ -115,58 +115,85 @@ static __always_inline int shorten_copy(struct __sk_buff *skb, const struct oute
 	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + OUTER_BYTES, inner, inner_bytes, 0);
 }
 
-/* Turns the frame into its copy: tag, cut, outer headers. Returns the bytes of the inner frame, 0 on failure; a frame
+/* What stands before the inner frame's IP header in the copy, and the outer headers before it. */
+struct head {
+	struct outer outer;
+	__u8 ethernet[ETHERNET_BYTES + VLAN_TAGS_MAX * VLAN_BYTES];
+	__u8 reserved[2];
+};
+
+/* Takes the tags out of the frame into head->ethernet, where the copy has them again. tag_bytes: how much shorter the
+ * frame is then, counted with the tag that was beside it.
+ *
+ * The kernel keeps the first tag beside the frame, and bpf_skb_vlan_pop moves a second one there in its place: left
+ * where it is, it would become the tag of the outer frame. */
+static __always_inline int take_tags(struct __sk_buff *skb, struct head *head, __u32 *tag_bytes)
+{
+	__be16 outer_tag_be[2] = { (__be16)skb->vlan_proto, bpf_htons(skb->vlan_tci) };
+	__u8 *type = head->ethernet + 12;
+	__be16 ethertype_be;
+
+	*tag_bytes = 0;
+	if (bpf_skb_load_bytes(skb, 0, head->ethernet, ETHERNET_BYTES))
+		return -1;
+	if (!skb->vlan_present)
+		return 0;
+	__builtin_memcpy(&ethertype_be, type, 2);
+	if (ethertype_be != bpf_htons(ETHERTYPE_VLAN) && ethertype_be != bpf_htons(ETHERTYPE_QINQ)) {
+		__builtin_memcpy(type + VLAN_BYTES, type, 2);
+		__builtin_memcpy(type, outer_tag_be, VLAN_BYTES);
+		*tag_bytes = VLAN_BYTES;
+		return bpf_skb_vlan_pop(skb);
+	}
+	if (bpf_skb_load_bytes(skb, 12, type + VLAN_BYTES, VLAN_BYTES + 2) || bpf_skb_vlan_pop(skb) ||
+	    bpf_skb_vlan_pop(skb) || skb->vlan_present)
+		return -1;
+	__builtin_memcpy(type, outer_tag_be, VLAN_BYTES);
+	*tag_bytes = 2 * VLAN_BYTES;
+	return 0;
+}
+
+/* The number of bytes is one that the verifier knows, so each case is a call of its own. */
+static __always_inline long put_head(struct __sk_buff *skb, const struct head *head, __u32 ethernet_bytes)
+{
+	return bpf_skb_adjust_room(skb, OUTER_BYTES + ethernet_bytes, BPF_ADJ_ROOM_MAC,
+				   BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+					   BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ethernet_bytes)) ||
+	       bpf_skb_store_bytes(skb, ETHERNET_BYTES, head, OUTER_BYTES + ethernet_bytes, 0);
+}
+
+/* Turns the frame into its copy: tags, cut, outer headers. Returns the bytes of the inner frame, 0 on failure; a frame
  * that cannot be cut is not sent, for it would show more than the session may. */
 static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const struct delivery *to,
 					       const struct headers *headers)
 {
-	struct {
-		struct outer outer;
-		__u8 ethernet[ETHERNET_BYTES + VLAN_BYTES];
-		__u8 reserved[2];
-	} head;
-	__u32 tag_bytes = skb->vlan_present ? VLAN_BYTES : 0;
-	__u32 whole_bytes = skb->len + tag_bytes;
-	__u32 inner_bytes = whole_bytes;
-	__u32 excess_bytes = 0;
-	__u64 flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
+	__u32 inner_bytes, whole_bytes, l4_offset, tag_bytes, excess_bytes = 0;
+	struct head head;
 
 	__builtin_memset(&head, 0, sizeof(head));
-	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+	whole_bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0);
+	if (take_tags(skb, &head, &tag_bytes))
 		return 0;
-	if (tag_bytes) {	/* the kernel keeps the tag beside the frame; the copy has it inside again */
-		__be16 tag_be[3] = { (__be16)skb->vlan_proto, bpf_htons(skb->vlan_tci), 0 };
-
-		__builtin_memcpy(&tag_be[2], head.ethernet + 12, 2);
-		__builtin_memcpy(head.ethernet + 12, tag_be, 6);
-		if (bpf_skb_vlan_pop(skb))
-			return 0;
-	}
+	l4_offset = headers->l4_offset - (tag_bytes > VLAN_BYTES ? VLAN_BYTES : 0);
+	inner_bytes = whole_bytes;
 	if (to->packet_bytes_max && inner_bytes > to->packet_bytes_max)
 		inner_bytes = to->packet_bytes_max;
 	if (inner_bytes > to->room_bytes_max)
 		inner_bytes = to->room_bytes_max;
 	if (inner_bytes < whole_bytes) {
-		/* a cut within the tag leaves nothing of the frame but its first bytes, which step two writes */
+		/* a cut within the tags leaves nothing of the frame but its first bytes, which step two writes */
 		__u32 frame_bytes = inner_bytes > tag_bytes ? inner_bytes - tag_bytes : 0;
 
-		if (cut_frame(skb, frame_bytes, headers->l4_offset, &excess_bytes))
+		if (cut_frame(skb, frame_bytes, l4_offset, &excess_bytes))
 			return 0;
 		if (excess_bytes)
-			excess_bytes = headers->l4_offset + tag_bytes - inner_bytes;
+			excess_bytes = l4_offset + tag_bytes - inner_bytes;
 	}
 	write_outer(&head.outer, to, flow_hash(headers), inner_bytes);
-	if (tag_bytes) {
-		if (bpf_skb_adjust_room(skb, OUTER_BYTES + ETHERNET_BYTES + VLAN_BYTES, BPF_ADJ_ROOM_MAC,
-					flags | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES + VLAN_BYTES)) ||
-		    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &head, OUTER_BYTES + ETHERNET_BYTES + VLAN_BYTES, 0))
-			return 0;
-	} else {
-		if (bpf_skb_adjust_room(skb, OUTER_BYTES + ETHERNET_BYTES, BPF_ADJ_ROOM_MAC,
-					flags | BPF_F_ADJ_ROOM_ENCAP_L2(ETHERNET_BYTES)) ||
-		    bpf_skb_store_bytes(skb, ETHERNET_BYTES, &head, OUTER_BYTES + ETHERNET_BYTES, 0))
-			return 0;
-	}
+	if (tag_bytes == 0 ? put_head(skb, &head, ETHERNET_BYTES) :
+	    tag_bytes == VLAN_BYTES ? put_head(skb, &head, ETHERNET_BYTES + VLAN_BYTES) :
+				      put_head(skb, &head, ETHERNET_BYTES + 2 * VLAN_BYTES))
+		return 0;
 	if (excess_bytes && shorten_copy(skb, &head.outer, inner_bytes, excess_bytes))
 		return 0;
 	return inner_bytes;

@@ -1,0 +1,226 @@
+"""One mirrored interface in the kernel's maps, frames through the real programs, and what they counted.
+
+BPF_PROG_TEST_RUN gives the programs the loopback device, ifindex 1, as the frame's device; nothing is attached there.
+The clone fails because its device does not exist: what a session takes ends as CLONE_FAILED, and no copy is made.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
+
+from pktmirror.agent import abi
+from pktmirror.agent.compile import Way, compile_state, route_queries
+from pktmirror.agent.inventory import Device
+from pktmirror.agent.plan import (
+    Attach,
+    Capacity,
+    ClearInterfaceRow,
+    ClearSessionRow,
+    SwapPolicy,
+    Tables,
+    WriteDelivery,
+    WriteExclusions,
+    WriteFilter,
+    plan,
+)
+from pktmirror.desired import DesiredSession, Destination, FoundInterface
+from pktmirror.kernel import bpf
+from pktmirror.model import evaluation
+from pktmirror.model.evaluation import Candidate, Surroundings
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import InterfaceOutcome, Stage
+from pktmirror.packet import headers
+from tests.kernel.frames import ARP, OWN_MAC
+from tests.kernel.policies import KEY, REACHABLE, Scene
+
+TCX_NEXT = -1
+LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
+ROWS_LOOKED_AT = 5  # the plan gives out at most 3; the others stay zero
+_FIRST = bytes(4)
+_CAPACITY = Capacity(filters=16, exclusions=4, deliveries=16, session_rows=16, interfaces=16)
+_MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
+_MARK_MAGIC_MASK = 0xFF000000
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """A super-packet: how much payload each of its segments gets, and how many there are where the sender tells."""
+
+    segment_bytes: int = 0
+    segments: int = 0
+
+
+Counted = dict[tuple[object, ...], tuple[int, int]]  # (row, direction, name): (packets, bytes), without zeros
+
+
+class Bench:
+    """``write`` a scene, ``run`` frames through it. ``close`` gives the handles back."""
+
+    def __init__(self, loaded: bpf.Object) -> None:
+        self._programs = {True: loaded.program("hook_ingress"), False: loaded.program("hook_egress")}
+        names = ("interfaces", "filters", "exclusions", "deliveries", "session_ledger", "interface_ledger", "strays")
+        self._maps = {name: loaded.map(name) for name in names}
+        self._policy = bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
+        self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
+
+    def close(self) -> None:
+        self._maps["interfaces"].delete(_key(LOOPBACK_IFINDEX))
+        for handle in (*self._programs.values(), *self._maps.values(), self._policy):
+            handle.close()
+
+    def write(self, scene: Scene) -> None:
+        """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
+        swap of the pointer would wait for the kernel's grace period each time."""
+        wanted = compile_state(scene.state, [_device(scene)], _ways(scene))
+        for change in plan(wanted, Tables(), hop_ifindex=MISSING_IFINDEX, capacity=_CAPACITY):
+            match change:
+                case WriteFilter(slot, value):
+                    self._maps["filters"].put(_key(slot), value)
+                case WriteExclusions(slot, value):
+                    self._maps["exclusions"].put(_key(slot), value)
+                case WriteDelivery(slot, value):
+                    self._maps["deliveries"].put(_key(slot), value)
+                case SwapPolicy(ifindex, value):
+                    assert ifindex == LOOPBACK_IFINDEX
+                    self._policy.put(_FIRST, value)
+                case ClearSessionRow() | ClearInterfaceRow() | Attach():
+                    pass
+                case other:
+                    raise AssertionError(f"nothing was held, but the plan says {other}")
+
+    @contextmanager
+    def without_policy(self) -> Iterator[None]:
+        """The interface is not mirrored in here."""
+        self._maps["interfaces"].delete(_key(LOOPBACK_IFINDEX))
+        try:
+            yield
+        finally:
+            self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
+
+    def run(self, frame: bytes, *, at_ingress: bool, mark: int = 0, offload: Offload | None = None) -> Counted:
+        """What moved in all ledgers. Asserts that the frame goes on as it came."""
+        offload = offload or Offload()
+        context = bytearray(_CONTEXT_BYTES)
+        struct.pack_into("<I", context, _MARK_AT, mark)
+        struct.pack_into("<I", context, _GSO_SEGS_AT, offload.segments)
+        struct.pack_into("<I", context, _GSO_SIZE_AT, offload.segment_bytes)
+        self._zero()
+        ran = self._programs[at_ingress].test_run(frame, context=bytes(context))
+        assert ran.verdict == TCX_NEXT
+        assert ran.frame == frame
+        assert struct.unpack_from("<I", ran.context, _MARK_AT) == (mark,)
+        return self._counted()
+
+    def _zero(self) -> None:
+        session, interface = bytes(bytearray(abi.SessionCounters())), bytes(bytearray(abi.InterfaceCounters()))
+        for row in range(ROWS_LOOKED_AT):
+            self._maps["session_ledger"].put(_key(row), session)
+            self._maps["interface_ledger"].put(_key(row), interface)
+        self._maps["strays"].put(_FIRST, bytes(bytearray(abi.TallyEntry())))
+
+    def _counted(self) -> Counted:
+        counted: Counted = {}
+        for row in range(ROWS_LOOKED_AT):
+            sessions = abi.session_ledgers(self._maps["session_ledger"].get_percpu(_key(row)))
+            interfaces = abi.interface_ledgers(self._maps["interface_ledger"].get_percpu(_key(row)))
+            for direction in Direction:
+                tallies = {
+                    **sessions[direction].verdicts,
+                    **sessions[direction].stages,
+                    **interfaces[direction].outcomes,
+                }
+                counted.update(
+                    ((row, direction, name), (tally.packets, tally.bytes))
+                    for name, tally in tallies.items()
+                    if tally.packets or tally.bytes
+                )
+        strays = b"".join(self._maps["strays"].get_percpu(_FIRST))
+        assert not any(strays)
+        return counted
+
+
+def expected(
+    scene: Scene, frame: bytes, *, at_ingress: bool, mark: int = 0, wire: tuple[int, int] | None = None
+) -> Counted:
+    """What the Python model says must move; ``wire``: packets and bytes on the wire, where it is a super-packet."""
+    wire = wire or (1, len(frame))
+    direction = Direction.INGRESS if at_ingress != scene.is_host_side else Direction.EGRESS
+    (interface,) = scene.state.interfaces
+    parsed = headers.parse(frame)
+    counted: Counted = {}
+    outcome = _before_the_filters(frame, parsed, direction, mark)
+    if isinstance(parsed, headers.Headers) and outcome is None:
+        candidates = [
+            Candidate(session.session_id, session.number, scene.state.filters[session.filter_id].filter())
+            for session in interface.sessions
+        ]
+        surroundings = Surroundings(
+            tuple(line.exclusion() for line in scene.state.exclusions),
+            frozenset(ip_address(resolver) for resolver in interface.resolvers),
+        )
+        result = evaluation.evaluate(parsed, direction, candidates, surroundings)
+        sessions = {session.session_id: session for session in interface.sessions}
+        rows = {each.session_id: row for row, each in enumerate(sorted(sessions.values(), key=lambda one: one.number))}
+        for offer in result.offers:
+            counted[rows[offer.session_id], direction, offer.decision.verdict] = wire
+        outcome = InterfaceOutcome.NEVER_MIRRORED if result.excluded else InterfaceOutcome.NOT_TAKEN
+        if result.taken_by is not None:
+            outcome = InterfaceOutcome.TAKEN
+            counted[rows[result.taken_by], direction, _stage(sessions[result.taken_by])] = wire
+    counted[0, direction, outcome] = wire
+    return counted
+
+
+def _before_the_filters(
+    frame: bytes, parsed: headers.Headers | headers.NotParsed, direction: Direction, mark: int
+) -> InterfaceOutcome | None:
+    if mark & _MARK_MAGIC_MASK == abi.MARK_MAGIC:
+        return InterfaceOutcome.OWN_COPY
+    if direction is Direction.INGRESS and not frame[0] & 1 and frame[:6] != OWN_MAC:
+        return InterfaceOutcome.NOT_FOR_THIS_INTERFACE
+    if parsed is headers.NotParsed.MALFORMED:
+        return InterfaceOutcome.MALFORMED
+    if parsed is headers.NotParsed.NOT_IP:
+        return InterfaceOutcome.NEVER_MIRRORED if _is_arp(frame) else InterfaceOutcome.NOT_IP
+    return None
+
+
+def _is_arp(frame: bytes) -> bool:
+    offset = 12
+    for _ in range(headers.VLAN_TAGS_MAX):
+        if int.from_bytes(frame[offset : offset + 2]) in headers.VLAN_ETHERTYPES:
+            offset += 4
+    return int.from_bytes(frame[offset : offset + 2]) == ARP
+
+
+def _stage(session: DesiredSession) -> Stage:
+    if not isinstance(session.delivery, Destination):
+        return Stage.UNDELIVERABLE
+    return Stage.CLONE_FAILED if session.delivery.address == str(REACHABLE) else Stage.NO_ROUTE
+
+
+def _device(scene: Scene) -> Device:
+    found = FoundInterface(
+        key=KEY,
+        provider="netns",
+        instance="web",
+        name="eth0",
+        device="web0",
+        kind="veth",
+        mac=OWN_MAC.hex(":"),
+        addresses=("10.0.0.48",),
+        mtu=1500,
+        up=True,
+    )
+    return Device(found, LOOPBACK_IFINDEX, scene.is_host_side)
+
+
+def _ways(scene: Scene) -> dict[object, Way]:
+    way = Way(ifindex=7, next_hop=IPv4Address("10.0.0.1"), mtu=1500)
+    return {query: way for query in route_queries(scene.state) if query.address == REACHABLE}
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(4, "little")

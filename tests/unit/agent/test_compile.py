@@ -1,0 +1,259 @@
+"""From the document of the control plane to the bytes of the kernel's tables."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+
+from pktmirror.agent import abi
+from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, exclusion_bytes, filter_bytes, route_queries
+from pktmirror.agent.inventory import Device
+from pktmirror.desired import (
+    DesiredInterface,
+    DesiredSession,
+    DesiredState,
+    Destination,
+    ExclusionDocument,
+    FilterDocument,
+    FoundInterface,
+    Undeliverable,
+    Underlay,
+)
+from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
+from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
+from pktmirror.model.ledger import Stage
+
+KEY = "netns:web/eth0"
+ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
+TARGET = Destination(address="10.0.0.90")
+QUERY = RouteQuery(ip_address("10.0.0.90"), 254, None)
+WAY = Way(ifindex=5, next_hop=IPv4Address("10.0.0.1"), mtu=1500)
+
+
+def found(key: str = KEY) -> FoundInterface:
+    return FoundInterface(
+        key=key,
+        provider="netns",
+        instance="web",
+        name="eth0",
+        device="web0",
+        kind="veth",
+        mac="02:00:00:00:00:48",
+        addresses=("10.0.0.48",),
+        mtu=1500,
+        up=True,
+    )
+
+
+def session(
+    number: int = 1, *, delivery: Destination | Undeliverable = TARGET, bytes_max: int | None = None
+) -> DesiredSession:
+    return DesiredSession(
+        session_id=f"tms-{number}",
+        number=number,
+        vni=number + 100,
+        filter_id="tmf-1",
+        packet_bytes_max=bytes_max,
+        delivery=delivery,
+    )
+
+
+def state(*sessions: DesiredSession, underlay: Underlay | None = None, resolvers: tuple[str, ...] = ()) -> DesiredState:
+    interface = DesiredInterface(
+        key=KEY,
+        interface_id="eni-1",
+        primary_address="10.0.0.48",
+        underlay=underlay or Underlay(),
+        resolvers=resolvers,
+        sessions=sessions,
+    )
+    return DesiredState(
+        host_id="here",
+        revision=1,
+        interfaces=(interface,),
+        filters={"tmf-1": FilterDocument.of(Filter())},
+        exclusions=tuple(ExclusionDocument.of(line) for line in NEVER_MIRRORED),
+    )
+
+
+def compiled(desired: DesiredState, ways: dict[RouteQuery, Way] | None = None) -> Wanted:
+    device = Device(found(), ifindex=17, is_host_side=True)
+    return compile_state(
+        desired, [Device(found("netns:other/eth0"), 18, True), device], {QUERY: WAY} if ways is None else ways
+    )
+
+
+def test_rules_stand_by_direction_and_in_ascending_number() -> None:
+    rules = [
+        Rule(30, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4, 30),
+        Rule(7, Direction.EGRESS, Action.ACCEPT, ANY4, ANY4, 7),
+        Rule(10, Direction.INGRESS, Action.REJECT, ANY4, ANY4, 10),
+        Rule(20, Direction.INGRESS, Action.ACCEPT, ANY6, ANY6, 20),
+    ]
+    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter(tuple(rules))))
+    assert list(entry.rule_count) == [3, 1]
+    assert [rule.protocol for rule in entry.rules[0][:4]] == [10, 20, 30, 0]
+    assert [rule.protocol for rule in entry.rules[1][:2]] == [7, 0]
+    assert [rule.accepts for rule in entry.rules[0][:3]] == [0, 1, 1]
+    assert [rule.family for rule in entry.rules[0][:3]] == [4, 6, 4]
+    assert entry.amazon_dns == 0
+
+
+def test_a_rule_in_full() -> None:
+    rule = Rule(
+        1,
+        Direction.INGRESS,
+        Action.ACCEPT,
+        ip_network("10.0.0.0/9"),
+        ip_network("192.0.2.7/32"),
+        6,
+        PortRange(1024, 65535),
+        PortRange(22, 22),
+    )
+    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,))))
+    assert bytes(entry.rules[0][0]) == (
+        bytes.fromhex("0a000000 00000000 00000000 00000000  ff800000 00000000 00000000 00000000")
+        + bytes.fromhex("c0000207 00000000 00000000 00000000  ffffffff 00000000 00000000 00000000")
+        + b"".join(port.to_bytes(2, "little") for port in (1024, 65535, 22, 22))
+        + bytes((4, 6, 0xFF, 1, 1, 0, 0, 0))
+    )
+
+
+def test_a_rule_for_ipv6_with_no_protocol_and_no_ports() -> None:
+    rule = Rule(1, Direction.EGRESS, Action.REJECT, ip_network("fd00::/8"), ANY6)
+    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,))))
+    written = entry.rules[1][0]
+    assert bytes(written.source_be) == IPv6Address("fd00::").packed
+    assert bytes(written.source_mask_be) == b"\xff" + bytes(15)
+    assert bytes(written.destination_mask_be) == bytes(16)
+    assert (written.family, written.protocol, written.protocol_mask, written.names_ports, written.accepts) == (
+        6,
+        0,
+        0,
+        0,
+        0,
+    )
+
+
+def test_protocol_0_is_a_protocol_and_not_any() -> None:
+    rule = Rule(1, Direction.INGRESS, Action.ACCEPT, ANY6, ANY6, 0)
+    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,))))
+    assert (entry.rules[0][0].protocol, entry.rules[0][0].protocol_mask) == (0, 0xFF)
+
+
+def test_one_port_range_leaves_the_other_open() -> None:
+    rule = Rule(1, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4, 17, None, PortRange(53, 54))
+    written = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,)))).rules[0][0]
+    assert (written.source_port_first, written.source_port_last) == (0, 65535)
+    assert (written.destination_port_first, written.destination_port_last) == (53, 54)
+    assert written.names_ports == 1
+
+
+def test_the_network_service_is_in_the_filter() -> None:
+    with_dns = Filter(services=frozenset({NetworkService.AMAZON_DNS}))
+    assert abi.FilterEntry.from_buffer_copy(filter_bytes(with_dns)).amazon_dns == 1
+
+
+def test_the_never_mirrored_table_line_by_line() -> None:
+    lines = [
+        Exclusion("any address", None, 17, PortRange(67, 68)),
+        Exclusion("IPv4", ip_address("169.254.169.254")),
+        Exclusion("IPv6", ip_address("fd00:ec2::254"), 58, PortRange(133, 133)),
+    ]
+    table = abi.ExclusionTable.from_buffer_copy(exclusion_bytes(lines))
+    assert table.count == 3
+    seen = [
+        (
+            bytes(line.address_be).hex(),
+            line.family,
+            line.protocol,
+            line.protocol_mask,
+            line.names_ports,
+            line.first,
+            line.last,
+        )
+        for line in table.lines[:4]
+    ]
+    assert seen == [
+        ("00" * 16, 0, 17, 0xFF, 1, 67, 68),
+        ("a9fea9fe" + "00" * 12, 4, 0, 0, 0, 0, 0),
+        (IPv6Address("fd00:ec2::254").packed.hex(), 6, 58, 0xFF, 1, 133, 133),
+        ("00" * 16, 0, 0, 0, 0, 0, 0),
+    ]
+
+
+def test_an_interface_and_its_sessions_by_number() -> None:
+    wanted = compiled(state(session(9, bytes_max=100), session(2), resolvers=("10.0.0.2", "fd00::2")))
+    (interface,) = wanted.interfaces
+    assert (interface.ifindex, interface.mac, interface.is_host_side) == (17, bytes.fromhex("020000000048"), True)
+    assert interface.resolvers == (ip_address("10.0.0.2"), ip_address("fd00::2"))
+    assert [each.delivery.session_id for each in interface.sessions] == ["tms-2", "tms-9"]
+    assert [each.delivery.packet_bytes_max for each in interface.sessions] == [0, 100]
+    assert [each.stage for each in interface.sessions] == [Stage.SENT, Stage.SENT]
+    to = interface.sessions[0].delivery
+    assert (to.outer_source, to.outer_destination) == (IPv4Address("10.0.0.48"), IPv4Address("10.0.0.90"))
+    assert (to.next_hop, to.ifindex, to.port, to.vni) == (IPv4Address("10.0.0.1"), 5, 4789, 102)
+    assert wanted.session_ids == {"tms-2", "tms-9"}
+    assert wanted.problems == {}
+
+
+@pytest.mark.parametrize(
+    ("way", "target", "underlay", "room"),
+    [
+        (1500, None, None, 1464),
+        (9000, 1500, None, 1464),
+        (9000, 1500, 1400, 1364),
+        (1450, 9001, 9001, 1414),
+        (1500, None, 35, 0),
+    ],
+    ids=["the way", "the target", "the underlay", "the way again", "no room at all"],
+)
+def test_the_smallest_mtu_less_the_outer_headers_is_the_room_for_a_copy(
+    way: int, target: int | None, underlay: int | None, room: int
+) -> None:
+    """36 bytes: outer IPv4, UDP and VXLAN. A frame of a 1500-byte packet (1514) is cut at a 1500-byte target (fact 78),
+    and not at one whose MTU is 50 bytes more."""
+    desired = state(session(delivery=Destination(address="10.0.0.90", mtu=target)), underlay=Underlay(mtu_max=underlay))
+    (interface,) = compiled(desired, {QUERY: Way(5, IPv4Address("10.0.0.1"), way)}).interfaces
+    assert interface.sessions[0].delivery.room_bytes_max == room
+
+
+def test_the_question_to_the_route_table_carries_the_underlay() -> None:
+    underlay = Underlay(route_table=100, device="br-u")
+    sessions = (session(1), session(2), session(3, delivery=Undeliverable(reason="not yet")))
+    assert route_queries(state(*sessions, underlay=underlay)) == {RouteQuery(ip_address("10.0.0.90"), 100, "br-u")}
+
+
+def test_a_session_without_a_route_takes_packets_and_sends_none() -> None:
+    wanted = compiled(state(session(), underlay=Underlay(route_table=100, device="br-u")), {})
+    (interface,) = wanted.interfaces
+    assert interface.sessions[0].stage is Stage.NO_ROUTE
+    assert interface.sessions[0].delivery.outer_destination == IPv4Address(0)
+    assert wanted.problems == {"tms-1": "no route to the target 10.0.0.90 (table 100, device br-u)"}
+
+
+def test_a_route_by_an_ipv6_next_hop_is_no_route_yet() -> None:
+    wanted = compiled(state(session()), {QUERY: Way(5, IPv6Address("fe80::1"), 1500)})
+    assert wanted.interfaces[0].sessions[0].stage is Stage.NO_ROUTE
+    assert wanted.problems == {"tms-1": "no route to the target 10.0.0.90 (table 254)"}
+
+
+def test_an_ipv6_target_has_no_route_yet() -> None:
+    delivery = Destination(address="fd00::90")
+    wanted = compiled(state(session(delivery=delivery)), {RouteQuery(ip_address("fd00::90"), 254, None): WAY})
+    assert wanted.interfaces[0].sessions[0].stage is Stage.NO_ROUTE
+    assert wanted.problems == {"tms-1": "no route to the target fd00::90 (table 254)"}
+
+
+def test_an_undeliverable_session_says_why_and_leaves_the_others_alone() -> None:
+    reason = "target type not yet deliverable"
+    wanted = compiled(state(session(1, delivery=Undeliverable(reason=reason)), session(2)))
+    (interface,) = wanted.interfaces
+    assert [each.stage for each in interface.sessions] == [Stage.UNDELIVERABLE, Stage.SENT]
+    assert wanted.problems == {"tms-1": reason}
+
+
+def test_a_session_whose_interface_is_gone_is_still_desired() -> None:
+    wanted = compile_state(state(session()), [], {QUERY: WAY})
+    assert wanted.interfaces == ()
+    assert wanted.session_ids == {"tms-1"}
+    assert wanted.problems == {"tms-1": "interface gone"}

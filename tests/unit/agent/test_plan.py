@@ -1,0 +1,319 @@
+"""From what is wanted and what is held to the changes: nothing in use is written, and what is held becomes what is
+wanted."""
+
+from copy import deepcopy
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pktmirror.agent import abi
+from pktmirror.agent.compile import Wanted, WantedInterface
+from pktmirror.agent.plan import (
+    Attach,
+    Capacity,
+    Change,
+    ClearInterfaceRow,
+    ClearSessionRow,
+    Detach,
+    SwapPolicy,
+    TableFull,
+    Tables,
+    WriteDelivery,
+    WriteExclusions,
+    WriteFilter,
+    applied,
+    plan,
+)
+from pktmirror.model.ledger import Stage
+from tests.unit.agent.wanted import (
+    MAC,
+    Wish,
+    exclusion_value,
+    filter_value,
+    held_delivery,
+    policy,
+    rows,
+    sessions,
+    wanted,
+)
+
+HOP = 99
+AMPLE = Capacity(filters=32, exclusions=8, deliveries=400, session_rows=32, interfaces=16)
+TIGHT = Capacity(filters=5, exclusions=3, deliveries=8, session_rows=7, interfaces=5)
+
+
+def planned(state: Wanted, held: Tables, capacity: Capacity = AMPLE) -> list[Change]:
+    return plan(state, held, hop_ifindex=HOP, capacity=capacity)
+
+
+def after(*states: Wanted, capacity: Capacity = AMPLE) -> Tables:
+    """What is held when each of the states was reached in turn."""
+    held = Tables()
+    for state in states:
+        held = applied(held, planned(state, held, capacity))
+    return held
+
+
+def test_the_first_session_in_full() -> None:
+    expected_delivery = abi.Delivery(
+        generation=0,
+        vni=7,
+        ifindex=2,
+        room_bytes_max=1464,
+        ledger_row=0,
+        retired_generation=abi.NO_GENERATION,
+    )
+    expected_delivery.session_id[:] = b"a".ljust(24, b"\0")
+    expected_delivery.outer_source_be[:] = ip_address("10.0.0.48").packed
+    expected_delivery.outer_destination_be[:] = ip_address("10.0.0.90").packed
+    expected_delivery.next_hop_be[:] = ip_address("10.0.0.90").packed
+    expected_delivery.port_be[:] = (4789).to_bytes(2)
+    expected_policy = abi.InterfacePolicy(hop_ifindex=HOP, session_count=1, is_host_side=1)
+    expected_policy.mac[:] = MAC
+    expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
+
+    assert planned(wanted({"a": Wish()}), Tables()) == [
+        ClearInterfaceRow(0),
+        WriteExclusions(0, exclusion_value("x")),
+        ClearSessionRow(0),
+        WriteDelivery(0, bytes(bytearray(expected_delivery))),
+        WriteFilter(0, filter_value("p")),
+        SwapPolicy(3, bytes(bytearray(expected_policy))),
+        Attach(3),
+    ]
+
+
+def test_resolvers_keep_their_family() -> None:
+    resolvers = (ip_address("10.0.0.2"), ip_address("fd00:ec2::253"), ip_address("169.254.169.253"))
+    interface = WantedInterface(3, MAC, True, resolvers, ())
+    entry = policy(after(Wanted((interface,), exclusion_value("x"), frozenset(), {})), 3)
+    assert entry.resolver_count == 3
+    assert entry.resolvers_ipv6 == 0b010
+    assert [bytes(each) for each in entry.resolvers_be[:3]] == [abi.address_bytes(each) for each in resolvers]
+
+
+def test_nothing_wanted_and_nothing_held_is_nothing_to_do() -> None:
+    assert planned(wanted({}), Tables()) == []
+
+
+def test_planning_again_changes_nothing() -> None:
+    state = wanted({"a": Wish(), "b": Wish(ifindex=4), "c": Wish(number=2, filter="q")})
+    assert planned(state, after(state)) == []
+
+
+def test_an_interface_that_is_no_longer_wanted_is_detached_before_anything_is_written() -> None:
+    held = after(wanted({"a": Wish(), "b": Wish(ifindex=4)}))
+    changes = planned(wanted({"b": Wish(ifindex=4, vni=8), "c": Wish(ifindex=5)}), held)
+    assert changes[0] == Detach(3)
+    assert [change for change in changes if isinstance(change, Detach)] == [Detach(3)]
+
+
+def test_hooks_without_a_policy_are_detached_too() -> None:
+    assert planned(wanted({}), Tables(attached=frozenset({8}))) == [Detach(8)]
+
+
+def test_hooks_that_were_lost_are_attached_again() -> None:
+    state = wanted({"a": Wish()})
+    held = replace(after(state), attached=frozenset())
+    assert planned(state, held) == [Attach(3)]
+
+
+def test_sessions_with_one_filter_share_its_slot() -> None:
+    held = after(wanted({"a": Wish(filter="p"), "b": Wish(ifindex=4, filter="p"), "c": Wish(ifindex=5, filter="q")}))
+    slots = [sessions(held.policies[ifindex])[0].filter_slot for ifindex in (3, 4, 5)]
+    assert slots[0] == slots[1] != slots[2]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [Wish(vni=8), Wish(target=91), Wish(number=9), Wish(filter="q"), Wish(stage=Stage.NO_ROUTE), Wish(ifindex=4)],
+    ids=["VNI", "target", "number", "filter", "stage", "interface"],
+)
+def test_a_session_keeps_its_ledger_row_when_it_changes(changed: Wish) -> None:
+    other = {"z": Wish(ifindex=6)}
+    before = after(wanted(other | {"a": Wish()}))
+    changes = planned(wanted(other | {"a": changed}), before)
+    assert ClearSessionRow not in {type(change) for change in changes}
+    assert rows(applied(before, changes)) == rows(before)
+
+
+def test_a_session_keeps_its_ledger_row_while_its_interface_is_gone() -> None:
+    here, gone = wanted({"a": Wish(), "b": Wish(ifindex=4)}), wanted({"a": Wish(ifindex=None), "b": Wish(ifindex=4)})
+    meanwhile = wanted({"a": Wish(ifindex=None), "b": Wish(ifindex=4), "c": Wish(ifindex=4, number=2)})
+    before = after(here)
+    held = after(here, gone, meanwhile)
+    assert rows(held)["c"] not in rows(before).values()
+    changes = planned(here, held)
+    assert ClearSessionRow not in {type(change) for change in changes}
+    assert rows(applied(held, changes)) == rows(before)
+
+
+def test_the_row_of_a_deleted_session_goes_to_the_next_one_and_begins_at_zero() -> None:
+    held = after(wanted({"a": Wish()}), wanted({}))
+    changes = planned(wanted({"b": Wish()}), held)
+    assert ClearSessionRow(0) in changes
+    assert rows(applied(held, changes)) == {"b": 0}
+
+
+def test_a_session_that_comes_back_after_its_row_was_given_away_gets_another() -> None:
+    states = [wanted({"a": Wish()}), wanted({}), wanted({"b": Wish(ifindex=4)})]
+    back = wanted({"a": Wish(), "b": Wish(ifindex=4)})
+    held = after(*states, back)
+    assert rows(held) == {"b": 0, "a": 1}
+    assert planned(back, held) == []
+
+
+def test_a_slot_of_a_session_that_comes_back_is_not_given_to_another_one() -> None:
+    tight = Capacity(deliveries=2)
+    gone = wanted({"a": Wish(ifindex=None), "b": Wish(ifindex=4)})
+    both = {"a": Wish(), "b": Wish(ifindex=4)}
+    held = after(wanted({"a": Wish()}), gone, capacity=tight)
+    assert_holds(wanted(both), after(wanted({"a": Wish()}), gone, wanted(both), capacity=tight))
+    with pytest.raises(TableFull):
+        planned(wanted(both | {"c": Wish(ifindex=5)}), held, tight)
+
+
+def test_a_slot_is_written_anew_only_when_it_was_longest_unused_and_under_a_new_generation() -> None:
+    three = Capacity(deliveries=3)
+    held = Tables()
+    slots = []
+    for vni in range(1, 8):
+        held = applied(held, planned(wanted({"a": Wish(vni=vni)}), held, three))
+        slots.append(sessions(held.policies[3])[0].mark)
+    assert slots == [
+        abi.mark(slot, generation) for slot, generation in [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2)]
+    ]
+    entry = held_delivery(held, 0)
+    assert (entry.generation, entry.retired_generation, entry.retired_ledger_row) == (2, 1, 0)
+
+
+def test_generations_begin_again_after_the_last() -> None:
+    one = Capacity(deliveries=2)
+    held = Tables()
+    for vni in range(1, 2 * (abi.MARK_GENERATION_MASK + 1) + 2):
+        held = applied(held, planned(wanted({"a": Wish(vni=vni)}), held, one))
+    assert sessions(held.policies[3])[0].mark == abi.mark(0, 0)
+    assert held_delivery(held, 0).retired_generation == abi.MARK_GENERATION_MASK
+
+
+@pytest.mark.parametrize(
+    ("capacity", "named"),
+    [
+        (Capacity(filters=1), "filters"),
+        (Capacity(exclusions=0), "exclusion tables"),
+        (Capacity(deliveries=1), "delivery slots"),
+        (Capacity(session_rows=1), "session ledger rows"),
+        (Capacity(interfaces=1), "mirrored interfaces"),
+    ],
+)
+def test_a_full_table_is_named_and_nothing_held_changes(capacity: Capacity, named: str) -> None:
+    held = after(wanted({"a": Wish()}))
+    before = deepcopy(held)
+    two = wanted({"a": Wish(), "b": Wish(ifindex=4, filter="q")}, exclusions="y" if named.startswith("excl") else "x")
+    with pytest.raises(TableFull, match=named):
+        planned(two, held, capacity)
+    assert held == before
+
+
+# What holds for every sequence of states.
+
+wishes = st.builds(
+    Wish,
+    ifindex=st.sampled_from((3, 4, 5, None)),
+    filter=st.sampled_from("pqr"),
+    target=st.sampled_from((90, 91)),
+    vni=st.sampled_from((7, 8)),
+    number=st.integers(1, 3),
+    stage=st.sampled_from((Stage.SENT, Stage.NO_ROUTE)),
+)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> Wanted:
+    drawn = draw(st.dictionaries(st.sampled_from("abcdef"), wishes, max_size=6))
+    for ifindex in (3, 4, 5):  # an interface has at most as many sessions as its policy holds
+        for name in sorted(name for name, wish in drawn.items() if wish.ifindex == ifindex)[abi.SESSIONS_MAX :]:
+            del drawn[name]
+    return wanted(
+        drawn, exclusions=draw(st.sampled_from("xxy")), idle=draw(st.sampled_from((frozenset(), frozenset({6}))))
+    )
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(states(), min_size=1, max_size=12), st.sampled_from((AMPLE, TIGHT)))
+def test_every_way_through_the_states_is_safe_and_arrives(sequence: list[Wanted], capacity: Capacity) -> None:
+    held = Tables()
+    rows_kept: dict[str, int] = {}
+    for state in sequence:
+        before = deepcopy(held)
+        try:
+            changes = planned(state, held, capacity)
+        except TableFull:
+            assert capacity is TIGHT
+            assert held == before
+            continue
+        assert held == before
+        assert_detached_first(changes)
+        assert_nothing_in_use_is_written(changes, held)
+        held = applied(held, changes)
+        assert_holds(state, held)
+        assert planned(state, held, capacity) == []
+        found = rows(held)
+        assert len(set(found.values())) == len(found), "two sessions in one ledger row"
+        if capacity is AMPLE:
+            rows_kept = {name: row for name, row in rows_kept.items() if name in state.session_ids}
+            assert {name: found[name] for name in rows_kept.keys() & found.keys()} == {
+                name: rows_kept[name] for name in rows_kept.keys() & found.keys()
+            }
+            cleared = {change.row for change in changes if isinstance(change, ClearSessionRow)}
+            assert not cleared & set(rows_kept.values()), "figures of a desired session were zeroed"
+            rows_kept |= found
+
+
+def assert_detached_first(changes: list[Change]) -> None:
+    kinds = [isinstance(change, Detach) for change in changes]
+    assert kinds == sorted(kinds, reverse=True)
+
+
+def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> None:
+    """In use: by a policy that is held before, or was swapped in by an earlier change."""
+    policies = dict(held.policies)
+    for change in changes:
+        entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
+        in_use = [session for value in policies.values() for session in sessions(value)]
+        match change:
+            case WriteFilter(slot, _):
+                assert slot not in {session.filter_slot for session in in_use}
+            case WriteExclusions(slot, _):
+                assert slot not in {entry.exclusion_slot for entry in entries}
+            case WriteDelivery(slot, _):
+                assert slot not in {abi.slot_of(session.mark) for session in in_use}
+            case ClearSessionRow(row):
+                assert row not in {session.ledger_row for session in in_use}
+            case ClearInterfaceRow(row):
+                assert row not in {entry.ledger_row for entry in entries}
+            case SwapPolicy(ifindex, value):
+                policies[ifindex] = value
+
+
+def assert_holds(state: Wanted, held: Tables) -> None:
+    """Read by what the policies point at, the tables say what is wanted, and nothing else."""
+    assert held.policies.keys() == {interface.ifindex for interface in state.interfaces} == held.attached
+    for interface in state.interfaces:
+        entry = policy(held, interface.ifindex)
+        assert held.exclusions[entry.exclusion_slot] == state.exclusions
+        assert (entry.hop_ifindex, bytes(entry.mac), bool(entry.is_host_side)) == (HOP, interface.mac, True)
+        assert entry.session_count == len(interface.sessions)
+        for session, wish in zip(sessions(held.policies[interface.ifindex]), interface.sessions, strict=True):
+            slot = abi.slot_of(session.mark)
+            there = held_delivery(held, slot)
+            assert session.mark == abi.mark(slot, there.generation)
+            assert session.ledger_row == there.ledger_row
+            assert abi.STAGES[session.stage] is wish.stage
+            assert held.filters[session.filter_slot] == wish.filter
+            assert bytes(there.session_id).rstrip(b"\0").decode() == wish.delivery.session_id
+            assert bytes(there.outer_destination_be) == wish.delivery.outer_destination.packed
+            assert (there.vni, there.room_bytes_max) == (wish.delivery.vni, wish.delivery.room_bytes_max)

@@ -1,0 +1,202 @@
+"""The document between control plane and agent: what goes in comes out, and other layouts stay out."""
+
+from ipaddress import ip_network
+from typing import TypeVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pktmirror.desired import (
+    LAYOUT,
+    DesiredInterface,
+    DesiredSession,
+    DesiredState,
+    Destination,
+    ExclusionDocument,
+    FilterDocument,
+    FoundInterface,
+    InterfaceFigures,
+    Report,
+    SessionFigures,
+    SessionStatus,
+    Undeliverable,
+    Underlay,
+    decode_desired_state,
+    decode_report,
+    encode,
+)
+from pktmirror.model.evaluation import Verdict
+from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
+from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
+from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+
+T = TypeVar("T")
+
+words = st.text(max_size=12)
+counts = st.integers(0, 2**63 - 1)
+ports = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(lambda ends: PortRange(min(ends), max(ends)))
+NETWORKS = tuple(
+    tuple(ip_network(text) for text in texts)
+    for texts in (("0.0.0.0/0", "10.0.0.48/32", "10.0.0.0/9"), ("::/0", "fd00::48/128", "fc00::/7"))
+)
+
+
+def maybe(strategy: st.SearchStrategy[T]) -> st.SearchStrategy[T | None]:
+    return st.one_of(st.none(), strategy)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> Rule:
+    networks = st.sampled_from(draw(st.sampled_from(NETWORKS)))
+    return Rule(
+        draw(st.integers(1, 32766)),
+        draw(st.sampled_from(Direction)),
+        draw(st.sampled_from(Action)),
+        draw(networks),
+        draw(networks),
+        draw(maybe(st.integers(0, 255))),
+        draw(maybe(ports)),
+        draw(maybe(ports)),
+    )
+
+
+filters = st.builds(
+    Filter, st.lists(rules(), max_size=3).map(tuple), st.frozensets(st.sampled_from(NetworkService), max_size=1)
+)
+exclusions = st.builds(Exclusion, words, maybe(st.ip_addresses()), maybe(st.integers(0, 255)), maybe(ports))
+deliveries = st.one_of(
+    st.builds(Destination, address=words, port=st.integers(1, 65535), mtu=maybe(counts)),
+    st.builds(Undeliverable, reason=words),
+)
+sessions = st.builds(
+    DesiredSession,
+    session_id=words,
+    number=st.integers(1, 32766),
+    vni=st.integers(1, 2**24 - 1),
+    filter_id=words,
+    packet_bytes_max=maybe(st.integers(1, 8500)),
+    delivery=deliveries,
+)
+interfaces = st.builds(
+    DesiredInterface,
+    key=words,
+    interface_id=words,
+    primary_address=words,
+    underlay=st.builds(Underlay, route_table=counts, device=maybe(words), mtu_max=maybe(counts)),
+    resolvers=st.lists(words, max_size=2).map(tuple),
+    sessions=st.lists(sessions, max_size=3).map(tuple),
+)
+desired_states = st.builds(
+    DesiredState,
+    host_id=words,
+    revision=counts,
+    interfaces=st.lists(interfaces, max_size=3).map(tuple),
+    filters=st.dictionaries(words, filters.map(FilterDocument.of), max_size=2),
+    exclusions=st.lists(exclusions.map(ExclusionDocument.of), max_size=2).map(tuple),
+)
+tallies = st.builds(Tally, counts, counts)
+found_interfaces = st.builds(
+    FoundInterface,
+    key=words,
+    provider=words,
+    instance=maybe(words),
+    name=words,
+    device=words,
+    kind=words,
+    mac=words,
+    addresses=st.lists(words, max_size=2).map(tuple),
+    mtu=counts,
+    up=st.booleans(),
+    not_mirrorable=maybe(words),
+)
+session_ledgers = st.builds(
+    SessionLedger,
+    st.dictionaries(st.sampled_from(Verdict), tallies),
+    st.dictionaries(st.sampled_from(Stage), tallies),
+)
+interface_ledgers = st.builds(InterfaceLedger, st.dictionaries(st.sampled_from(InterfaceOutcome), tallies))
+directions = st.sampled_from(Direction)
+reports = st.builds(
+    Report,
+    host_id=words,
+    agent_version=words,
+    applied_revision=st.integers(-1, 2**63 - 1),
+    interfaces=st.lists(found_interfaces, max_size=2).map(tuple),
+    statuses=st.lists(st.builds(SessionStatus, session_id=words, problem=maybe(words)), max_size=2).map(tuple),
+    sessions=st.lists(
+        st.builds(SessionFigures, session_id=words, directions=st.dictionaries(directions, session_ledgers)), max_size=2
+    ).map(tuple),
+    mirrored_interfaces=st.lists(
+        st.builds(InterfaceFigures, key=words, directions=st.dictionaries(directions, interface_ledgers)), max_size=2
+    ).map(tuple),
+    problems=st.lists(words, max_size=2).map(tuple),
+)
+
+
+@given(desired_states)
+def test_a_desired_state_survives_the_wire(state: DesiredState) -> None:
+    assert decode_desired_state(encode(state)) == state
+
+
+@given(reports)
+def test_a_report_survives_the_wire(report: Report) -> None:
+    assert decode_report(encode(report)) == report
+
+
+@given(filters)
+def test_a_filter_survives_its_document(filter_: Filter) -> None:
+    assert FilterDocument.of(filter_).filter() == filter_
+
+
+@given(exclusions)
+def test_an_exclusion_survives_its_document(line: Exclusion) -> None:
+    assert ExclusionDocument.of(line).exclusion() == line
+
+
+def test_equal_filters_are_equal_documents() -> None:
+    """Services are a set and have no order; the document must not have one by chance."""
+    services = [frozenset(NetworkService), frozenset(reversed(list(NetworkService)))]
+    assert (
+        len(
+            {
+                encode(DesiredState(host_id="", revision=0, filters={"f": FilterDocument.of(Filter((), each))}))
+                for each in services
+            }
+        )
+        == 1
+    )
+
+
+def test_the_table_of_what_is_never_mirrored_survives_its_document() -> None:
+    assert tuple(ExclusionDocument.of(line).exclusion() for line in NEVER_MIRRORED) == NEVER_MIRRORED
+
+
+@pytest.mark.parametrize("layout", [LAYOUT - 1, LAYOUT + 1, 0])
+def test_a_document_of_another_layout_is_refused_and_says_what_to_do(layout: int) -> None:
+    state = DesiredState(layout=layout, host_id="here", revision=1)
+    report = Report(layout=layout, host_id="here", agent_version="0", applied_revision=1)
+    for decode, document in ((decode_desired_state, encode(state)), (decode_report, encode(report))):
+        with pytest.raises(msgspec.ValidationError, match=f"layout {layout}.*knows {LAYOUT}: run the same version"):
+            decode(document)
+
+
+@pytest.mark.parametrize("document", [b"", b"{", b"[]", b'{"host_id": 7, "revision": 1}', b'{"revision": 1}', b"\xff"])
+def test_what_is_no_document_is_refused(document: bytes) -> None:
+    for decode in (decode_desired_state, decode_report):
+        with pytest.raises(msgspec.DecodeError):
+            decode(document)
+
+
+def test_what_is_no_delivery_is_refused() -> None:
+    session = DesiredSession(
+        session_id="tms-1", number=1, vni=1, filter_id="f", packet_bytes_max=None, delivery=Undeliverable(reason="")
+    )
+    interface = DesiredInterface(
+        key="k", interface_id="e", primary_address="a", underlay=Underlay(), resolvers=(), sessions=(session,)
+    )
+    document = encode(DesiredState(host_id="here", revision=1, interfaces=(interface,)))
+    assert decode_desired_state(document).interfaces == (interface,)
+    with pytest.raises(msgspec.ValidationError):
+        decode_desired_state(document.replace(b'"undeliverable"', b'"carrier pigeon"'))

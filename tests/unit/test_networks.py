@@ -1,0 +1,147 @@
+"""networks.toml becomes VPCs, or one sentence about what is wrong with it."""
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from pktmirror.model.ids import Prefix, derived_id
+from pktmirror.model.refusal import Refusal
+from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks, UnderlayDeclaration, load
+
+OFFICE = """
+[[vpc]]
+name = "office"
+cidr = "10.0.0.0/16"
+ipv6_cidr = "fd00:0:0::/48"
+
+[[vpc.subnet]]
+name = "a"
+cidr = "10.0.0.0/24"
+ipv6_cidr = "fd00::/64"
+zone = "here-1a"
+
+[[vpc.subnet]]
+name = "b"
+cidr = "10.0.1.0/24"
+"""
+LAB = """
+[[vpc]]
+name = "lab"
+cidr = "192.168.0.0/24"
+resolvers = ["192.168.0.53", "fd00:1::53"]
+
+[vpc.underlay]
+route_table = 100
+device = "br-u"
+mtu_max = 9000
+
+[[vpc.subnet]]
+name = "a"
+cidr = "192.168.0.0/25"
+"""
+
+
+def test_nothing_declared_is_no_vpc() -> None:
+    assert load("") == Networks()
+
+
+def test_a_vpc_in_full() -> None:
+    (vpc,) = load(OFFICE).vpcs
+    assert vpc.vpc_id == derived_id(Prefix.VPC, "office")
+    assert vpc.networks == (ip_network("10.0.0.0/16"), ip_network("fd00::/48"))
+    assert vpc.underlay == UnderlayDeclaration(route_table=254, device=None, mtu_max=None)
+    a, b = vpc.subnets
+    assert (a.subnet_id, a.vpc_id, a.name, a.zone) == (
+        derived_id(Prefix.SUBNET, "office", "a"),
+        vpc.vpc_id,
+        "a",
+        "here-1a",
+    )
+    assert a.networks == (ip_network("10.0.0.0/24"), ip_network("fd00::/64"))
+    assert (b.zone, b.networks) == (None, (ip_network("10.0.1.0/24"),))
+
+
+def test_the_resolver_is_the_base_address_plus_two_and_the_link_local_one() -> None:
+    assert load(OFFICE).vpcs[0].resolvers == (ip_address("10.0.0.2"), LINK_LOCAL_RESOLVER)
+
+
+def test_declared_resolvers_replace_these() -> None:
+    assert load(LAB).vpcs[0].resolvers == (ip_address("192.168.0.53"), ip_address("fd00:1::53"))
+
+
+def test_a_vpc_can_have_no_resolver() -> None:
+    assert load(OFFICE.replace("[[vpc.subnet]]", "resolvers = []\n[[vpc.subnet]]", 1)).vpcs[0].resolvers == ()
+
+
+def test_the_underlay_is_declared_for_the_vpc() -> None:
+    assert load(LAB).vpcs[0].underlay == UnderlayDeclaration(route_table=100, device="br-u", mtu_max=9000)
+
+
+def test_ids_are_the_same_each_time_and_whatever_else_is_declared() -> None:
+    assert load(OFFICE).vpcs[0] == load(LAB + OFFICE).vpcs[1] == load(OFFICE).vpcs[0]
+
+
+def test_two_vpcs_may_name_their_subnets_alike() -> None:
+    office, lab = load(OFFICE + LAB).vpcs
+    assert office.subnets[0].name == lab.subnets[0].name == "a"
+    assert office.subnets[0].subnet_id != lab.subnets[0].subnet_id
+
+
+@pytest.mark.parametrize(
+    ("address", "subnet"),
+    [
+        ("10.0.0.0", "a"),
+        ("10.0.0.255", "a"),
+        ("10.0.1.0", "b"),
+        ("10.0.2.0", None),
+        ("fd00::6", "a"),
+        ("fd00:0:0:1::6", None),
+        ("192.168.0.6", "a"),
+        ("192.168.0.129", None),
+        ("203.0.113.1", None),
+    ],
+)
+def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, subnet: str | None) -> None:
+    placed = load(OFFICE + LAB).place(ip_address(address))
+    assert (placed and placed[1].name) == subnet
+    if placed:
+        assert placed[1] in placed[0].subnets
+        assert placed[1].vpc_id == placed[0].vpc_id
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[[vpc]]\nname = ", "value"),
+        ('[[vpc]]\nname = "office"', "cidr"),
+        ('[[vpc]]\nname = "office"\ncidr = "10.0.0.0/16"\nmtu = 9', "mtu"),
+        (OFFICE.replace("10.0.0.0/16", "10.0.0.1/16"), "office: 10.0.0.1/16 has host bits set"),
+        (OFFICE.replace("10.0.0.0/16", "ten"), "office: 'ten'"),
+        (LAB.replace("192.168.0.53", "resolver.lab"), "lab: 'resolver.lab'"),
+        (OFFICE.replace("10.0.1.0/24", "10.1.1.0/24"), "subnet b (10.1.1.0/24) lies outside its VPC office"),
+        (OFFICE.replace("fd00::/64", "fd01::/64"), "subnet a (fd01::/64) lies outside its VPC office"),
+        (OFFICE.replace("10.0.1.0/24", "10.0.0.128/25"), "subnet a (10.0.0.0/24) overlaps b (10.0.0.128/25)"),
+        (OFFICE.replace('name = "b"', 'name = "a"'), "subnet a is declared twice"),
+        (OFFICE + OFFICE, "VPC office is declared twice"),
+        (OFFICE + OFFICE.replace('"office"', '"other"'), "VPC office (10.0.0.0/16) overlaps other (10.0.0.0/16)"),
+    ],
+    ids=[
+        "no TOML",
+        "no network",
+        "a field that nobody knows",
+        "an address for a network",
+        "no network at all",
+        "a name for a resolver",
+        "a subnet outside",
+        "an IPv6 subnet outside",
+        "subnets that overlap",
+        "one subnet twice",
+        "one VPC twice",
+        "VPCs that overlap",
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name_and_with_a_way_out(text: str, found: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        load(text)
+    assert found.lower() in (refusal.value.found or "").lower()
+    assert "networks.toml" in refusal.value.do
