@@ -45,10 +45,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stage:
-            Demo(stage).play(once=arguments.once)
-            if not arguments.once:
-                console.print("\nThe lab stays up. [bold]Ctrl-C[/bold] takes it down.")
-                signal.pause()
+            try:
+                Demo(stage).play(once=arguments.once)
+                if not arguments.once:
+                    console.print("\nThe lab stays up. [bold]Ctrl-C[/bold] takes it down.")
+                    signal.pause()
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not stop the taking down
     except KeyboardInterrupt:
         console.print("\ntaken down")
         return 130 if arguments.once else 0
@@ -65,18 +68,33 @@ class Demo:
     def __init__(self, stage: contextlib.ExitStack) -> None:
         self._stage = stage
         self._state = Path(stage.enter_context(tempfile.TemporaryDirectory(prefix="pktmirror-demo-")))
+        self._captures = self._state / "captures"
+        self._captures.mkdir()
         self._environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "AWS_PAGER": ""}
 
+    @property
+    def agent_command(self) -> str:
+        return f"pktmirror agent --control http://{CONTROL} --state {self._state} {HOST}"
+
     def play(self, *, once: bool) -> None:
+        self.examine_machine()
         self.build_lab()
         self.start_services()
         source, target = self.find_interfaces()
         session = self.mirror(source, target)
         self.login_and_look(session)
+        self.account(session)
         if once:
+            self.explain(source)
             self.upload(session)
+            self.restart_agent(session)
             self.shorten(session)
             self.take_back(session)
+        self.tell_where()
+
+    def examine_machine(self) -> None:
+        heading("Has this machine what the mirror needs?")
+        self.run("pktmirror doctor")
 
     def build_lab(self) -> None:
         heading("A VPC of three instances, in network namespaces")
@@ -110,12 +128,18 @@ class Demo:
         self.start("sshd", ["pktmirror", "lab", "exec", "pktmirror", "web", "--", *sshd])
 
     def start_services(self) -> None:
-        heading("The control plane, and an agent for the lab's host")
+        heading("The control plane, an agent for the lab's host, a monitor at the monitoring instance")
         state = self._state
         self.start("serve", f"pktmirror serve --listen {CONTROL} --state {state} --networks {state}/networks.toml")
         wait_until((state / "aws-credentials").exists, 15, "the control plane's first start")
         self._stage.callback(self.run, f"pktmirror purge {HOST}", quiet=True)
-        self.start("agent", f"pktmirror agent --control http://{CONTROL} --state {state} {HOST}")
+        self._agent = self.start("agent", self.agent_command)
+        self.start(
+            "monitor",
+            f"pktmirror monitor --listen {MONITOR_IP}:4789 --netns pktmirror-monitor --captures {self._captures}"
+            f" --control http://{CONTROL} --state {state}",
+        )
+        wait_until(lambda: any(self._captures.glob("*.pcapng")), 10, "the monitor's capture file")
         show_command(f'eval "$(pktmirror env --state {state})"')
         exports = self.run(f"pktmirror env --state {state}", quiet=True)
         self._environment |= dict(
@@ -164,6 +188,58 @@ class Demo:
         copies = self.copies(capture)
         self.check_copies(copies, session["VirtualNetworkId"])
         show_copies(copies)
+        self._login = copies
+
+    def account(self, session: dict[str, Any]) -> None:
+        heading("The ledger: where every packet of the source went")
+        self.balanced()
+        self.run("pktmirror ledger")
+        heading("And all that a flow log would have kept of this login")
+        line = flow_log_line(self._login, session["OwnerId"], session["NetworkInterfaceId"])
+        console.print(line, style="yellow")
+
+    def balanced(self) -> dict[str, Any]:
+        """The ledger once both ends have told all, and it adds up."""
+
+        def adds_up() -> bool:
+            ledger = json.loads(self.run("pktmirror ledger --json", quiet=True))
+            collectors = [row["collector"] for row in ledger["sessions"]]
+            return bool(ledger["adds_up"]) and all(
+                collector.get("written") == row["sent"]
+                for collector, row in zip(collectors, ledger["sessions"], strict=True)
+            )
+
+        wait_until(adds_up, 10, "a ledger that adds up, with as much written at the monitor as was sent")
+        ledger: dict[str, Any] = json.loads(self.run("pktmirror ledger --json", quiet=True))
+        return ledger
+
+    def explain(self, source: str) -> None:
+        heading("Why is a packet mirrored, or not?")
+        explained = self.run(f"pktmirror explain {source} ingress tcp {CLIENT_IP}:50000 {WEB_IP}:22")
+        expect("taken" in explained, "explain says that the session takes it")
+        explained = self.run(f"pktmirror explain {source} ingress icmp {CLIENT_IP} {WEB_IP}")
+        expect("no rule matched" in explained, "explain says that no rule matches")
+
+    def restart_agent(self, session: dict[str, Any]) -> None:
+        heading("The agent is killed: mirroring goes on without it, and its successor takes over")
+        capture, before = self.listen_at_monitor("agentless"), self.sent()
+        show_command(f"kill -9 {self._agent.pid}")
+        self._agent.kill()
+        self._agent.wait()
+        self.login()
+        self.start("agent-again", self.agent_command)
+        copies = self.copies_at_rest(capture, before)
+        self.check_copies(copies, session["VirtualNetworkId"])
+        console.print(f"{len(copies)} copies came while there was no agent; the ledger went on", style="green")
+
+    def tell_where(self) -> None:
+        [capture] = self._captures.glob("*.pcapng")
+        heading("The capture")
+        packets = len(tshark(capture))
+        expect(packets > 0, "the monitor's capture holds packets")
+        console.print(f"{packets} packets in {capture}, one interface a session. Open it with:")
+        show_command(f"wireshark {capture}")
+        console.print("It goes with the lab; copy it to keep it.")
 
     def upload(self, session: dict[str, Any]) -> None:
         heading("An upload of 4 MB: the sender hands super-packets to its kernel, the copies are of wire size")
@@ -248,15 +324,8 @@ class Demo:
         return capture
 
     def copies(self, capture: Path) -> "list[Copy]":
-        """What tshark reads in the capture. It runs as nobody: tcpdump needs root, a dissector must not have it."""
         fields = [argument for field in Copy.FIELDS for argument in ("-e", field)]
-        tshark = ["tshark", "-n", "-r", "-", "-Y", "udp.port == 4789", "-T", "fields", *fields]
-        with capture.open("rb") as packets:
-            done = subprocess.run(
-                tshark, stdin=packets, capture_output=True, text=True, check=False, user="nobody", group="nogroup",
-                env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
-            )  # fmt: skip
-        return [Copy(*line.split("\t")) for line in done.stdout.splitlines()]
+        return [Copy(*line.split("\t")) for line in tshark(capture, "-Y", "udp.port == 4789", "-T", "fields", *fields)]
 
     def check_copies(self, copies: "list[Copy]", vni: int) -> None:
         for copy in copies:
@@ -346,6 +415,26 @@ class Copy:
     def is_last(self) -> bool:
         """The client has closed its side; what follows are acknowledgements."""
         return "F" in self.flags
+
+
+def tshark(capture: Path, *arguments: str) -> list[str]:
+    """What tshark says of a capture. It runs as nobody: capturing needs root, and a dissector must not have it."""
+    with capture.open("rb") as packets:
+        done = subprocess.run(
+            ["tshark", "-n", "-r", "-", *arguments],
+            stdin=packets, capture_output=True, text=True, check=False, user="nobody", group="nogroup",
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+        )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def flow_log_line(copies: list[Copy], account_id: str, interface_id: str) -> str:
+    """The record of these packets in AWS's default format, version 2: one flow, seen at one interface."""
+    first, last = copies[0], copies[-1]
+    ip_bytes = sum(int(copy.ip_bytes.split(",")[-1]) for copy in copies)
+    start_s, end_s = int(float(first.time_s)), int(float(last.time_s))
+    flow = f"{CLIENT_IP} {WEB_IP} {first.source_port} {first.destination_port} 6"
+    return f"2 {account_id} {interface_id} {flow} {len(copies)} {ip_bytes} {start_s} {end_s} ACCEPT OK"
 
 
 def show_copies(copies: list[Copy], most: int = 12) -> None:

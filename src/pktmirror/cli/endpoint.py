@@ -5,6 +5,7 @@ Our own API goes by httpx, the EC2 calls by a botocore client. Whatever fails on
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 _SERVICE = "pktmirror"
+_URL = re.compile(r"https?://[^/?#\s]+(/[^?#\s]*)?")
 _KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnauthorizedOperation"}
 # What botocore would otherwise read from the shell, where a profile may be named that does not exist here.
 _SESSION_VARIABLES = {
@@ -70,8 +72,14 @@ class Access:
                 found=f"no {' and no '.join(missing)}",
                 do='run `eval "$(pktmirror env)"`, or name the state directory with --state',
             )
+        url = variables["AWS_ENDPOINT_URL"]
+        if _URL.fullmatch(url) is None:
+            raise Refusal(
+                f"The environment names no control plane: {url} is no URL.",
+                do='write AWS_ENDPOINT_URL as in http://127.0.0.1:8773, or run `eval "$(pktmirror env)"`',
+            )
         return cls(
-            variables["AWS_ENDPOINT_URL"].rstrip("/"),
+            url.rstrip("/"),
             variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or control.DEFAULT_REGION,
             variables["AWS_ACCESS_KEY_ID"],
             variables["AWS_SECRET_ACCESS_KEY"],

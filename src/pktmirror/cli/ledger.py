@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +29,7 @@ from pktmirror.cli.balance import (
     of_session,
 )
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.terminal import terminal
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
@@ -70,7 +71,7 @@ def ledger(
     [bold]pktmirror ledger --json | jq .adds_up[/bold]
     """
     endpoint = Endpoint.found(state)
-    console = Console()
+    console = terminal()
 
     def now() -> Ledger:
         return of_session(endpoint.get("ledger", Ledger), session)
@@ -221,12 +222,12 @@ def outcomes(interface: InterfaceFigures) -> list[Line]:
 
 def _table(lines: Iterable[Line]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("", min_width=34, no_wrap=True)
+    table.add_column("", min_width=20, overflow="fold")
     for name in ("ingress", "egress", "both"):
         table.add_column(name, justify="right", no_wrap=True)
         table.add_column("", justify="right", no_wrap=True, style="dim")
     for line in lines:
-        style = "bold" if line.depth == 0 else "red" if line.label in _LOST else ""
+        style = "bold" if line.depth == 0 else "red" if line.label in _LOST else "" if line.both.packets else "dim"
         cells = [cell for tally in (line.ingress, line.egress, line.both) for cell in _cells(tally, line.counts_bytes)]
         table.add_row("  " * line.depth + line.label, *cells, style=style)
     return table

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pktmirror import __version__
-from pktmirror.cli import lab, ledger, services, status
+from pktmirror.cli import doctor, explain, interfaces, lab, ledger, monitor, services, status, up
 from pktmirror.model.refusal import Refusal
 
 app = typer.Typer(
@@ -23,11 +23,16 @@ app = typer.Typer(
     epilog="A first run: [bold]sudo script/demo[/bold]. What each word means: docs/reference/glossary.md.",
 )
 app.add_typer(lab.app, name="lab")
+app.command("up")(up.up)
 app.command("serve")(services.serve)
 app.command("agent")(services.agent_)
+app.command("monitor")(monitor.monitor_)
 status.add_to(app)
+interfaces.add_to(app)
 ledger.add_to(app)
+explain.add_to(app)
 app.command("env")(services.env)
+app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)
 
 

@@ -3,11 +3,12 @@
 import msgspec
 import typer
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.terminal import terminal
 
 SILENT_S = 30.0
 """An agent or a monitor that has said nothing for longer is marked; each reports every few seconds."""
@@ -73,7 +74,7 @@ def status(as_json: JsonOption = False, state: StateOption = None) -> None:
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        Console(markup=False, highlight=False).print(shown(found))
+        terminal().print(shown(found))
 
 
 def shown(status_: Status) -> RenderableType:
@@ -117,16 +118,13 @@ def _progress(host: Host, status_: Status) -> Text:
 def _sessions(status_: Status) -> RenderableType:
     if not status_.sessions:
         return Text("No session is there. Make one with `aws ec2 create-traffic-mirror-session`.\n")
-    table = _table("session", "number", "VNI", "interface", "host", "filter", "target", "state")
+    table = _table("session", "number", "interface", "host", "state")
     for session in sorted(status_.sessions, key=lambda session: (session.interface_id, session.number)):
         table.add_row(
             session.session_id,
             str(session.number),
-            str(session.vni),
             session.interface_id,
             session.host_id,
-            session.filter_id,
-            session.target_id,
             Text("mirroring", "green") if session.problem is None else Text(session.problem, "red"),
         )
     return table
@@ -144,9 +142,9 @@ def _monitors(status_: Status) -> RenderableType:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("session", "number", "interface"))
     return table
 
 

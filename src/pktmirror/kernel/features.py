@@ -51,6 +51,8 @@ def taken_port(address: str, port: int, kind: socket.SocketKind) -> str | None:
     """Why a server could not listen there."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, kind) as server:
+        if kind is socket.SOCK_STREAM:  # as servers do: a connection that has just ended takes no port
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind((address, port))
         except OSError as error:

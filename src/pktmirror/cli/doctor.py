@@ -1,0 +1,83 @@
+"""`pktmirror doctor`: does this machine have what the mirror needs, and what to do where it does not."""
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pktmirror import agent
+from pktmirror.kernel import features
+
+TCX_KERNEL = (6, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. ``problem`` None: it is as it should be. ``needed_by``: who cannot do without."""
+
+    subject: str
+    needed_by: str
+    problem: str | None
+    do: str
+
+
+def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Finding]:
+    """Look at one thing after another."""
+    major, minor = features.kernel_version()
+    old = None if (major, minor) >= TCX_KERNEL else f"Linux {major}.{minor}; tcx came with 6.6"
+    yield Finding("kernel version", "agent", old, "use a kernel of 6.6 or later")
+    privileges = features.missing_capabilities()
+    yield Finding("privileges", "agent, lab", privileges, "run it as root: sudo pktmirror doctor")
+    yield Finding("BTF", "agent", features.missing_btf(), "use a kernel with CONFIG_DEBUG_INFO_BTF, as Debian's")
+    yield Finding("libbpf", "agent", features.missing_libbpf(), "apt-get install libbpf1")
+    built = None if agent.OBJECT.exists() else f"no {agent.OBJECT.name} beside the agent"
+    yield Finding("BPF object", "agent", built, "run script/build-bpf in the source tree")
+    if privileges is None:
+        yield Finding("bpffs", "agent", features.unusable_bpffs(bpffs), "choose another --bpffs directory")
+        yield Finding("veth", "agent, lab", features.refused_hop(), "load the veth module: modprobe veth")
+        if built is None:
+            refused = features.refused_programs(agent.OBJECT, "hook_ingress")
+            yield Finding("programs and tcx hooks", "agent", refused, "report this with the kernel's version")
+    control = features.taken_port("127.0.0.1", control_port, socket.SOCK_STREAM)
+    yield Finding(f"TCP port {control_port}", "serve", control, "choose another with `pktmirror serve --listen`")
+    monitor = features.taken_port("0.0.0.0", monitor_port, socket.SOCK_DGRAM)
+    yield Finding(f"UDP port {monitor_port}", "monitor", monitor, "choose another with `pktmirror monitor --listen`")
+    for tool, package, needed_by in (
+        ("nsenter", "util-linux", "lab exec"),
+        ("tshark", "tshark", "looking at captures"),
+        ("aws", "awscli", "the EC2 API from a shell"),
+    ):
+        yield Finding(tool, needed_by, features.missing_tool(tool), f"apt-get install {package}")
+
+
+def doctor(
+    bpffs: Annotated[Path, typer.Option(help="Where programs and maps are pinned.")] = agent.DEFAULT_BPFFS,
+    control_port: Annotated[int, typer.Option(help="The control plane's port.")] = 8773,
+    monitor_port: Annotated[int, typer.Option(help="The monitor's port.")] = 4789,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Look whether this machine has what the mirror needs; exit status 1 where something is missing.
+
+    Example: [bold]sudo pktmirror doctor[/bold]
+    """
+    found = list(findings(bpffs, control_port, monitor_port))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        table = Table()
+        for column in ("", "what", "needed by", "found", "what to do"):
+            table.add_column(column)
+        for finding in found:
+            if finding.problem is None:
+                table.add_row("[green]ok[/green]", finding.subject, finding.needed_by, "", "")
+            else:
+                table.add_row("[red]no[/red]", finding.subject, finding.needed_by, finding.problem, finding.do)
+        Console().print(table)
+    if any(finding.problem for finding in found):
+        raise typer.Exit(1)

@@ -1,0 +1,42 @@
+"""What a monitor has seen so far, as a value for the ledger, the CLI and JSON."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream: ``received_packets`` = ``written_packets`` + all of ``not_written_packets``, and so the bytes.
+
+    Bytes are those of the mirrored frames, from the inner Ethernet header on, as they arrived.
+    """
+
+    vni: int
+    outer_source: str
+    outer_destination: str
+    first_seen_ns: int
+    last_seen_ns: int
+    received_packets: int
+    received_bytes: int
+    written_packets: int
+    written_bytes: int
+    not_written_packets: Mapping[str, int]
+    not_written_bytes: Mapping[str, int]
+
+
+class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a monitor's figures since its start."""
+
+    listening: str
+    """Address and port, as in ``10.0.0.9:4789`` or ``[::]:4789``."""
+    capture: str
+    """The path of the capture file."""
+    streams: tuple[StreamReport, ...]
+    refused: Mapping[str, int]
+    """Datagrams that were no frame of a stream, by reason."""
+    socket_queue_full: int
+    """Datagrams that the kernel dropped before we saw them: the queue was full, or the UDP checksum wrong."""
+    stopped: bool = False
+    """The last report: nothing is received any more, and the file is closed."""
+    statistics_written: bool = False
+    """The file ends with the interfaces' statistics; false when the disk had no room for them."""

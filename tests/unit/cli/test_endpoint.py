@@ -1,0 +1,49 @@
+"""Which control plane is asked, and with whose key."""
+
+from pathlib import Path
+
+import pytest
+
+from pktmirror.cli.endpoint import Access, access
+from pktmirror.model.refusal import Refusal
+
+SHELL = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:8773/",
+    "AWS_ACCESS_KEY_ID": "AKIA1",
+    "AWS_SECRET_ACCESS_KEY": "hush",
+    "AWS_REGION": "local-2",
+    "AWS_DEFAULT_REGION": "local-3",
+    "AWS_PROFILE": "default",
+}
+
+
+def test_the_shells_variables_count_where_they_name_an_endpoint():
+    found = access(None, SHELL)
+    assert found == Access("http://127.0.0.1:8773", "local-2", "AKIA1", "hush", {"profile": "default"})
+
+
+def test_a_secret_is_never_shown():
+    assert "hush" not in repr(access(None, SHELL))
+
+
+def test_a_state_directory_that_is_named_wins_over_the_shell(tmp_path: Path):
+    with pytest.raises(Refusal, match=f"no credentials in {tmp_path}"):
+        access(tmp_path, SHELL)
+
+
+@pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_an_endpoint_without_a_key_is_refused_by_name(missing: str):
+    variables = {name: value for name, value in SHELL.items() if name != missing}
+    with pytest.raises(Refusal, match=f"no {missing}"):
+        access(None, variables)
+
+
+def test_without_a_region_it_is_the_default_one():
+    variables = {name: value for name, value in SHELL.items() if not name.endswith("REGION")}
+    assert access(None, variables).region == "local-1"
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8773", "ftp://127.0.0.1", "http://", "http://a b", "no-url"])
+def test_an_endpoint_that_is_no_url_is_refused(url: str):
+    with pytest.raises(Refusal, match="is no URL"):
+        access(None, SHELL | {"AWS_ENDPOINT_URL": url})
