@@ -115,6 +115,19 @@ def test_a_long_poll_ends_with_the_change_and_not_before(plane: Plane, make: Mak
     assert got[0].revision > now.revision
 
 
+def test_a_changed_interface_is_a_new_revision(plane: Plane, make: Maker) -> None:
+    [source] = plane.find(found("moving", "10.0.1.20"))
+    make.session(NetworkInterfaceId=source)
+    before = plane.desired()
+    plane.find(found("moving", "10.0.1.21"))
+    after = plane.desired()
+    assert before is not None
+    assert after is not None
+    assert after.revision > before.revision
+    addresses = {interface.interface_id: interface.primary_address for interface in after.interfaces}
+    assert addresses[source] == "10.0.1.21"
+
+
 def test_a_report_that_says_nothing_new_changes_no_revision(plane: Plane, make: Maker) -> None:
     make.interface()
     before = plane.desired()

@@ -77,7 +77,7 @@ class Stage:
         substitutes = {
             "--network-interface-id": self.make.interface,
             "--traffic-mirror-target-id": self.make.target,
-            "--traffic-mirror-target-ids": lambda: self._balancer(),
+            "--traffic-mirror-target-ids": self._balancer,
             "--traffic-mirror-filter-id": lambda: self._filter(command),
             "--traffic-mirror-filter-rule-id": self._rule,
             "--traffic-mirror-session-id": self._session,

@@ -17,7 +17,7 @@ from tests.contract.plane import Plane, code_of, found, running, wait_until
 
 def everything(plane: Plane) -> Any:
     ec2 = plane.client()
-    answers = [
+    return [
         ec2.describe_traffic_mirror_targets()["TrafficMirrorTargets"],
         ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"],
         ec2.describe_traffic_mirror_filter_rules()["TrafficMirrorFilterRules"],
@@ -27,7 +27,6 @@ def everything(plane: Plane) -> Any:
         plane.environment["AWS_SECRET_ACCESS_KEY"],
         plane.token,
     ]
-    return answers
 
 
 def test_a_restart_keeps_everything(tmp_path: Path) -> None:
@@ -118,8 +117,10 @@ def test_quotas_are_settings(tmp_path: Path) -> None:
 
 
 def refusal(*arguments: Any, **more: Any) -> Refusal:
+    """Why a start is refused; one that is not refused ends at once."""
+    stop = threading.Event()
     with pytest.raises(Refusal) as caught:
-        serve(*arguments, stop=threading.Event(), **more)
+        serve(*arguments, stop=stop, ready=lambda _url: stop.set(), **more)
     assert caught.value.do
     return caught.value
 

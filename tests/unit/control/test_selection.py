@@ -93,6 +93,10 @@ def test_pages_give_every_item_once_in_order(items: set[str], size: int) -> None
     assert seen == sorted(items)
 
 
+def test_a_full_last_page_has_no_token() -> None:
+    assert page("abcde", str, DescribeRequest(max_results=5), b"key") == (list("abcde"), None)
+
+
 def test_a_token_is_bound_to_its_key_and_its_call() -> None:
     items = [f"{number:02}" for number in range(9)]
     _, token = page(items, str, DescribeRequest(max_results=5), b"key")

@@ -96,7 +96,7 @@ def delete(request: DeleteTrafficMirrorFilter, context: Context) -> Result:
     if using:
         raise ApiError("TrafficMirrorFilterInUse", f"The filter {filter_id} is in use by session {using[0].session_id}")
     for rule in transaction.rules.where(filter_id=filter_id):
-        pass
+        transaction.rules.remove(rule.rule_id)
         transaction.tags.remove(rule.rule_id)
     transaction.filters.remove(filter_id)
     transaction.tags.remove(filter_id)
