@@ -33,6 +33,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 T = TypeVar("T")
 
+RESOLVERS_MAX = 8  # what an interface's policy holds room for (bpf/abi.h)
+MTU_MIN, MTU_MAX = 68, 65535  # RFC 791: what every IPv4 link carries, and what its length field can say
 LINK_LOCAL_RESOLVER = ip_address("169.254.169.253")  # AWS: the same resolver under a fixed address
 
 
@@ -113,6 +115,11 @@ def load(text: str) -> Networks:
 def _vpc(declared: VpcDeclaration) -> Vpc:
     networks = _networks(declared.name, declared.cidr, declared.ipv6_cidr)
     vpc_id = derived_id(Prefix.VPC, declared.name)
+    if declared.resolvers is not None and len(declared.resolvers) > RESOLVERS_MAX:
+        raise _refusal(f"VPC {declared.name} has {len(declared.resolvers)} resolvers, {RESOLVERS_MAX} at most")
+    mtu_max = declared.underlay.mtu_max
+    if mtu_max is not None and not MTU_MIN <= mtu_max <= MTU_MAX:
+        raise _refusal(f"VPC {declared.name}: the underlay's mtu_max is {mtu_max}, not in {MTU_MIN} to {MTU_MAX}")
     subnets = tuple(_subnet(vpc_id, networks, declared.name, subnet) for subnet in declared.subnet)
     _refuse_overlaps([(subnet.name, subnet.networks) for subnet in subnets], f"VPC {declared.name}: subnet")
     if declared.resolvers is None:

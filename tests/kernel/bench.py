@@ -8,10 +8,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Address, ip_address
 
 from pktmirror.agent import abi
-from pktmirror.agent.compile import Way, compile_state, route_queries
+from pktmirror.agent.compile import RouteQuery, Way, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.plan import (
     Attach,
@@ -30,7 +31,7 @@ from pktmirror.kernel import bpf
 from pktmirror.model import evaluation
 from pktmirror.model.evaluation import Candidate, Surroundings
 from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import InterfaceOutcome, Stage
+from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
 from pktmirror.packet import headers
 from tests.kernel.frames import ARP, OWN_MAC
 from tests.kernel.policies import KEY, REACHABLE, Scene
@@ -126,14 +127,14 @@ class Bench:
             sessions = abi.session_ledgers(self._maps["session_ledger"].get_percpu(_key(row)))
             interfaces = abi.interface_ledgers(self._maps["interface_ledger"].get_percpu(_key(row)))
             for direction in Direction:
-                tallies = {
-                    **sessions[direction].verdicts,
-                    **sessions[direction].stages,
-                    **interfaces[direction].outcomes,
-                }
+                tallies: list[tuple[Enum, Tally]] = [
+                    *sessions[direction].verdicts.items(),
+                    *sessions[direction].stages.items(),
+                    *interfaces[direction].outcomes.items(),
+                ]
                 counted.update(
                     ((row, direction, name), (tally.packets, tally.bytes))
-                    for name, tally in tallies.items()
+                    for name, tally in tallies
                     if tally.packets or tally.bytes
                 )
         strays = b"".join(self._maps["strays"].get_percpu(_FIRST))
@@ -217,7 +218,7 @@ def _device(scene: Scene) -> Device:
     return Device(found, LOOPBACK_IFINDEX, scene.is_host_side)
 
 
-def _ways(scene: Scene) -> dict[object, Way]:
+def _ways(scene: Scene) -> dict[RouteQuery, Way]:
     way = Way(ifindex=7, next_hop=IPv4Address("10.0.0.1"), mtu=1500)
     return {query: way for query in route_queries(scene.state) if query.address == REACHABLE}
 

@@ -90,8 +90,10 @@ def exclusions(draw: st.DrawFn) -> Exclusion:
     return Exclusion("drawn", address, protocol, ports)
 
 
-deliveries = st.sampled_from(
-    (Undeliverable(reason="drawn"), Destination(address=str(REACHABLE)), Destination(address=str(UNREACHABLE)))
+DELIVERIES: tuple[Destination | Undeliverable, ...] = (
+    Undeliverable(reason="drawn"),
+    Destination(address=str(REACHABLE)),
+    Destination(address=str(UNREACHABLE)),
 )
 
 
@@ -107,7 +109,7 @@ def scenes(draw: st.DrawFn) -> Scene:
             vni=draw(st.sampled_from((1, 7, 0xFFFFFF))),
             filter_id=str(draw(st.integers(0, len(filters_drawn) - 1))),
             packet_bytes_max=draw(st.sampled_from((None, 1, 100, 8500))),
-            delivery=draw(deliveries),
+            delivery=draw(st.sampled_from(DELIVERIES)),
         )
         for index, number in enumerate(numbers)
     )

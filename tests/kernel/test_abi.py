@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,12 +50,12 @@ def defines() -> dict[str, int]:
 def layout(structure: type[ctypes.Structure], path: str = "", start: int = 0) -> dict[str, tuple[int, int]]:
     """(offset, bytes) of each field of a ctypes structure, by the names that `Btf.layout` gives."""
     fields: dict[str, tuple[int, int]] = {}
-    for name, type_ in structure._fields_:
+    for name, type_, *_ in structure._fields_:
         fields.update(_field(type_, f"{path}{name}", start + getattr(structure, name).offset, name.endswith("_be")))
     return fields
 
 
-def _field(type_: type, path: str, start: int, opaque: bool) -> Iterator[tuple[str, tuple[int, int]]]:
+def _field(type_: Any, path: str, start: int, opaque: bool) -> Iterator[tuple[str, tuple[int, int]]]:
     element = getattr(type_, "_type_", None) if issubclass(type_, ctypes.Array) else None
     if element is not None and (not opaque or issubclass(element, ctypes.Array)):
         for index in range(type_._length_):

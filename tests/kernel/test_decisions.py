@@ -45,7 +45,7 @@ arrivals = st.lists(st.tuples(frames(), st.booleans(), st.sampled_from(MARKS)), 
 @pytest.mark.parametrize(
     ("examples", "frames_min"),
     [
-        pytest.param(400, 2_000, id="short"),
+        pytest.param(400, 2_000, id="short", marks=pytest.mark.timeout(600)),  # time to shrink a disagreement
         pytest.param(8_000, 50_000, id="long", marks=(pytest.mark.long, pytest.mark.timeout(1800))),
     ],
 )

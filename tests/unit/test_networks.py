@@ -145,3 +145,23 @@ def test_what_cannot_be_used_is_refused_by_name_and_with_a_way_out(text: str, fo
         load(text)
     assert found.lower() in (refusal.value.found or "").lower()
     assert "networks.toml" in refusal.value.do
+
+
+def test_more_resolvers_than_a_policy_holds_are_refused() -> None:
+    eight = ", ".join(f'"192.0.2.{last}"' for last in range(8))
+    assert (
+        len(load(OFFICE.replace("[[vpc.subnet]]", f"resolvers = [{eight}]\n[[vpc.subnet]]", 1)).vpcs[0].resolvers) == 8
+    )
+    with pytest.raises(Refusal, match="has 9 resolvers, 8 at most"):
+        load(OFFICE.replace("[[vpc.subnet]]", f'resolvers = [{eight}, "192.0.2.8"]\n[[vpc.subnet]]', 1))
+
+
+@pytest.mark.parametrize("mtu", [68, 65535])
+def test_an_underlay_may_be_as_small_or_large_as_ipv4_allows(mtu: int) -> None:
+    assert load(LAB.replace("9000", str(mtu))).vpcs[0].underlay.mtu_max == mtu
+
+
+@pytest.mark.parametrize("mtu", [67, 65536, -1])
+def test_an_underlay_that_no_packet_fits_is_refused(mtu: int) -> None:
+    with pytest.raises(Refusal, match=f"mtu_max is {mtu}"):
+        load(LAB.replace("9000", str(mtu)))

@@ -43,12 +43,16 @@ def packet(
     return Seen(ip_address(source), ip_address(destination), protocol, source_port, destination_port, icmp_type)
 
 
-def tcp(destination_port: int = 80, source_port: int = 40000, **addresses: str) -> Seen:
-    return packet(TCP, source_port, destination_port, **addresses)
+def tcp(
+    destination_port: int = 80, source_port: int = 40000, source: str = "10.0.0.6", destination: str = "10.0.0.48"
+) -> Seen:
+    return packet(TCP, source_port, destination_port, source=source, destination=destination)
 
 
-def udp(destination_port: int = 9999, source_port: int = 40000, **addresses: str) -> Seen:
-    return packet(UDP, source_port, destination_port, **addresses)
+def udp(
+    destination_port: int = 9999, source_port: int = 40000, source: str = "10.0.0.6", destination: str = "10.0.0.48"
+) -> Seen:
+    return packet(UDP, source_port, destination_port, source=source, destination=destination)
 
 
 def rule(
