@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pktmirror.control.operations import OPERATIONS
+from tests.budget import examples
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane
 from tests.contract.test_protocol import dump
@@ -60,7 +61,7 @@ def test_no_parameters_break_an_operation(plane: Plane, ec2: Any, operation: str
     required = {name: values(shape.members[name], likely) for name in shape.required_members}
     optional = {name: values(member, likely) for name, member in shape.members.items() if name not in required}
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.fixed_dictionaries(required, optional=optional))
     def attempt(parameters: dict[str, Any]) -> None:
         before = dump(plane)

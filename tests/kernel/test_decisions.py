@@ -16,6 +16,7 @@ from pktmirror.agent import abi
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Action, Direction, Filter, Rule
 from pktmirror.model.ledger import InterfaceOutcome, Stage
+from tests.budget import examples
 from tests.kernel.bench import Bench, Offload, expected
 from tests.kernel.frames import IPV4, IPV6, SCTP, TCP, UDP, VLAN, ethernet, frames
 from tests.kernel.policies import Scene, scene, scenes, session
@@ -43,18 +44,18 @@ arrivals = st.lists(st.tuples(frames(), st.booleans(), st.sampled_from(MARKS)), 
 
 
 @pytest.mark.parametrize(
-    ("examples", "frames_min"),
+    ("scenes_drawn", "frames_min"),
     [
         pytest.param(400, 2_000, id="short", marks=pytest.mark.timeout(600)),  # time to shrink a disagreement
         pytest.param(8_000, 50_000, id="long", marks=(pytest.mark.long, pytest.mark.timeout(1800))),
     ],
 )
 def test_the_kernel_and_the_model_agree_on_every_frame(
-    bench: Bench, examples: int, frames_min: int, say: Callable[[str], None]
+    bench: Bench, scenes_drawn: int, frames_min: int, say: Callable[[str], None]
 ) -> None:
     moved: Counter[object] = Counter()
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(scenes_drawn), deadline=None, suppress_health_check=list(HealthCheck))
     @given(scenes(), arrivals)
     def agree(scene: Scene, frames_drawn: list[tuple[bytes, bool, int]]) -> None:
         bench.write(scene)

@@ -28,6 +28,7 @@ from pktmirror.agent.plan import (
     plan,
 )
 from pktmirror.model.ledger import Stage
+from tests.budget import examples
 from tests.unit.agent.wanted import (
     MAC,
     Wish,
@@ -242,7 +243,7 @@ def states(draw: st.DrawFn) -> Wanted:
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.lists(states(), min_size=1, max_size=12), st.sampled_from((AMPLE, TIGHT)))
 def test_every_way_through_the_states_is_safe_and_arrives(sequence: list[Wanted], capacity: Capacity) -> None:
     held = Tables()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pktmirror.aws import BODY_BYTES_MAX, ApiError, Call, parse, service
 from pktmirror.aws.query import PARAMETERS_MAX, form_tree, parameters
+from tests.budget import examples
 
 from .client import FORM, INVENTORY, TRAFFIC_MIRROR, body, fitting, model, scalars
 
@@ -33,7 +34,7 @@ def refusal(request: bytes, content_type: str = FORM, service_name: str = "ec2")
 
 
 @pytest.mark.parametrize("operation", TRAFFIC_MIRROR + INVENTORY)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_botocore_serializes_is_parsed_back_to_the_same_call(operation: str, data: st.DataObject) -> None:
     given_parameters = data.draw(inputs("ec2", operation))
@@ -41,7 +42,7 @@ def test_what_botocore_serializes_is_parsed_back_to_the_same_call(operation: str
     assert parsed == Call("ec2", operation, given_parameters)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_operation_of_ec2s_model_is_parsed_back_to_the_same_call(data: st.DataObject) -> None:
     operation = data.draw(st.sampled_from(sorted(service.operation_names("ec2"))))
@@ -49,7 +50,7 @@ def test_every_operation_of_ec2s_model_is_parsed_back_to_the_same_call(data: st.
     assert parse("ec2", FORM, body("ec2", operation, given_parameters)).parameters == given_parameters
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_the_query_protocol_is_parsed_back_too(data: st.DataObject) -> None:
     """Its lists are ``.member.N`` and may be empty; the load balancers' model has many of them."""
@@ -281,7 +282,7 @@ def outcome(service_name: str, content_type: str, request: bytes) -> Call | ApiE
         return error
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(["ec2", "sts"]), st.just(FORM) | st.text(max_size=30), st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused_and_never_break_the_parser(
     service_name: str, content_type: str, request: bytes
@@ -297,7 +298,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=5).map(".".join) | st.text(max_size
 VALUES = st.sampled_from(["", "true", "1", "99999999999", "-1", "x", "\x00", "\ud800"]) | st.text(max_size=6)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(TRAFFIC_MIRROR + INVENTORY), st.lists(st.tuples(NAMES, VALUES), max_size=6))
 def test_junk_that_looks_like_a_form_gives_a_call_or_an_api_error(operation: str, junk: list[tuple[str, str]]) -> None:
     fields = "&".join(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pktmirror.aws import ApiError, Call, failure, service, success
 from pktmirror.aws.response import write
+from tests.budget import examples
 
 from .client import INVENTORY, TRAFFIC_MIRROR, fitting, model, scalars
 
@@ -34,7 +35,7 @@ def received(service_name: str, operation: str, answer: bytes, status: int = 200
 
 
 @pytest.mark.parametrize("operation", TRAFFIC_MIRROR + INVENTORY)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_botocore_reads_the_result_that_was_written(operation: str, data: st.DataObject) -> None:
     result = data.draw(results("ec2", operation))
@@ -43,7 +44,7 @@ def test_botocore_reads_the_result_that_was_written(operation: str, data: st.Dat
     assert metadata == {"RequestId": REQUEST_ID, "HTTPStatusCode": 200, "HTTPHeaders": {}}
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_botocore_reads_the_result_of_every_operation_of_ec2s_model(data: st.DataObject) -> None:
     operation = data.draw(st.sampled_from(sorted(service.operation_names("ec2"))))
@@ -51,7 +52,7 @@ def test_botocore_reads_the_result_of_every_operation_of_ec2s_model(data: st.Dat
     assert received("ec2", operation, success(("ec2", operation), result, REQUEST_ID))[0] == result
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_botocore_reads_results_of_the_query_protocol(data: st.DataObject) -> None:
     operation = data.draw(st.sampled_from(["DescribeTargetGroups", "DescribeTargetHealth", "DescribeTags", "AddTags"]))
@@ -151,7 +152,7 @@ def test_an_operation_that_is_not_spoken_cannot_be_answered() -> None:
         success(("sts", "AssumeRole"), {}, REQUEST_ID)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.text(st.characters(), max_size=20))
 def test_whatever_a_host_calls_its_things_the_answer_can_be_read(name: str) -> None:
     """Not only what the parser lets in: lone surrogates come from interface names that are not UTF-8."""

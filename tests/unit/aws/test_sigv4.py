@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pktmirror.aws import ApiError, Identity, SignedRequest, claimed_service, verify
+from tests.budget import examples
 
 SECRETS = {"AKIAONE": "secret/one+1", "AKIATWO": "secret two"}
 SERVICES = frozenset({"ec2", "sts"})
@@ -261,7 +262,7 @@ def test_a_signature_is_refused_for_what_is_wrong_with_it(request_, code: str, m
     assert message in error.message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(0, len(BODY) - 1), st.integers(0, 7))
 def test_no_bit_of_the_body_can_be_flipped(index: int, bit: int) -> None:
     flipped = bytearray(BODY)
@@ -269,7 +270,7 @@ def test_no_bit_of_the_body_can_be_flipped(index: int, bit: int) -> None:
     assert refusal(replace(signed(), body=bytes(flipped))).code == "AuthFailure"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(0, 63), st.sampled_from("0123456789abcdef"))
 def test_no_digit_of_the_signature_can_be_changed(index: int, digit: str) -> None:
     request = signed()
@@ -285,13 +286,13 @@ def test_no_digit_of_the_signature_can_be_changed(index: int, digit: str) -> Non
 URL_TEXT = st.text(st.sampled_from("abz/.~-_%20AF+@:!$'()*,;="), max_size=15)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(URL_TEXT, URL_TEXT, st.binary(max_size=20))
 def test_any_path_query_and_body_that_botocore_signs_is_accepted(path: str, query: str, body: bytes) -> None:
     assert checked(signed(url=f"http://h:1/{path}?{query}", body=body)).service == "ec2"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     st.builds(
         SignedRequest,

@@ -1,0 +1,10 @@
+"""How many examples a property gets: a part in the suite, many times more in script/soak."""
+
+import os
+
+FACTOR = int(os.environ.get("PKTMIRROR_SOAK", "1"))
+
+
+def examples(count: int) -> int:
+    """As many as the suite has time for, times the factor of a soak."""
+    return count * FACTOR
