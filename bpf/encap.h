@@ -153,13 +153,19 @@ static __always_inline int take_tags(struct __sk_buff *skb, struct head *head, _
 	return 0;
 }
 
-/* The number of bytes is one that the verifier knows, so each case is a call of its own. */
+/* The number of bytes is one that the verifier knows, so each case is a call of its own.
+ *
+ * What stays in front is the frame's own Ethernet header, which the kernel writes anew when it knows the next hop; but
+ * bpf_redirect_neigh drops what is addressed to a group, so the copies of multicast and broadcast need another. */
 static __always_inline long put_head(struct __sk_buff *skb, const struct head *head, __u32 ethernet_bytes)
 {
+	const __u8 nobody[6] = {};
+
 	return bpf_skb_adjust_room(skb, OUTER_BYTES + ethernet_bytes, BPF_ADJ_ROOM_MAC,
 				   BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 					   BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ethernet_bytes)) ||
-	       bpf_skb_store_bytes(skb, ETHERNET_BYTES, head, OUTER_BYTES + ethernet_bytes, 0);
+	       bpf_skb_store_bytes(skb, ETHERNET_BYTES, head, OUTER_BYTES + ethernet_bytes, 0) ||
+	       bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0);
 }
 
 /* Turns the frame into its copy: tags, cut, outer headers. Returns the bytes of the inner frame, 0 on failure; a frame

@@ -40,10 +40,19 @@ def pins_of(bpffs_root: Path, agent_id: str) -> Path:
     return bpffs_root / "pktmirror" / agent_id
 
 
-def hop_names(agent_id: str) -> tuple[str, str]:
-    """The two ends of the hop: what clones enter, and where they are encapsulated."""
-    digest = hashlib.sha256(agent_id.encode()).hexdigest()[:6]
-    return f"{HOP_PREFIX}{digest}a", f"{HOP_PREFIX}{digest}b"
+def hop_prefix(agent_id: str) -> str:
+    """How the names of all devices of an agent begin."""
+    return HOP_PREFIX + hashlib.sha256(agent_id.encode()).hexdigest()[:5]
+
+
+def hop_names(agent_id: str, version: str) -> tuple[str, str]:
+    """The two ends of a hop: what clones enter, and where they are encapsulated.
+
+    Each version of the programs has a hop of its own: a copy meets the tables by which it was made, also while one
+    version takes over from another.
+    """
+    prefix = hop_prefix(agent_id) + version[:4]
+    return f"{prefix}a", f"{prefix}b"
 
 
 class DataPlane:
@@ -53,8 +62,10 @@ class DataPlane:
         bpffs.mount(bpffs_root)
         self._netlink = netlink
         self._root = pins_of(bpffs_root, agent_id)
-        self._hop = hop_names(agent_id)
-        self._pins = self._root / hashlib.sha256(object_path.read_bytes()).hexdigest()[:12]
+        version = hashlib.sha256(object_path.read_bytes()).hexdigest()[:12]
+        self._agent_id = agent_id
+        self._hop = hop_names(agent_id, version)
+        self._pins = self._root / version
         if not self._pins.is_dir():
             self._load(object_path)
         self._programs = {
@@ -86,7 +97,8 @@ class DataPlane:
             if near_link is None or far_link is None:
                 raise OSError(19, f"the hop {near} vanished while it was made")
         if not pin.exists():
-            self._take_over("link-hop", self._programs[_ENCAPSULATE], far_link.ifindex, bpf.TCX_INGRESS)
+            with bpf.Link.attach(self._programs[_ENCAPSULATE], far_link.ifindex, bpf.TCX_INGRESS) as link:
+                link.pin(pin)
         return near_link.ifindex
 
     def carry_out(self, changes: Iterable[Change]) -> None:
@@ -95,10 +107,12 @@ class DataPlane:
             self._carry_out(change)
 
     def forget_predecessors(self) -> None:
-        """Remove the pins of other versions, once everything they did is done by this one."""
-        for other in self._root.iterdir():
-            if other != self._pins:
-                bpffs.remove_tree(other)
+        """Remove the pins and hops of other versions, once everything they did is done by this one."""
+        others = [other for other in self._root.iterdir() if other != self._pins]
+        for other in others:
+            bpffs.remove_tree(other)
+        if others:
+            _delete_hops(self._netlink, self._agent_id, but=self._hop)
 
     def session_figures(self) -> dict[str, dict[Direction, SessionLedger]]:
         """The counters by session id, of every session that has a ledger row."""
@@ -220,10 +234,15 @@ def purge(netlink: Netlink, bpffs_root: Path, agent_id: str) -> bool:
     root = pins_of(bpffs_root, agent_id)
     found = root.is_dir()
     bpffs.remove_tree(root)
-    found = netlink.delete_link(hop_names(agent_id)[0]) or found
+    found = _delete_hops(netlink, agent_id) or found
     _remove_if_empty(root.parent)
     bpffs.unmount_if_unused(bpffs_root)
     return found
+
+
+def _delete_hops(netlink: Netlink, agent_id: str, *, but: tuple[str, ...] = ()) -> bool:
+    names = [link.name for link in netlink.links() if link.name.startswith(hop_prefix(agent_id))]
+    return any([netlink.delete_link(name) for name in names if name not in but])  # an end takes the other with it
 
 
 def _remove_if_empty(directory: Path) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import select
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -72,6 +73,15 @@ class Route:
     mtu: int | None  # of the route, where it names one
 
 
+@contextlib.contextmanager
+def _as_os_error(what: str) -> Iterator[None]:
+    """pyroute2 has an exception of its own, which is no OSError; who calls this module handles one kind."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
+
+
 class Netlink:
     """One rtnetlink socket, and one for events."""
 
@@ -93,34 +103,37 @@ class Netlink:
         self.close()
 
     def links(self) -> list[Link]:
-        return [_link(message) for message in self._route.get_links()]
+        with _as_os_error("read the links"):
+            return [_link(message) for message in self._route.get_links()]
 
     def link_named(self, name: str) -> Link | None:
         return next((link for link in self.links() if link.name == name), None)
 
     def addresses(self) -> list[InterfaceAddress]:
-        return [
-            InterfaceAddress(
-                message["index"],
-                ip_address(message.get("local") or message.get("address")),
-                message["scope"],
-                bool(message["flags"] & _IFA_F_SECONDARY),
-            )
-            for message in self._route.get_addr()
-        ]
+        with _as_os_error("read the addresses"):
+            return [
+                InterfaceAddress(
+                    message["index"],
+                    ip_address(message.get("local") or message.get("address")),
+                    message["scope"],
+                    bool(message["flags"] & _IFA_F_SECONDARY),
+                )
+                for message in self._route.get_addr()
+            ]
 
     def neighbours(self) -> list[Neighbour]:
-        return [
-            Neighbour(
-                message["ifindex"],
-                ip_address(message.get("dst")),
-                message.get("lladdr"),
-                bool(message["state"] & _NUD_FAILED),
-            )
-            for version in (4, 6)
-            for message in self._route.get_neighbours(family=_AF_OF_VERSION[version])
-            if message.get("dst") is not None
-        ]
+        with _as_os_error("read the neighbours"):
+            return [
+                Neighbour(
+                    message["ifindex"],
+                    ip_address(message.get("dst")),
+                    message.get("lladdr"),
+                    bool(message["state"] & _NUD_FAILED),
+                )
+                for version in (4, 6)
+                for message in self._route.get_neighbours(family=_AF_OF_VERSION[version])
+                if message.get("dst") is not None
+            ]
 
     def route_to(
         self, destination: Address, *, device_ifindex: int | None = None, table: int = _RT_TABLE_MAIN
@@ -132,16 +145,19 @@ class Netlink:
         if table != _RT_TABLE_MAIN:
             return self._longest_match(destination, table)
         try:
-            [message] = self._route.route("get", **query)
-        except NetlinkError as error:
-            if error.code in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+            with _as_os_error(f"ask for the route to {destination}"):
+                [message] = self._route.route("get", **query)
+        except OSError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
                 return None
             raise
         return _route(message, destination)
 
     def _longest_match(self, destination: Address, table: int) -> Route | None:
         found: tuple[int, Any] | None = None
-        for message in self._route.get_routes(table=table, family=_AF_OF_VERSION[destination.version]):
+        with _as_os_error(f"read the route table {table}"):
+            routes = list(self._route.get_routes(table=table, family=_AF_OF_VERSION[destination.version]))
+        for message in routes:
             length = message["dst_len"]
             shift = destination.max_prefixlen - length
             network = message.get("dst")
@@ -155,27 +171,32 @@ class Netlink:
         """The number by which links of this namespace name another one; None where none leads there."""
         fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            nsid: int = self._route.get_netnsid(fd=fd)["nsid"]
+            with _as_os_error(f"find the number of the network namespace {namespace}"):
+                nsid: int = self._route.get_netnsid(fd=fd)["nsid"]
         finally:
             os.close(fd)
         return None if nsid in (-1, 0xFFFFFFFF) else nsid
 
     def create_veth(self, name: str, peer: str, *, mtu: int) -> None:
         """A veth pair with both ends here, without ARP and without IPv6 addresses of its own, up."""
-        self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "mtu": mtu}, mtu=mtu)
-        for end in (name, peer):
-            [index] = self._route.link_lookup(ifname=end)
-            no_ipv6_address = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]}
-            with contextlib.suppress(NetlinkError):  # a kernel without IPv6 has no mode to set
-                self._route.link("set", index=index, IFLA_AF_SPEC=no_ipv6_address)
-            self._route.link("set", index=index, flags=0x80, change=0x80)  # IFF_NOARP
-            self._route.link("set", index=index, state="up")
+        with _as_os_error(f"make the veth pair {name} and {peer}"):
+            self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "mtu": mtu}, mtu=mtu)
+            for end in (name, peer):
+                [index] = self._route.link_lookup(ifname=end)
+                no_ipv6_address = {
+                    "attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]
+                }
+                with contextlib.suppress(NetlinkError):  # a kernel without IPv6 has no mode to set
+                    self._route.link("set", index=index, IFLA_AF_SPEC=no_ipv6_address)
+                self._route.link("set", index=index, flags=0x80, change=0x80)  # IFF_NOARP
+                self._route.link("set", index=index, state="up")
 
     def delete_link(self, name: str) -> bool:
         """Whether there was one."""
-        indices = self._route.link_lookup(ifname=name)
-        for index in indices:
-            self._route.link("del", index=index)
+        with _as_os_error(f"delete the link {name}"):
+            indices = self._route.link_lookup(ifname=name)
+            for index in indices:
+                self._route.link("del", index=index)
         return bool(indices)
 
     def watch(self) -> int:

@@ -1,0 +1,148 @@
+"""What arrives at the interfaces of a lab: frames as they are on the wire, and the copies among them."""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from pktmirror.kernel import netns
+from pktmirror.packet.checksum import internet_checksum
+from pktmirror.packet.headers import TCP, UDP, NotParsed, parse
+
+RECEIVE_BYTES = 256 << 20
+VXLAN_PORT = 4789
+
+_ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
+_SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA = 263, 6, 8
+_CHECKSUM_PENDING, _VLAN_VALID = 1 << 3, 1 << 4  # linux/if_packet.h, TP_STATUS_*
+_TO_THIS_INTERFACE, _OUTGOING = 0, 4  # PACKET_HOST, PACKET_OUTGOING
+_CHECKSUM_AT = {TCP: 16, UDP: 6}
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A frame at an interface, VLAN tags in their place."""
+
+    frame: bytes
+    checksum_pending: bool  # the sender left it to a device that is not there, as between two veths
+    to_this_interface: bool
+    outgoing: bool
+
+    @property
+    def completed(self) -> bytes:
+        """The frame as a wire would carry it."""
+        return completed(self.frame) if self.checksum_pending else self.frame
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A mirrored packet as it arrived: the outer Ethernet frame, and what stands behind the VXLAN header."""
+
+    outer: bytes
+    vni: int
+    frame: bytes
+
+    @property
+    def outer_source(self) -> IPv4Address:
+        return IPv4Address(self.outer[26:30])
+
+    @property
+    def source_port(self) -> int:
+        return int.from_bytes(self.outer[34:36])
+
+
+def completed(frame: bytes) -> bytes:
+    """The same TCP or UDP frame with its checksum computed (RFC 9293 section 3.1, RFC 768)."""
+    headers = parse(frame)
+    assert not isinstance(headers, NotParsed)
+    at = headers.l4_offset + _CHECKSUM_AT[headers.protocol]
+    zeroed = frame[:at] + b"\0\0" + frame[at + 2 :]
+    datagram = zeroed[headers.l4_offset :]
+    pseudo = headers.source.packed + headers.destination.packed
+    pseudo += len(datagram).to_bytes(4) + headers.protocol.to_bytes(4)
+    checksum = internet_checksum(pseudo + datagram)
+    if headers.protocol == UDP and checksum == 0:
+        checksum = 0xFFFF
+    return zeroed[:at] + checksum.to_bytes(2) + zeroed[at + 2 :]
+
+
+class Tap:
+    """Everything at an interface of a place, from now on."""
+
+    def __init__(self, inside: netns.Visitor, device: str = "eth0") -> None:
+        self.captured: list[Captured] = []
+        self._socket = inside.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BYTES)
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        self._socket.setblocking(False)
+        self._socket.bind((device, _ETH_P_ALL))
+        self._dropped = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> list[Captured]:
+        """All that was captured so far; AssertionError if the socket had no room for some of it."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, sender = self._socket.recvmsg(1 << 17, 64)
+                status, tci, tpid = _auxiliary(ancillary)
+                if status & _VLAN_VALID:
+                    data = data[:12] + struct.pack("!HH", tpid, tci) + data[12:]
+                kind = sender[2]
+                self.captured.append(
+                    Captured(data, bool(status & _CHECKSUM_PENDING), kind == _TO_THIS_INTERFACE, kind == _OUTGOING)
+                )
+        _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+        self._dropped += dropped
+        assert self._dropped == 0, f"the test's own socket lost {self._dropped} frames"
+        return self.captured
+
+    def received(self, wanted: Callable[[bytes], bool] = bool) -> list[bytes]:
+        """The completed frames that came in, as far as they are wanted."""
+        return [each.completed for each in self.read() if not each.outgoing and wanted(each.frame)]
+
+
+def _auxiliary(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int, int]:
+    for level, kind, data in ancillary:
+        if (level, kind) == (_SOL_PACKET, _PACKET_AUXDATA):
+            status, _, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
+            return status, tci, tpid
+    return 0, 0, 0
+
+
+class Collector:
+    """The copies that reach a target's interface, at which something listens, as at a real target."""
+
+    def __init__(self, inside: netns.Visitor) -> None:
+        self.tap = Tap(inside)
+        self._listener = inside.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        self._listener.bind(("0.0.0.0", VXLAN_PORT))
+        self._looked = 0
+        self._copies: list[Copy] = []
+
+    def close(self) -> None:
+        self.tap.close()
+        self._listener.close()
+
+    def copies(self, vni: int | None = None) -> list[Copy]:
+        """In the order in which they arrived."""
+        captured = self.tap.read()
+        for each in captured[self._looked :]:
+            copy = _copy(each)
+            if copy is not None:
+                self._copies.append(copy)
+        self._looked = len(captured)
+        return [copy for copy in self._copies if vni is None or copy.vni == vni]
+
+
+def _copy(captured: Captured) -> Copy | None:
+    outer = captured.frame
+    if not captured.to_this_interface or len(outer) < 50 or outer[12:14] != b"\x08\x00" or outer[23] != UDP:
+        return None
+    if int.from_bytes(outer[36:38]) != VXLAN_PORT:
+        return None
+    return Copy(outer, int.from_bytes(outer[46:49]), outer[50:])
