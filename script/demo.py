@@ -100,11 +100,15 @@ class Demo:
         heading("A VPC of three instances, in network namespaces")
         if lab.DEMO.name in lab.names():  # left by a demo that was killed
             self.run("pktmirror lab down pktmirror")
+        self._stage.callback(self.take_lab_down)  # before it is up: an interruption may come in between
         self.run("pktmirror lab up")
-        self._stage.callback(self.run, "pktmirror lab down pktmirror", quiet=True)
         self.run("pktmirror lab show pktmirror")
         (self._state / "networks.toml").write_text(self.run("pktmirror lab show --networks", quiet=True))
         self.start_sshd()
+
+    def take_lab_down(self) -> None:
+        if lab.DEMO.name in lab.names():
+            self.run("pktmirror lab down pktmirror", quiet=True)
 
     def start_sshd(self) -> None:
         keys = self._state / "ssh"
