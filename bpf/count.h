@@ -9,8 +9,10 @@ static __always_inline void add(struct tally *tally, const struct tally *more)
 	tally->bytes += more->bytes;
 }
 
-/* What the skb becomes on the wire. gso_segs is zero for frames from a VM's tap, so it is computed where it is missing;
- * every segment carries the headers again. headers: NULL where the frame has none that we read. */
+/* What the skb becomes on the wire. It is computed, since gso_segs is zero for frames from a VM's tap; every segment
+ * carries the headers again. A tunnel of the sender's own has headers within that are not read here: then the
+ * sender's number of segments counts, and the bytes are those of the super-packet. headers: NULL where the frame has
+ * none that we read. */
 static __always_inline void measure(struct __sk_buff *skb, const struct headers *headers, struct tally *wire)
 {
 	__u32 bytes = skb->len + (skb->vlan_present ? 4 : 0);
@@ -36,6 +38,10 @@ static __always_inline void measure(struct __sk_buff *skb, const struct headers 
 	if (skb->len <= header_bytes)
 		return;
 	packets = (skb->len - header_bytes + skb->gso_size - 1) / skb->gso_size;
+	if (headers->protocol == PROTOCOL_UDP && skb->gso_segs && skb->gso_segs != packets) {
+		wire->packets = skb->gso_segs;
+		return;
+	}
 	wire->packets = packets;
 	wire->bytes = bytes + (packets - 1) * (header_bytes + (skb->vlan_present ? 4 : 0));
 }

@@ -156,6 +156,7 @@ int encapsulate(struct __sk_buff *skb)
 	struct headers headers = {};
 	struct tally wire, sent = { .packets = 1 };
 	__u32 inner_bytes, whole_bytes;
+	int parsed;
 
 	whole_bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0);
 	wire.packets = 1;
@@ -171,8 +172,10 @@ int encapsulate(struct __sk_buff *skb)
 			count_stray(&wire);
 		return TCX_DROP;
 	}
-	/* A super-packet here means that somebody turned offloads of the hop on again. */
-	if (skb->gso_size || parse(skb, &headers) != PARSED_IP) {
+	parsed = parse(skb, &headers);
+	/* A super-packet that the hop did not split carries a tunnel of the sender's own. */
+	if (skb->gso_size || parsed != PARSED_IP) {
+		measure(skb, parsed == PARSED_IP ? &headers : NULL, &wire);
 		count_stage(to->ledger_row, direction, STAGE_ENCAPSULATION_FAILED, &wire);
 		return TCX_DROP;
 	}

@@ -189,6 +189,26 @@ def send_super_packet(mirror: Mirror, ethernet: bytes, data: bytes) -> None:
         mirror.inside("web").run(raw.send, virtio + ethernet + b"\x08\x00" + ip + tcp + data)
 
 
+def test_super_packets_within_a_tunnel_of_the_source_are_accounted_for(lab: Build) -> None:
+    """Spec 5.19: a guest's own VXLAN is ordinary traffic. The kernel refuses a second encapsulation of what it split
+    or summed itself within a tunnel: those copies are not sent, and each of them is counted."""
+    with Mirror(lab(VPC)) as mirror:
+        for place, other, address in (("web", "client", "192.168.7.48/24"), ("client", "web", "192.168.7.6/24")):
+            tunnel = (
+                f"type vxlan id 42 dstport 8472 local {mirror.address(place)} remote {mirror.address(other)} dev eth0"
+            )
+            for command in (f"link add vx0 {tunnel}", "link set vx0 up", f"address add {address} dev vx0"):
+                subprocess.run(["ip", "-n", mirror.lab.namespace(place), *command.split()], check=True)
+        mirror.mirror({"web": [Session("monitor", filter=accepting(UDP))]})
+        transfer(mirror, "web", "client", "192.168.7.6")
+        transfer(mirror, "client", "web", "192.168.7.48")
+        mirror.assert_everything_adds_up()
+        for direction in Direction:
+            stages = mirror.stages("web", direction)
+            assert stages[Stage.ENCAPSULATION_FAILED] > 0
+            assert set(stages) <= {Stage.ENCAPSULATION_FAILED, Stage.SENT, Stage.CUT}
+
+
 @pytest.mark.long
 def test_iperf_with_many_streams_loses_no_copy_that_is_not_counted(lab: Build) -> None:
     with Mirror(lab(VPC)) as mirror:

@@ -1,0 +1,210 @@
+"""What a mirror adds to the round trip of production: a UDP ping-pong between two instances of a lab.
+
+One pair of sockets is timed in turn without a mirror, with pktmirror (both directions in full to a third instance),
+and with the kernel's own means (tc u32 and mirred into a vxlan device, both directions in full). Turns are short and
+alternate, so that a drift of the machine's speed meets all three; each ratio is of one round of turns.
+
+Two regimes, since they differ by a factor: CPUs that halt between packets, as on a machine with little to do, where
+waking up is most of a round trip; and CPUs that never halt, where the whole of it is work.
+
+As root: PYTHONPATH=. .venv/bin/python bench/round_trip.py [--turns 15] [--round-trips 4000] [--json FILE]
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
+from pathlib import Path
+
+import structlog
+from tests.lab.mirror import Mirror, Session
+
+from pktmirror import lab
+from pktmirror.lab import DEMO, Lab, Topology
+
+PORT, PEER_PORT = 7007, 4790  # the peer has a port of its own, so that our ledger is about our copies
+PLAIN, OURS, PEER = "no mirror", "pktmirror", "tc u32 + mirred to a vxlan device"
+IDLE, BUSY = "idle CPUs, which halt between packets", "busy CPUs, which never halt"
+
+ECHO = """
+import socket, sys
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+echo.bind((sys.argv[1], int(sys.argv[2])))
+print("ready", flush=True)
+while True:
+    payload, sender = echo.recvfrom(128)
+    echo.sendto(payload, sender)
+"""
+CLIENT = """
+import socket, statistics, sys, time
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.connect((sys.argv[1], int(sys.argv[2])))
+client.settimeout(5)
+for line in sys.stdin:
+    count, times_ns = int(line), []
+    for number in range(count + count // 10):
+        started_ns = time.perf_counter_ns()
+        client.send(b"x" * 64)
+        client.recv(128)
+        times_ns.append(time.perf_counter_ns() - started_ns)
+    print(statistics.median(times_ns[count // 10:]) / 1000, flush=True)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--round-trips", type=int, default=4000, help="in each turn")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    built = lab.up(Topology(f"rtt{os.getpid()}", DEMO.cidr, DEMO.hosts, DEMO.subnets, DEMO.instances))
+    try:
+        result = measure(built, arguments.turns, arguments.round_trips)
+    finally:
+        lab.down(built.name)
+    show(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
+    with Mirror(built) as mirror, sink(mirror), ping_pong(built, mirror.address("web")) as median_us:
+        mirror.collector("monitor")
+        vnis = count(100)
+
+        @contextmanager
+        def ours() -> Iterator[None]:
+            mirror.mirror({"web": [Session("monitor", vni=next(vnis))]})  # a new one, so that each turn adds up
+            try:
+                yield
+            finally:
+                mirror.mirror({})
+
+        conditions: dict[str, Callable[[], AbstractContextManager[None]]] = {
+            PLAIN: nullcontext,
+            OURS: ours,
+            PEER: lambda: mirred(built, mirror.address("monitor")),
+        }
+        regimes: dict[str, Callable[[], AbstractContextManager[None]]] = {IDLE: nullcontext, BUSY: spinners}
+        figures = {}
+        for regime, prepare in regimes.items():
+            medians_us: dict[str, list[float]] = {name: [] for name in conditions}
+            with prepare():
+                for _ in range(turns):
+                    for name, condition in conditions.items():
+                        with condition():
+                            medians_us[name].append(median_us(round_trips))
+            figures[regime] = {
+                "median_us": {name: round(statistics.median(values), 2) for name, values in medians_us.items()},
+                "ratio_to_no_mirror": {
+                    name: ratios(values, medians_us[PLAIN]) for name, values in medians_us.items() if name != PLAIN
+                },
+            }
+    return {
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
+        "kernel": platform.release(),
+        "turns": turns,
+        "round_trips_a_turn": round_trips,
+        **figures,
+    }
+
+
+def ratios(values: list[float], plain: list[float]) -> dict[str, float]:
+    """Minimum, median and maximum of the ratios, round by round."""
+    each = sorted(value / base for value, base in zip(values, plain, strict=True))
+    return {"min": round(each[0], 3), "median": round(statistics.median(each), 3), "max": round(each[-1], 3)}
+
+
+@contextmanager
+def ping_pong(built: Lab, address: str) -> Iterator[Callable[[int], float]]:
+    """A function that makes so many round trips and returns their median in microseconds.
+
+    Client and echo are processes of their own, each on a CPU of its own.
+    """
+    with (
+        built.start(
+            "web", ["taskset", "-c", "1", sys.executable, "-c", ECHO, address, str(PORT)], stdout=subprocess.PIPE
+        ) as echo,
+        built.start(
+            "client",
+            ["taskset", "-c", "0", sys.executable, "-c", CLIENT, address, str(PORT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client,
+    ):
+        echo.stdout.readline()
+
+        def median_us(round_trips: int) -> float:
+            client.stdin.write(f"{round_trips}\n")
+            client.stdin.flush()
+            return float(client.stdout.readline())
+
+        try:
+            yield median_us
+        finally:
+            client.kill()
+            echo.kill()
+
+
+@contextmanager
+def spinners() -> Iterator[None]:
+    """A process of the lowest priority on each CPU, so that none of them ever halts."""
+    spin = "while True: pass"
+    processes = [
+        subprocess.Popen(["taskset", "-c", str(cpu), "nice", "-n", "19", sys.executable, "-c", spin]) for cpu in (0, 1)
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def sink(mirror: Mirror) -> Iterator[None]:
+    """Somebody listens for the peer's copies too, so that the target sends no ICMP errors."""
+    listener = mirror.inside("monitor").run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+    with listener:
+        listener.bind(("0.0.0.0", PEER_PORT))
+        yield
+
+
+@contextmanager
+def mirred(built: Lab, target: str) -> Iterator[None]:
+    """The peer: a vxlan device of the host, and both directions of the source's host side mirrored into it."""
+    host = built.namespace("host")
+    match = "protocol ip u32 match u32 0 0 action mirred egress mirror dev peer0"
+    commands = [
+        f"ip -n {host} link add peer0 type vxlan id 9 remote {target} dstport {PEER_PORT} dev br-a",
+        f"ip -n {host} link set peer0 up",
+        f"tc -n {host} qdisc add dev web0 clsact",
+        f"tc -n {host} filter add dev web0 ingress {match}",
+        f"tc -n {host} filter add dev web0 egress {match}",
+    ]
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check=True)
+        yield
+    finally:
+        subprocess.run(f"tc -n {host} qdisc del dev web0 clsact".split(), check=False)
+        subprocess.run(f"ip -n {host} link del peer0".split(), check=False)
+
+
+def show(result: dict[str, object]) -> None:
+    for name, value in result.items():
+        print(f"{name}: {json.dumps(value)}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
