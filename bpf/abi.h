@@ -3,13 +3,11 @@
  *
  *  - Fixed-width fields, no unions, no bit-fields, no implicit padding.
  *  - A suffix _be says network byte order; without it, host order.
- *  - A change of any layout here is a change of LAYOUT_VERSION: pinned maps of another version are not adopted.
+ *  - An agent adopts what was pinned by the very same object only, so a layout may change freely.
  *  - Filters, deliveries and exclusion tables are never written while something refers to them. The agent writes a
  *    free slot, then swaps the interface's policy, which is one pointer: no packet sees half of a change.
  */
 #pragma once
-
-#define LAYOUT_VERSION 1
 
 #define RULES_MAX 16		/* per filter and direction */
 #define SESSIONS_MAX 3		/* per interface */

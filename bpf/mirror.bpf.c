@@ -3,7 +3,7 @@
  *
  *   production packet → hook_ingress, hook_egress   parse, classify, count, clone into the hop
  *   the hop           → a private veth pair          the kernel splits a super-packet and completes its checksums
- *   copy              → encapsulate                  tag, outer headers, cut, send
+ *   copy              → encapsulate                  tags, cut, outer headers, send
  *
  * The hooks never change, delay or decide about the production packet: they return TCX_NEXT on every path, and the
  * only field they write, skb->mark, is as it was before they return.

@@ -169,5 +169,5 @@ def _refusal(found: str) -> Refusal:
     return Refusal(
         "The declaration of networks cannot be used.",
         found=found,
-        do="correct networks.toml; `pktmirror serve --help` shows its form",
+        do="correct networks.toml; docs/howto/mirror-a-namespace.md shows its form",
     )
