@@ -10,7 +10,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from pktmirror.agent import abi
 from pktmirror.agent.inventory import Device
-from pktmirror.desired import DesiredInterface, DesiredSession, DesiredState, Destination, Undeliverable
+from pktmirror.desired import (
+    DesiredInterface,
+    DesiredSession,
+    DesiredState,
+    Destination,
+    ExclusionDocument,
+    FilterDocument,
+    Undeliverable,
+)
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Filter, NetworkService, Rule
 from pktmirror.model.ledger import Stage
@@ -19,6 +27,10 @@ Address = IPv4Address | IPv6Address
 
 OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
 _ALL_PORTS = (0, 65535)
+
+
+class Uncompilable(Exception):
+    """The document asks for what the data plane cannot hold, or does not hang together. The message says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ class Wanted:
 
 
 def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
-    """The questions whose answers `compile_state` needs."""
+    """The questions whose answers `compile_state` needs; raises Uncompilable."""
     return frozenset(
         _query(interface, session.delivery)
         for interface in desired.interfaces
@@ -95,9 +107,9 @@ def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
 
 
 def compile_state(desired: DesiredState, devices: Iterable[Device], ways: Mapping[RouteQuery, Way]) -> Wanted:
-    """``ways`` lacks the queries that have no answer."""
+    """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
     by_key = {device.found.key: device for device in devices}
-    filters = {filter_id: filter_bytes(document.filter()) for filter_id, document in desired.filters.items()}
+    filters = {filter_id: _filter(filter_id, document) for filter_id, document in desired.filters.items()}
     interfaces: list[WantedInterface] = []
     problems: dict[str, str] = {}
     for interface in desired.interfaces:
@@ -105,8 +117,12 @@ def compile_state(desired: DesiredState, devices: Iterable[Device], ways: Mappin
         if device is None:
             problems.update((session.session_id, "interface gone") for session in interface.sessions)
             continue
+        _refuse_more(len(interface.sessions), abi.SESSIONS_MAX, f"sessions at {interface.interface_id}")
+        _refuse_more(len(interface.resolvers), abi.RESOLVERS_MAX, f"resolvers of {interface.interface_id}")
         sessions: list[WantedSession] = []
         for session in sorted(interface.sessions, key=lambda session: session.number):
+            if session.filter_id not in filters:
+                raise Uncompilable(f"{session.session_id} names the filter {session.filter_id}, which is not there")
             wanted, problem = _session(interface, session, filters[session.filter_id], ways)
             sessions.append(wanted)
             if problem is not None:
@@ -116,30 +132,36 @@ def compile_state(desired: DesiredState, devices: Iterable[Device], ways: Mappin
                 device.ifindex,
                 bytes.fromhex(device.found.mac.replace(":", "")),
                 device.is_host_side,
-                tuple(ip_address(resolver) for resolver in interface.resolvers),
+                tuple(_address(resolver) for resolver in interface.resolvers),
                 tuple(sessions),
             )
         )
     session_ids = frozenset(session.session_id for each in desired.interfaces for session in each.sessions)
-    table = exclusion_bytes([line.exclusion() for line in desired.exclusions])
+    _refuse_more(len(desired.exclusions), abi.EXCLUSIONS_MAX, "lines in the never-mirrored table")
+    table = exclusion_bytes([_exclusion(line) for line in desired.exclusions])
     return Wanted(tuple(interfaces), table, session_ids, problems)
 
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
     underlay = interface.underlay
-    return RouteQuery(ip_address(destination.address), underlay.route_table, underlay.device)
+    return RouteQuery(_address(destination.address), underlay.route_table, underlay.device)
 
 
 def _session(
     interface: DesiredInterface, session: DesiredSession, filter_: bytes, ways: Mapping[RouteQuery, Way]
 ) -> tuple[WantedSession, str | None]:
     nowhere = IPv4Address(0)
-    source = IPv4Address(interface.primary_address)
+    primary = _address(interface.primary_address)
+    source = primary if isinstance(primary, IPv4Address) else nowhere
     packet_bytes_max = session.packet_bytes_max or 0
     delivery = session.delivery
     if isinstance(delivery, Undeliverable):
         to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
         return WantedSession(filter_, to, Stage.UNDELIVERABLE), delivery.reason
+    if not isinstance(primary, IPv4Address):
+        to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
+        problem = f"the source's primary address {primary} is not IPv4, as the outer source of a copy is"
+        return WantedSession(filter_, to, Stage.UNDELIVERABLE), problem
     query = _query(interface, delivery)
     way = ways.get(query)
     target = query.address
@@ -161,6 +183,36 @@ def _session(
         room_bytes_max=room_bytes_max,
     )
     return WantedSession(filter_, to, Stage.SENT), None
+
+
+def _filter(filter_id: str, document: FilterDocument) -> bytes:
+    try:
+        filter_ = document.filter()
+    except ValueError as error:
+        raise Uncompilable(f"filter {filter_id}: {error}") from None
+    for direction in abi.DIRECTIONS:
+        count = sum(rule.direction is direction for rule in filter_.rules)
+        _refuse_more(count, abi.RULES_MAX, f"{direction.value} rules in filter {filter_id}")
+    return filter_bytes(filter_)
+
+
+def _exclusion(line: ExclusionDocument) -> Exclusion:
+    try:
+        return line.exclusion()
+    except ValueError as error:
+        raise Uncompilable(f"never-mirrored table, {line.why}: {error}") from None
+
+
+def _address(text: str) -> Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise Uncompilable(str(error)) from None
+
+
+def _refuse_more(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise Uncompilable(f"{count} {what}; the data plane holds {most}")
 
 
 def filter_bytes(filter_: Filter) -> bytes:

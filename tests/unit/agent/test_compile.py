@@ -2,10 +2,20 @@
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+import msgspec
 import pytest
 
 from pktmirror.agent import abi
-from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, exclusion_bytes, filter_bytes, route_queries
+from pktmirror.agent.compile import (
+    RouteQuery,
+    Uncompilable,
+    Wanted,
+    Way,
+    compile_state,
+    exclusion_bytes,
+    filter_bytes,
+    route_queries,
+)
 from pktmirror.agent.inventory import Device
 from pktmirror.desired import (
     DesiredInterface,
@@ -257,3 +267,47 @@ def test_a_session_whose_interface_is_gone_is_still_desired() -> None:
     assert wanted.interfaces == ()
     assert wanted.session_ids == {"tms-1"}
     assert wanted.problems == {"tms-1": "interface gone"}
+
+
+def test_a_source_whose_primary_address_became_ipv6_sends_nothing_and_leaves_the_others_alone() -> None:
+    here = state(session())
+    [interface] = here.interfaces
+    ipv6 = msgspec.structs.replace(
+        interface, key="netns:db/eth0", primary_address="2001:db8::48", sessions=(session(2),)
+    )
+    wanted = compile_state(
+        msgspec.structs.replace(here, interfaces=(interface, ipv6)),
+        [Device(found(), 3, is_host_side=True), Device(found("netns:db/eth0"), 4, is_host_side=True)],
+        {QUERY: WAY},
+    )
+    assert [each.sessions[0].stage for each in wanted.interfaces] == [Stage.SENT, Stage.UNDELIVERABLE]
+    assert list(wanted.problems) == ["tms-2"]
+    assert "2001:db8::48 is not IPv4" in wanted.problems["tms-2"]
+
+
+MANY_RULES = Filter(tuple(Rule(n, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4) for n in range(1, 18)))
+
+
+FOUR = state(session(), session(2), session(3), session(4)).interfaces
+NINE_RESOLVERS = state(session(), resolvers=("10.0.0.2",) * 9).interfaces
+NO_RESOLVER = state(session(), resolvers=("x",)).interfaces
+NOWHERE = ExclusionDocument(why="x", address="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        pytest.param({"filters": {}}, "tms-1 names the filter tmf-1, which is not there", id="an unknown filter"),
+        pytest.param({"filters": {"tmf-1": FilterDocument.of(MANY_RULES)}}, "17 ingress rules", id="too many rules"),
+        pytest.param({"exclusions": (ExclusionDocument(why="x"),) * 33}, "33 lines", id="too many exclusions"),
+        pytest.param({"exclusions": (NOWHERE,)}, "'nowhere'", id="an exclusion of no address"),
+        pytest.param({"interfaces": FOUR}, "4 sessions", id="a fourth session"),
+        pytest.param({"interfaces": NINE_RESOLVERS}, "9 resolvers", id="too many resolvers"),
+        pytest.param({"interfaces": NO_RESOLVER}, "'x'", id="a resolver that is no address"),
+    ],
+)
+def test_a_document_that_the_data_plane_cannot_hold_is_refused_as_a_whole(change: dict[str, object], why: str) -> None:
+    device = Device(found(), 3, is_host_side=True)
+    assert compile_state(state(session()), [device], {QUERY: WAY}).interfaces
+    with pytest.raises(Uncompilable, match=why):
+        compile_state(msgspec.structs.replace(state(session()), **change), [device], {QUERY: WAY})
