@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -24,11 +25,16 @@ def published() -> list[Path]:
 
 
 def write_capture(path: Path, captured: Iterable[bytes]) -> Path:
-    """A pcapng of the frames, a millisecond apart."""
+    """A pcapng of the frames, uncut."""
+    return write_packets(path, [Packet(0, None, frame, len(frame)) for frame in captured])
+
+
+def write_packets(path: Path, packets: Iterable[Packet]) -> Path:
+    """A pcapng of the packets, cut where they are, on one interface and a millisecond apart."""
     blocks = [pcapng.section_header(Section()), pcapng.interface_description(Interface("test"))]
     blocks += [
-        pcapng.enhanced_packet(Packet(0, 10**18 + number * 10**6, frame, len(frame)))
-        for number, frame in enumerate(captured)
+        pcapng.enhanced_packet(replace(packet, interface=0, time_ns=10**18 + number * 10**6))
+        for number, packet in enumerate(packets)
     ]
     path.write_bytes(b"".join(blocks))
     return path

@@ -1,5 +1,8 @@
 """`packet.headers`, `packet.checksum` and the capture reader against Wireshark's engine, frame by frame.
 
+By default a sample of each published capture's frames in one run of tshark, which takes far longer to start than to
+read them; with the marker `long` every frame of each capture, and that tshark finds the same packets in it.
+
 Not compared, and counted where it is said: frames of another link type than Ethernet (`parse` reads Ethernet); more
 than two VLAN tags (not IP to us, by rule); ports, types and checksums that tshark does not show, because it stops
 where a length field contradicts the frame and we do not hold length fields against the frame; checksums that we call
@@ -30,7 +33,7 @@ from pktmirror.packet.headers import (
     NotParsed,
     parse,
 )
-from tests.captures.published import home_made, published, write_capture
+from tests.captures.published import home_made, published, write_capture, write_packets
 
 NEXT_HEADER_FIELDS = {
     0: "ipv6.hopopts.nxt",
@@ -57,6 +60,7 @@ PREFERENCES = [
     *("ip.check_checksum:TRUE", "tcp.check_checksum:TRUE", "udp.check_checksum:TRUE"),
     *("ip.tso_support:TRUE", "ipv6.tso_support:TRUE"),
 ]
+SAMPLE_PACKETS = 50  # of each capture at most
 STEPPED_OVER = ("eth", "ethertype", "vlan", "ieee8021ad")
 Row = dict[str, list[str]]
 
@@ -117,13 +121,31 @@ def packets_of(capture: Path) -> list[tuple[int, Packet]]:
     return packets
 
 
-@pytest.fixture(scope="module")
-def dissected(tmp_path_factory: pytest.TempPathFactory) -> list[Dissected]:
-    """Every Ethernet frame of every capture. As many packets as tshark finds, or the test ends here."""
-    own = write_capture(tmp_path_factory.mktemp("own") / "home-made.pcapng", home_made())
+@pytest.fixture(scope="module", params=["sample", pytest.param("everything", marks=pytest.mark.long)])
+def dissected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Dissected]:
+    """Ethernet frames of every capture. The packets that tshark finds, or the test ends here."""
+    directory = tmp_path_factory.mktemp("own")
+    own = write_capture(directory / "home-made.pcapng", home_made())
+    if request.param == "everything":
+        return dissect([own, *published()])
+    sampled = [packet for capture in published() for packet in sample_of(ethernet_of(capture))]
+    return dissect([own, write_packets(directory / "sample.pcapng", sampled)])
+
+
+def ethernet_of(capture: Path) -> list[Packet]:
+    return [packet for linktype, packet in packets_of(capture) if linktype == LINKTYPE_ETHERNET]
+
+
+def sample_of(packets: list[Packet]) -> list[Packet]:
+    """Spread over the whole capture, the first packet included; the same ones each time."""
+    return packets[:: -(-len(packets) // SAMPLE_PACKETS) or 1]
+
+
+def dissect(captures: list[Path]) -> list[Dissected]:
+    """Every Ethernet frame of each, which must be what tshark reads of the file."""
     found: list[Dissected] = []
     used = other_link_types = 0
-    for capture in [own, *published()]:
+    for capture in captures:
         packets, rows = packets_of(capture), list(rows_of(capture))
         if not packets:
             continue
@@ -137,7 +159,7 @@ def dissected(tmp_path_factory: pytest.TempPathFactory) -> list[Dissected]:
             else:
                 other_link_types += 1
     print(  # noqa: T201
-        f"captures used: {used} (one is home-made; published: {len(published())}); Ethernet frames: {len(found)}; "
+        f"captures read: {used} (one is home-made; published: {len(published())}); Ethernet frames: {len(found)}; "
         f"packets of other link types, not compared: {other_link_types}"
     )
     return found

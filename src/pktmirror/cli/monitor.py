@@ -56,7 +56,7 @@ def monitor_(
     if control is not None:
         settings = replace(settings, token=read_token(token_file or state / "agent-token"))
     last = run(settings, stop_at_signals())
-    typer.echo(f"{last.capture}: {sum(stream.written_packets for stream in last.streams)} packets written", err=True)
+    typer.echo(f"{last.capture}: {last.written_packets} packets written", err=True)
 
 
 def run(

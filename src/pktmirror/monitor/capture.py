@@ -2,6 +2,10 @@
 
 A reader may follow the file: it grows by whole blocks only. When the disk is full, nothing is written and every
 packet that is lost is counted, until there is room again; the file stays readable.
+
+A stream that gave way and comes again gets the interface that it had. A section has a limited number of interfaces;
+those that come when it is reached share the last one. Not a second section: Wireshark 4.0 looks the names of its
+interfaces up in the first.
 """
 
 import errno
@@ -14,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pktmirror.model.refusal import Refusal
-from pktmirror.monitor.demux import Received, Stream
+from pktmirror.monitor.demux import Stream
 from pktmirror.packet import headers, pcapng
 from pktmirror.packet.blocks import Interface, Packet, Section, Statistics
 
@@ -23,6 +27,7 @@ FREE_BYTES_MIN = 1 << 20
 PENDING_BYTES_MAX = 1 << 18
 """Frames are written together; at this size at the latest."""
 
+SHARED_NAME = "other streams"
 DISK_FULL = "disk full"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,6 +41,13 @@ class Written:
     not_written_packets: Counter[str] = field(default_factory=Counter)
     not_written_bytes: Counter[str] = field(default_factory=Counter)
 
+    def add(self, other: "Written") -> None:
+        """Make this the figures of both."""
+        self.packets += other.packets
+        self.bytes += other.bytes
+        self.not_written_packets += other.not_written_packets
+        self.not_written_bytes += other.not_written_bytes
+
 
 class _Pending(NamedTuple):
     written: Written
@@ -46,15 +58,28 @@ class _Pending(NamedTuple):
 class Capture:
     """One pcapng file, made new. Not for several threads."""
 
-    def __init__(self, directory: Path, now_ns: int, *, free_bytes_min: int = FREE_BYTES_MIN) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        now_ns: int,
+        *,
+        free_bytes_min: int = FREE_BYTES_MIN,
+        interfaces_max: int = pcapng.INTERFACES_MAX,
+    ) -> None:
         """Make the file ``mirror-<UTC time>.pcapng``. Raises `Refusal` when the directory does not take it.
 
         Captures hold what others said in confidence: the file's owner reads and writes it and its group reads it,
         so that a set-group-id directory decides who may.
         """
         self._free_bytes_min = free_bytes_min
+        self._interfaces_max = interfaces_max
         self._interfaces: dict[Stream, int] = {}
+        self._shared_interface: int | None = None
         self.streams: dict[Stream, Written] = {}
+        self.given_way = Written()
+        """The sum over the streams that gave way."""
+        self._ended_delivered: Counter[int] = Counter()  # by interface, of the streams that gave way
+        self._ended_lost: Counter[int] = Counter()
         self._pending: list[_Pending] = []
         self._pending_bytes = 0
         self._start_ns = now_ns
@@ -100,26 +125,23 @@ class Capture:
         for packet in pending[count:]:
             _lose(packet.written, reason, packet.frame_bytes)
 
-    def close(self, received: dict[Stream, Received], now_ns: int) -> bool:
+    def give_way(self, stream: Stream) -> None:
+        """Keep the stream's figures no longer by themselves: they are in ``given_way`` from now on."""
+        self.flush()
+        written = self.streams.pop(stream, Written())
+        self.given_way.add(written)
+        interface = self._interfaces.get(stream, self._shared_interface)
+        if interface is not None:
+            self._ended_delivered[interface] += written.packets
+            self._ended_lost[interface] += written.not_written_packets.total()
+
+    def close(self, now_ns: int) -> bool:
         """Write what is pending and each interface's statistics; whether there was room for the statistics.
 
         The reserve of the disk is for these; without them the file is still whole.
         """
         self.flush()
-        blocks = [
-            pcapng.interface_statistics(
-                Statistics(
-                    interface,
-                    now_ns,
-                    self._start_ns,
-                    now_ns,
-                    received[stream].packets,
-                    self.streams[stream].not_written_packets.total(),
-                    self.streams[stream].packets,
-                )
-            )
-            for stream, interface in self._interfaces.items()
-        ]
+        blocks = self._statistics(now_ns)
         try:
             return self._append(blocks, 0)[0] == len(blocks)
         finally:
@@ -127,14 +149,42 @@ class Capture:
 
     def _add_interface(self, stream: Stream) -> tuple[int | None, str]:
         """The number of a new interface, which must be in the file before its packets; None and why it is not."""
+        number = len(self._interfaces)
+        if number < self._interfaces_max - 1:
+            description = f"VXLAN {stream.vni} from {stream.outer_source} to {stream.outer_destination}"
+            reason = self._append_interface(Interface(f"vni-{stream.vni} {stream.outer_source}", description))
+            if not reason:
+                self._interfaces[stream] = number
+        elif self._shared_interface is None:
+            reason = self._append_interface(Interface(SHARED_NAME, "streams beyond the limit of interfaces"))
+            if not reason:
+                self._shared_interface = number
+        else:
+            return self._shared_interface, ""
+        return (None, reason) if reason else (number, "")
+
+    def _append_interface(self, interface: Interface) -> str:
+        """Why it is not in the file."""
         self.flush()
-        description = f"VXLAN {stream.vni} from {stream.outer_source} to {stream.outer_destination}"
-        interface = Interface(f"vni-{stream.vni} {stream.outer_source}", description)
-        count, reason = self._append([pcapng.interface_description(interface)], self._free_bytes_min)
-        if not count:
-            return None, reason
-        self._interfaces[stream] = len(self._interfaces)
-        return self._interfaces[stream], ""
+        return self._append([pcapng.interface_description(interface)], self._free_bytes_min)[1]
+
+    def _statistics(self, now_ns: int) -> list[bytes]:
+        """Of each interface. Nothing may be pending."""
+        delivered, lost = self._ended_delivered.copy(), self._ended_lost.copy()
+        for stream, written in self.streams.items():
+            interface = self._interfaces.get(stream, self._shared_interface)
+            if interface is not None:
+                delivered[interface] += written.packets
+                lost[interface] += written.not_written_packets.total()
+        interfaces = len(self._interfaces) + (self._shared_interface is not None)
+        return [
+            pcapng.interface_statistics(
+                Statistics(
+                    each, now_ns, self._start_ns, now_ns, delivered[each] + lost[each], lost[each], delivered[each]
+                )
+            )
+            for each in range(interfaces)
+        ]
 
     def _append(self, blocks: list[bytes], reserve_bytes: int) -> tuple[int, str]:
         """How many of the blocks are in the file now, from the first on, and why the others are not."""

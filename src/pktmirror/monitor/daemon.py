@@ -19,8 +19,8 @@ from typing import NamedTuple
 from pktmirror.kernel import netns as namespaces
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor.capture import FREE_BYTES_MIN, Capture, Written
-from pktmirror.monitor.demux import FrameMirrored, Receiver
-from pktmirror.monitor.report import MonitorReport, StreamReport
+from pktmirror.monitor.demux import STREAMS_MAX, FrameMirrored, Received, Receiver, Stream, StreamGaveWay
+from pktmirror.monitor.report import GivenWay, MonitorReport, StreamReport
 from pktmirror.packet import vxlan
 
 QUEUE_BYTES = 64 << 20
@@ -57,6 +57,7 @@ def run(
     free_bytes_min: int = FREE_BYTES_MIN,
     datagram_bytes_max: int = DATAGRAM_BYTES_MAX,
     queue_bytes: int = QUEUE_BYTES,
+    streams_max: int = STREAMS_MAX,
 ) -> MonitorReport:
     """Receive until ``stop`` is set; then empty the socket's queue, close the file and return the last report.
 
@@ -70,7 +71,7 @@ def run(
     sock = _open_socket(listen_address, port, netns, queue_bytes)
     try:
         capture = Capture(captures_dir, time.time_ns(), free_bytes_min=free_bytes_min)
-        monitor = _Monitor(sock, capture, datagram_bytes_max)
+        monitor = _Monitor(sock, capture, Receiver(streams_max=streams_max), datagram_bytes_max)
         return monitor.loop(stop, report or (lambda _: None), report_every_s)
     finally:
         sock.close()
@@ -79,10 +80,10 @@ def run(
 class _Monitor:
     """The socket, the receiver and the file of one run."""
 
-    def __init__(self, sock: socket.socket, capture: Capture, datagram_bytes_max: int) -> None:
+    def __init__(self, sock: socket.socket, capture: Capture, receiver: Receiver, datagram_bytes_max: int) -> None:
         self._socket = sock
         self._capture = capture
-        self._receiver = Receiver()
+        self._receiver = receiver
         self._buffer = bytearray(datagram_bytes_max)
         self._queue_drops = _QueueDrops(sock)
 
@@ -108,7 +109,7 @@ class _Monitor:
                     report_at_s = now_s + report_every_s
             self._empty_queue()
         finally:
-            statistics_written = self._capture.close(self._receiver.streams, time.time_ns())
+            statistics_written = self._capture.close(time.time_ns())
         last = self._report(stopped=True, statistics_written=statistics_written)
         report(last)
         return last
@@ -132,42 +133,60 @@ class _Monitor:
             for event in self._receiver.datagram_received(
                 datagram.payload, datagram.source, datagram.destination, datagram.time_ns
             ):
-                if isinstance(event, FrameMirrored):
-                    self._capture.write(event.stream, event.frame, event.time_ns)
+                match event:
+                    case FrameMirrored():
+                        self._capture.write(event.stream, event.frame, event.time_ns)
+                    case StreamGaveWay():
+                        self._capture.give_way(event.stream)
         return True
 
     def _report(self, *, stopped: bool = False, statistics_written: bool = False) -> MonitorReport:
         if not stopped:
             self._capture.flush()
         nothing = Written()
-        streams = []
-        for stream, received in self._receiver.streams.items():
-            written = self._capture.streams.get(stream, nothing)
-            streams.append(
-                StreamReport(
-                    vni=stream.vni,
-                    outer_source=stream.outer_source,
-                    outer_destination=stream.outer_destination,
-                    first_seen_ns=received.first_seen_ns,
-                    last_seen_ns=received.last_seen_ns,
-                    received_packets=received.packets,
-                    received_bytes=received.bytes,
-                    written_packets=written.packets,
-                    written_bytes=written.bytes,
-                    not_written_packets=dict(written.not_written_packets),
-                    not_written_bytes=dict(written.not_written_bytes),
-                )
-            )
+        streams = [
+            _stream_report(stream, received, self._capture.streams.get(stream, nothing))
+            for stream, received in self._receiver.streams.items()
+        ]
         address, port = self._socket.getsockname()[:2]
         return MonitorReport(
             listening=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
             capture=str(self._capture.path),
-            streams=tuple(streams),
+            streams=tuple(sorted(streams, key=lambda stream: stream.first_seen_ns)),
+            given_way=_given_way(self._receiver, self._capture.given_way),
             refused={reason.value: count for reason, count in self._receiver.refused.items()},
             socket_queue_full=self._queue_drops.total(),
             stopped=stopped,
             statistics_written=statistics_written,
         )
+
+
+def _stream_report(stream: Stream, received: Received, written: Written) -> StreamReport:
+    return StreamReport(
+        vni=stream.vni,
+        outer_source=stream.outer_source,
+        outer_destination=stream.outer_destination,
+        first_seen_ns=received.first_seen_ns,
+        last_seen_ns=received.last_seen_ns,
+        received_packets=received.packets,
+        received_bytes=received.bytes,
+        written_packets=written.packets,
+        written_bytes=written.bytes,
+        not_written_packets=dict(written.not_written_packets),
+        not_written_bytes=dict(written.not_written_bytes),
+    )
+
+
+def _given_way(receiver: Receiver, written: Written) -> GivenWay:
+    return GivenWay(
+        streams={reason.value: count for reason, count in receiver.gave_way.items()},
+        received_packets=receiver.given_way.packets,
+        received_bytes=receiver.given_way.bytes,
+        written_packets=written.packets,
+        written_bytes=written.bytes,
+        not_written_packets=dict(written.not_written_packets),
+        not_written_bytes=dict(written.not_written_bytes),
+    )
 
 
 class _QueueDrops:

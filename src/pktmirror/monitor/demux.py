@@ -3,7 +3,7 @@
 A stream is what one source sends under one VNI to one of our addresses: a session, as the far end sees it.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +19,11 @@ class Refused(Enum):
     TOO_SHORT = vxlan.Reason.TOO_SHORT.value
     NO_VNI = vxlan.Reason.NO_VNI.value
     TRUNCATED = "longer than the receive buffer"
+
+
+class GaveWay(Enum):
+    """Why a stream is no longer kept by itself."""
+
     TOO_MANY_STREAMS = "too many streams"
 
 
@@ -40,12 +45,27 @@ class Received:
     first_seen_ns: int = 0
     last_seen_ns: int = 0
 
+    def add(self, other: "Received") -> None:
+        """Make this the figures of both."""
+        self.first_seen_ns = min(self.first_seen_ns, other.first_seen_ns) if self.packets else other.first_seen_ns
+        self.last_seen_ns = max(self.last_seen_ns, other.last_seen_ns)
+        self.packets += other.packets
+        self.bytes += other.bytes
+
 
 @dataclass(frozen=True, slots=True)
 class StreamAppeared:
     """The first frame of a stream follows."""
 
     stream: Stream
+
+
+@dataclass(frozen=True, slots=True)
+class StreamGaveWay:
+    """A stream whose figures are in the sum of those that gave way from now on; it may appear anew."""
+
+    stream: Stream
+    reason: GaveWay
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +85,24 @@ class DatagramRefused:
     reason: Refused
 
 
-Event = StreamAppeared | FrameMirrored | DatagramRefused
+Event = StreamAppeared | StreamGaveWay | FrameMirrored | DatagramRefused
 
 
 class Receiver:
-    """Takes datagrams apart and keeps the books: every datagram is either received in a stream or refused."""
+    """Takes datagrams apart and keeps the books: every datagram is either received in a stream or refused.
+
+    When a stream appears that is one too many, the one that has been silent the longest gives way to it: invented
+    VNIs cost each other their places, and a stream that goes on keeps its own.
+    """
 
     def __init__(self, *, streams_max: int = STREAMS_MAX) -> None:
         self._streams_max = streams_max
-        self.streams: dict[Stream, Received] = {}
+        self.streams: OrderedDict[Stream, Received] = OrderedDict()
+        """Those kept by themselves; the one that has been silent the longest is the first."""
+        self.given_way = Received()
+        """The sum over the streams that gave way."""
+        self.gave_way: Counter[GaveWay] = Counter()
+        """How many did."""
         self.refused: Counter[Refused] = Counter()
 
     def datagram_received(self, datagram: bytes, source: str, destination: str, now_ns: int) -> list[Event]:
@@ -87,9 +116,11 @@ class Receiver:
         events: list[Event] = []
         if received is None:
             if len(self.streams) >= self._streams_max:
-                return self._refuse(source, Refused.TOO_MANY_STREAMS)
+                events.append(self._give_way())
             received = self.streams[stream] = Received(first_seen_ns=now_ns)
             events.append(StreamAppeared(stream))
+        else:
+            self.streams.move_to_end(stream)
         received.packets += 1
         received.bytes += len(inner.frame)
         received.last_seen_ns = now_ns
@@ -99,6 +130,12 @@ class Receiver:
     def datagram_truncated(self, source: str) -> list[Event]:
         """A datagram of which the socket could give us only the beginning: the rest of the frame is gone."""
         return self._refuse(source, Refused.TRUNCATED)
+
+    def _give_way(self) -> StreamGaveWay:
+        silent, received = self.streams.popitem(last=False)
+        self.given_way.add(received)
+        self.gave_way[GaveWay.TOO_MANY_STREAMS] += 1
+        return StreamGaveWay(silent, GaveWay.TOO_MANY_STREAMS)
 
     def _refuse(self, source: str, reason: Refused) -> list[Event]:
         self.refused[reason] += 1

@@ -24,14 +24,29 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     not_written_bytes: Mapping[str, int]
 
 
+class GivenWay(msgspec.Struct, frozen=True, kw_only=True):
+    """The streams that the monitor no longer keeps by themselves, summed; a stream's sums hold here too."""
+
+    streams: Mapping[str, int]
+    """How many gave way, by reason. A stream that appears anew and gives way again counts again."""
+    received_packets: int
+    received_bytes: int
+    written_packets: int
+    written_bytes: int
+    not_written_packets: Mapping[str, int]
+    not_written_bytes: Mapping[str, int]
+
+
 class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a monitor's figures since its start."""
+    """All of a monitor's figures since its start: what it received is ``streams`` and ``given_way`` together."""
 
     listening: str
     """Address and port, as in ``10.0.0.9:4789`` or ``[::]:4789``."""
     capture: str
     """The path of the capture file."""
     streams: tuple[StreamReport, ...]
+    """In the order in which they appeared."""
+    given_way: GivenWay
     refused: Mapping[str, int]
     """Datagrams that were no frame of a stream, by reason."""
     socket_queue_full: int
@@ -40,3 +55,13 @@ class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
     """The last report: nothing is received any more, and the file is closed."""
     statistics_written: bool = False
     """The file ends with the interfaces' statistics; false when the disk had no room for them."""
+
+    @property
+    def received_packets(self) -> int:
+        """All that was received, those of the streams that gave way too."""
+        return self.given_way.received_packets + sum(stream.received_packets for stream in self.streams)
+
+    @property
+    def written_packets(self) -> int:
+        """All that is in the file, those of the streams that gave way too."""
+        return self.given_way.written_packets + sum(stream.written_packets for stream in self.streams)

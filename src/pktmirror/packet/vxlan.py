@@ -6,7 +6,7 @@ from typing import Self
 
 PORT = 4789
 HEADER_BYTES = 8
-FRAME_BYTES_MIN = 14  # an Ethernet header; the payload may have been cut away
+FRAME_BYTES_MIN = 1  # a session's packet length may cut the Ethernet header too (spec facts 22 and 76)
 VNI_MAX = (1 << 24) - 1
 
 _VNI_PRESENT = 0x08  # the I flag

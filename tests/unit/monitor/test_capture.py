@@ -1,4 +1,5 @@
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor.capture import DISK_FULL, Capture, Written
-from pktmirror.monitor.demux import Received, Stream
+from pktmirror.monitor.demux import Stream
 from pktmirror.packet import pcapng
 from pktmirror.packet.blocks import Block, Interface, Packet, Statistics
 from tests.unit.packet.frames import IPV4, ethernet, ipv4, tcp
@@ -28,7 +29,7 @@ def test_each_stream_is_an_interface_and_the_end_says_what_it_came_to(tmp_path: 
     capture.write(WEB, SSH, NOW_NS + 1)
     capture.write(DB, SSH[:60], NOW_NS + 2)
     capture.write(WEB, SSH, NOW_NS + 3)
-    assert capture.close({WEB: Received(2), DB: Received(1)}, NOW_NS + 9)
+    assert capture.close(NOW_NS + 9)
     assert blocks(capture.path) == [
         Interface("vni-7 10.0.0.48", "VXLAN 7 from 10.0.0.48 to 10.0.0.9"),
         Packet(0, NOW_NS + 1, SSH, len(SSH)),
@@ -49,13 +50,78 @@ def test_a_reader_can_follow_after_a_flush_and_sees_whole_blocks_before(tmp_path
             blocks(capture.path)  # raises where a block is cut
     capture.flush()
     assert len(blocks(capture.path)) == 1 + 3000
-    assert capture.close({WEB: Received(3000)}, NOW_NS)
+    assert capture.close(NOW_NS)
+
+
+@pytest.mark.parametrize("frame_bytes", [1, 13])
+def test_a_frame_without_a_whole_ethernet_header_is_as_long_as_it_is(tmp_path: Path, frame_bytes: int) -> None:
+    """Nothing in it tells how long it was before the mirror cut it."""
+    capture = Capture(tmp_path, NOW_NS)
+    capture.write(WEB, SSH[:frame_bytes], NOW_NS)
+    assert capture.close(NOW_NS)
+    assert blocks(capture.path)[1] == Packet(0, NOW_NS, SSH[:frame_bytes], frame_bytes)
+
+
+def test_a_stream_that_gives_way_counts_in_the_sum_and_keeps_its_interface(tmp_path: Path) -> None:
+    capture = Capture(tmp_path, NOW_NS)
+    capture.write(WEB, SSH, 1)
+    capture.write(DB, SSH, 2)
+    capture.give_way(WEB)
+    assert capture.streams == {DB: Written(1, len(SSH))}
+    assert capture.given_way == Written(1, len(SSH))
+    capture.write(WEB, SSH, 4)  # appears anew
+    capture.give_way(DB)
+    assert capture.streams == {WEB: Written(1, len(SSH))}
+    assert capture.given_way == Written(2, 2 * len(SSH))
+    assert capture.close(NOW_NS + 9)
+    assert blocks(capture.path) == [
+        Interface("vni-7 10.0.0.48", "VXLAN 7 from 10.0.0.48 to 10.0.0.9"),
+        Packet(0, 1, SSH, len(SSH)),
+        Interface("vni-8 10.0.0.49", "VXLAN 8 from 10.0.0.49 to 10.0.0.9"),
+        Packet(1, 2, SSH, len(SSH)),
+        Packet(0, 4, SSH, len(SSH)),
+        Statistics(0, NOW_NS + 9, NOW_NS, NOW_NS + 9, 2, 0, 2),
+        Statistics(1, NOW_NS + 9, NOW_NS, NOW_NS + 9, 1, 0, 1),
+    ]
+
+
+def test_what_a_full_disk_cost_a_stream_that_gives_way_is_in_the_sum_by_reason(tmp_path: Path) -> None:
+    capture = Capture(tmp_path, NOW_NS)
+    capture.write(WEB, SSH, 1)
+    capture.flush()
+    with largest_file(capture.path.stat().st_size):
+        capture.write(WEB, SSH, 2)
+        capture.give_way(WEB)
+    assert capture.streams == {}
+    assert capture.given_way == Written(1, len(SSH), Counter({DISK_FULL: 1}), Counter({DISK_FULL: len(SSH)}))
+    assert capture.close(NOW_NS)
+    assert blocks(capture.path)[-1] == Statistics(0, NOW_NS, NOW_NS, NOW_NS, 2, 1, 1)
+
+
+def test_streams_beyond_the_limit_of_interfaces_share_the_last_one(tmp_path: Path) -> None:
+    capture = Capture(tmp_path, NOW_NS, interfaces_max=3)
+    third, fourth = Stream(9, "10.0.0.50", "10.0.0.9"), Stream(10, "10.0.0.51", "10.0.0.9")
+    for time_ns, stream in enumerate((WEB, DB, third, fourth, WEB)):
+        capture.write(stream, SSH, time_ns)
+    capture.give_way(third)
+    capture.write(third, SSH, 5)
+    assert capture.close(NOW_NS + 9)
+    assert capture.streams[third] == capture.given_way == Written(1, len(SSH))
+    found = blocks(capture.path)
+    names = ["vni-7 10.0.0.48", "vni-8 10.0.0.49", "other streams"]
+    assert [block.name for block in found if isinstance(block, Interface)] == names
+    assert [block.interface for block in found if isinstance(block, Packet)] == [0, 1, 2, 2, 0, 2]
+    assert [block for block in found if isinstance(block, Statistics)] == [
+        Statistics(0, NOW_NS + 9, NOW_NS, NOW_NS + 9, 2, 0, 2),
+        Statistics(1, NOW_NS + 9, NOW_NS, NOW_NS + 9, 1, 0, 1),
+        Statistics(2, NOW_NS + 9, NOW_NS, NOW_NS + 9, 3, 0, 3),
+    ]
 
 
 def test_a_second_capture_in_the_same_second_is_another_file(tmp_path: Path) -> None:
     first, second = Capture(tmp_path, NOW_NS), Capture(tmp_path, NOW_NS)
-    first.close({}, NOW_NS)
-    second.close({}, NOW_NS)
+    first.close(NOW_NS)
+    second.close(NOW_NS)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "mirror-20231114T221320Z-1.pcapng",
         "mirror-20231114T221320Z.pcapng",
@@ -64,7 +130,7 @@ def test_a_second_capture_in_the_same_second_is_another_file(tmp_path: Path) -> 
 
 def test_others_may_not_read_what_was_mirrored(tmp_path: Path) -> None:
     capture = Capture(tmp_path, NOW_NS)
-    capture.close({}, NOW_NS)
+    capture.close(NOW_NS)
     assert capture.path.stat().st_mode & 0o027 == 0
 
 
@@ -112,7 +178,7 @@ def test_a_write_that_ends_in_the_middle_leaves_whole_blocks(tmp_path: Path, bey
     assert capture.streams[WEB].not_written_packets == {DISK_FULL: lost}
     assert capture.streams[WEB].not_written_bytes == {DISK_FULL: lost * len(SSH)}
     capture.write(WEB, SSH, 11)  # there is room again
-    assert capture.close({WEB: Received(12)}, NOW_NS)
+    assert capture.close(NOW_NS)
     assert blocks(capture.path)[-2:] == [
         Packet(0, 11, SSH, len(SSH)),
         Statistics(0, NOW_NS, NOW_NS, NOW_NS, 12, lost, fits + 2),
@@ -126,7 +192,7 @@ def test_a_stream_that_appears_while_the_disk_is_full_gets_its_interface_later(t
     with largest_file(capture.path.stat().st_size):
         capture.write(DB, SSH, 1)
     capture.write(DB, SSH, 2)
-    assert capture.close({WEB: Received(1), DB: Received(2)}, NOW_NS)
+    assert capture.close(NOW_NS)
     assert [type(block) for block in blocks(capture.path)] == [
         Interface,
         Packet,
@@ -145,5 +211,5 @@ def test_no_room_for_the_statistics_is_said_and_the_packets_stay(tmp_path: Path)
     capture.write(WEB, SSH, 1)
     capture.flush()
     with largest_file(capture.path.stat().st_size + 40):
-        assert not capture.close({WEB: Received(1)}, NOW_NS)
+        assert not capture.close(NOW_NS)
     assert blocks(capture.path)[1:] == [Packet(0, 1, SSH, len(SSH))]

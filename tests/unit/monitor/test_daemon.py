@@ -15,7 +15,7 @@ import pytest
 from pktmirror.kernel import netns
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor import daemon
-from pktmirror.monitor.report import MonitorReport, StreamReport
+from pktmirror.monitor.report import GivenWay, MonitorReport, StreamReport
 from pktmirror.packet.vxlan import Encapsulated
 from tests.unit.packet.frames import IPV4, ethernet, ipv4, tcp
 from tests.waiting import wait_until
@@ -93,16 +93,20 @@ def assert_the_books_balance(stream: StreamReport) -> None:
     assert stream.received_bytes == stream.written_bytes + sum(stream.not_written_bytes.values())
 
 
+def column_of(capture: Path, field: str) -> list[str]:
+    """A field of each packet, as tshark reads the file."""
+    command = ["tshark", "-n", "-r", str(capture), "-T", "fields", "-e", field]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 def interfaces_in(capture: Path) -> Counter[str]:
-    """Packets by interface name, as tshark reads them."""
-    return Counter(
-        subprocess.run(
-            ["tshark", "-n", "-r", str(capture), "-T", "fields", "-e", "frame.interface_name"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.splitlines()
-    )
+    """Packets by interface name."""
+    return Counter(column_of(capture, "frame.interface_name"))
+
+
+def lengths_in(capture: Path) -> list[int]:
+    """What the file has of each packet, in bytes."""
+    return [int(length) for length in column_of(capture, "frame.cap_len")]
 
 
 def test_what_is_sent_is_received_and_written_per_stream(monitor: Callable[..., Running]) -> None:
@@ -123,6 +127,7 @@ def test_what_is_sent_is_received_and_written_per_stream(monitor: Callable[..., 
         assert 0 < stream.first_seen_ns <= stream.last_seen_ns
         assert_the_books_balance(stream)
     assert (last.refused, last.socket_queue_full, last.statistics_written) == ({}, 0, True)
+    assert (last.given_way.streams, last.given_way.received_packets) == ({}, 0)
     assert interfaces_in(running.capture) == {"vni-7 127.0.0.48": 300, "vni-8 127.0.0.49": 20}
 
 
@@ -144,6 +149,51 @@ def test_garbage_is_counted_by_reason_and_what_is_right_beside_it_is_written(
     last = running.stop()
     assert last.refused == {"too short": 2, "I flag not set": 1, "longer than the receive buffer": 1}
     assert [stream.written_packets for stream in last.streams] == [2]
+
+
+def test_a_copy_cut_within_the_ethernet_header_is_received_and_an_empty_one_is_refused(
+    monitor: Callable[..., Running],
+) -> None:
+    running = monitor()
+    lengths = [1, 13, 14]
+    send("127.0.0.1", running.port, mirrored(7, b""), *(mirrored(7, SSH[:length]) for length in lengths))
+    running.wait_for(lambda report: received(report) == 3, "the cut ones did not come")
+    last = running.stop()
+    assert last.refused == {"too short": 1}
+    [stream] = last.streams
+    assert (stream.received_bytes, stream.written_packets) == (sum(lengths), 3)
+    assert_the_books_balance(stream)
+    assert lengths_in(running.capture) == lengths
+
+
+def test_streams_beyond_the_limit_give_way_in_the_report_and_in_the_file_and_the_totals_add_up(
+    monitor: Callable[..., Running],
+) -> None:
+    running = monitor(streams_max=4)
+    spoofed = [mirrored(vni, SSH[:60]) for vni in range(1000, 1050)]
+    with_the_session = [datagram for each in spoofed for datagram in (mirrored(7), each)]
+    send("127.0.0.1", running.port, *with_the_session)
+    running.wait_for(lambda report: report.received_packets == 100, "not all came")
+    last = running.stop()
+    assert [(stream.vni, stream.received_packets) for stream in last.streams] == [
+        *((7, 50), (1047, 1), (1048, 1), (1049, 1)),
+    ]
+    for stream in last.streams:
+        assert stream.written_packets == stream.received_packets
+        assert_the_books_balance(stream)
+    assert last.given_way == GivenWay(
+        streams={"too many streams": 47},
+        received_packets=47,
+        received_bytes=47 * 60,
+        written_packets=47,
+        written_bytes=47 * 60,
+        not_written_packets={},
+        not_written_bytes={},
+    )
+    assert (last.received_packets, last.written_packets) == (100, 100)
+    assert (last.refused, last.socket_queue_full, last.statistics_written) == ({}, 0, True)
+    vnis = {"vni-7 127.0.0.1": 50} | {f"vni-{vni} 127.0.0.1": 1 for vni in range(1000, 1050)}
+    assert interfaces_in(running.capture) == vnis
 
 
 def test_a_socket_for_all_addresses_tells_them_apart(monitor: Callable[..., Running]) -> None:

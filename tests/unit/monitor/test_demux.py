@@ -3,12 +3,15 @@ from hypothesis import strategies as st
 
 from pktmirror.monitor.demux import (
     DatagramRefused,
+    Event,
     FrameMirrored,
+    GaveWay,
     Received,
     Receiver,
     Refused,
     Stream,
     StreamAppeared,
+    StreamGaveWay,
 )
 from pktmirror.packet.vxlan import Encapsulated
 
@@ -48,24 +51,59 @@ def test_garbage_is_counted_by_reason_and_makes_no_stream() -> None:
     assert receiver.streams == {}
 
 
-def test_a_stream_too_many_is_refused_and_those_there_go_on() -> None:
+def test_the_stream_that_is_silent_the_longest_gives_way_and_its_figures_stay_in_the_sum() -> None:
     receiver = Receiver(streams_max=2)
-    for vni in (1, 2):
-        receiver.datagram_received(Encapsulated(vni, FRAME).encode(), WEB, SENSOR, 1)
-    refused = receiver.datagram_received(Encapsulated(3, FRAME).encode(), WEB, SENSOR, 2)
-    assert refused == [DatagramRefused(WEB, Refused.TOO_MANY_STREAMS)]
-    receiver.datagram_received(Encapsulated(1, FRAME).encode(), WEB, SENSOR, 3)
-    assert receiver.streams == {
-        Stream(1, WEB, SENSOR): Received(2, 120, 1, 3),
-        Stream(2, WEB, SENSOR): Received(1, 60, 1, 1),
-    }
-    assert receiver.refused == {Refused.TOO_MANY_STREAMS: 1}
+    one, two, three = (Stream(vni, WEB, SENSOR) for vni in (1, 2, 3))
+
+    def receive(stream: Stream, now_ns: int) -> list[Event]:
+        return receiver.datagram_received(Encapsulated(stream.vni, FRAME).encode(), WEB, SENSOR, now_ns)
+
+    receive(one, 1)
+    receive(two, 2)
+    receive(one, 3)  # appeared first, and two has been silent for longer
+    assert (receiver.given_way, receiver.gave_way) == (Received(), {})
+    assert receive(three, 4) == [
+        StreamGaveWay(two, GaveWay.TOO_MANY_STREAMS),
+        StreamAppeared(three),
+        FrameMirrored(three, FRAME, 4),
+    ]
+    assert receiver.streams == {one: Received(2, 120, 1, 3), three: Received(1, 60, 4, 4)}
+    assert (receiver.given_way, receiver.gave_way) == (Received(1, 60, 2, 2), {GaveWay.TOO_MANY_STREAMS: 1})
+    assert receive(two, 5) == [
+        StreamGaveWay(one, GaveWay.TOO_MANY_STREAMS),
+        StreamAppeared(two),
+        FrameMirrored(two, FRAME, 5),
+    ]
+    assert receiver.streams == {three: Received(1, 60, 4, 4), two: Received(1, 60, 5, 5)}
+    assert (receiver.given_way, receiver.gave_way) == (Received(3, 180, 1, 3), {GaveWay.TOO_MANY_STREAMS: 2})
+    assert receiver.refused == {}
 
 
-@given(st.lists(st.binary(max_size=40) | st.binary(min_size=14).map(lambda frame: Encapsulated(3, frame).encode())))
+def test_invented_vnis_never_displace_a_stream_that_goes_on() -> None:
+    receiver = Receiver(streams_max=3)
+    session = Stream(1, WEB, SENSOR)
+    for vni in range(2, 100):
+        receiver.datagram_received(Encapsulated(1, FRAME).encode(), WEB, SENSOR, vni)
+        receiver.datagram_received(Encapsulated(vni, FRAME).encode(), WEB, SENSOR, vni)
+    assert receiver.streams[session] == Received(98, 98 * 60, 2, 99)
+    assert [stream.vni for stream in receiver.streams] == [98, 1, 99]
+    assert receiver.given_way == Received(96, 96 * 60, 2, 97)
+    assert receiver.gave_way == {GaveWay.TOO_MANY_STREAMS: 96}
+
+
+VALID = st.builds(
+    lambda vni, frame: Encapsulated(vni, frame).encode(), st.integers(0, 9), st.binary(min_size=1, max_size=40)
+)
+
+
+@given(st.lists(st.binary(max_size=40) | VALID))
 def test_every_datagram_is_received_or_refused(datagrams: list[bytes]) -> None:
     receiver = Receiver(streams_max=3)
+    frame_bytes = 0
     for datagram in datagrams:
-        receiver.datagram_received(datagram, WEB, SENSOR, 1)
-    received = sum(stream.packets for stream in receiver.streams.values())
-    assert received + receiver.refused.total() == len(datagrams)
+        events = receiver.datagram_received(datagram, WEB, SENSOR, 1)
+        frame_bytes += sum(len(event.frame) for event in events if isinstance(event, FrameMirrored))
+        assert len(receiver.streams) <= 3
+    kept = [receiver.given_way, *receiver.streams.values()]
+    assert sum(received.packets for received in kept) + receiver.refused.total() == len(datagrams)
+    assert sum(received.bytes for received in kept) == frame_bytes

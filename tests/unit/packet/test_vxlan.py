@@ -11,9 +11,16 @@ def test_the_header_is_that_of_rfc_7348() -> None:
     assert Encapsulated(0x6D3EDD, FRAME).encode() == bytes.fromhex("08000000 6d3edd00") + FRAME
 
 
-@given(st.integers(0, (1 << 24) - 1), st.binary(min_size=14, max_size=2000))
+@given(st.integers(0, (1 << 24) - 1), st.binary(min_size=1, max_size=2000))
 def test_what_was_encapsulated_comes_out_again(vni: int, frame: bytes) -> None:
     assert Encapsulated.decode(Encapsulated(vni, frame).encode()) == Encapsulated(vni, frame)
+
+
+@pytest.mark.parametrize("frame_bytes", [1, 13])
+def test_a_frame_may_be_cut_within_its_ethernet_header(frame_bytes: int) -> None:
+    """Packet lengths from 1 on are allowed (spec facts 22 and 76)."""
+    cut = FRAME[:frame_bytes]
+    assert Encapsulated.decode(bytes.fromhex("08000000 00000700") + cut) == Encapsulated(7, cut)
 
 
 def test_reserved_bits_are_ignored_on_receipt() -> None:
@@ -24,7 +31,8 @@ def test_reserved_bits_are_ignored_on_receipt() -> None:
     ("datagram", "reason"),
     [
         pytest.param(b"", Reason.TOO_SHORT, id="nothing"),
-        pytest.param(bytes.fromhex("08000000 00000700") + FRAME[:13], Reason.TOO_SHORT, id="a byte too few"),
+        pytest.param(bytes.fromhex("08000000 00000700"), Reason.TOO_SHORT, id="a header and no frame"),
+        pytest.param(bytes.fromhex("08000000 000007"), Reason.TOO_SHORT, id="a byte less than a header"),
         pytest.param(bytes.fromhex("f7000000 00000700") + FRAME, Reason.NO_VNI, id="every flag but the I flag"),
     ],
 )
@@ -40,7 +48,7 @@ def test_any_bytes_are_decoded_or_malformed(datagram: bytes) -> None:
     try:
         inner = Encapsulated.decode(datagram)
     except Malformed:
-        assert len(datagram) < 22 or not datagram[0] & 0x08
+        assert len(datagram) < 9 or not datagram[0] & 0x08
     else:
         assert inner.frame == datagram[8:]
 
