@@ -254,6 +254,19 @@ def test_purge_removes_the_pins_of_an_agent_whose_namespace_is_gone(place: Place
     assert "cannot enter the network namespace" in refused(argv), "nothing tells this from a wrong name any more"
 
 
+def test_an_agent_whose_pins_are_purged_under_it_says_so_and_ends(place: Place) -> None:
+    place.kept.write_bytes(encode(DesiredState(host_id=HOST, revision=1)))
+    process = place.start()
+    done = subprocess.run(
+        place.argv("purge", f"--host-id={HOST}", f"--bpffs={place.bpffs}"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "removed\n")
+    said, _ = process.communicate(timeout=START_S)
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("pktmirror: The agent's programs and maps are gone.")
+
+
 Spoil = Callable[[DesiredState], DesiredState]
 
 

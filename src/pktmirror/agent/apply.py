@@ -4,7 +4,9 @@ Everything lives under ``<bpffs>/pktmirror/<agent id>/<digest of the object>/``,
 nothing and its successor finds all of it. All methods run in the network namespace of the interfaces.
 """
 
+import contextlib
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,10 +35,18 @@ _MAPS = ("interfaces", "filters", "exclusions", "deliveries", "session_ledger", 
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _ENCAPSULATE = "encapsulate"
 _STAGING = "staging"
+_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the control plane takes it in a path
+
+
+def is_agent_id(text: str) -> bool:
+    """Whether an agent may be called so: a name that stays below the directory it is put in."""
+    return _AGENT_ID.fullmatch(text) is not None
 
 
 def pins_of(bpffs_root: Path, agent_id: str) -> Path:
-    """Where an agent's pins live."""
+    """Where an agent's pins live. Raises ValueError for what cannot be an agent's id."""
+    if not is_agent_id(agent_id):
+        raise ValueError(f"{agent_id!r} cannot be the id of an agent")
     return bpffs_root / "pktmirror" / agent_id
 
 
@@ -56,18 +66,25 @@ def hop_names(agent_id: str, version: str) -> tuple[str, str]:
 
 
 class DataPlane:
-    """The programs and maps of one agent, adopted from its predecessor or loaded anew."""
+    """The programs and maps of one agent, adopted from its predecessor or loaded anew.
+
+    OSError where the kernel refuses; what was pinned or mounted for a load that failed is gone then.
+    """
 
     def __init__(self, netlink: Netlink, bpffs_root: Path, agent_id: str, object_path: Path = OBJECT) -> None:
+        self._root = pins_of(bpffs_root, agent_id)
         bpffs.mount(bpffs_root)
         self._netlink = netlink
-        self._root = pins_of(bpffs_root, agent_id)
         version = hashlib.sha256(object_path.read_bytes()).hexdigest()[:12]
         self._agent_id = agent_id
         self._hop = hop_names(agent_id, version)
         self._pins = self._root / version
         if not self._pins.is_dir():
-            self._load(object_path)
+            try:
+                self._load(object_path)
+            except BaseException:
+                self._leave_nothing_of_a_failed_load(bpffs_root)
+                raise
         self._programs = {
             name: bpf.Program.pinned(self._pins / name) for name in (*(name for name, _ in _HOOKS), _ENCAPSULATE)
         }
@@ -78,6 +95,10 @@ class DataPlane:
         """Let go of everything; what is pinned goes on."""
         for handle in (*self._programs.values(), *self._maps.values()):
             handle.close()
+
+    def is_pinned(self) -> bool:
+        """Whether the pins are where they were made."""
+        return self._pins.is_dir()
 
     def read_again(self) -> None:
         """Bring `tables` in step with the kernel after a change that failed half-way."""
@@ -150,6 +171,14 @@ class DataPlane:
         finally:
             loaded.close()
         staging.rename(self._pins)
+
+    def _leave_nothing_of_a_failed_load(self, bpffs_root: Path) -> None:
+        """A predecessor's pins, of another version, stay."""
+        with contextlib.suppress(OSError):  # the failure itself is what is to be told
+            bpffs.remove_tree(self._root / _STAGING)
+            _remove_if_empty(self._root)
+            _remove_if_empty(self._root.parent)
+            bpffs.unmount_if_unused(bpffs_root)
 
     def _carry_out(self, change: Change) -> None:
         match change:
@@ -231,11 +260,20 @@ class DataPlane:
 
 def purge(netlink: Netlink, bpffs_root: Path, agent_id: str) -> bool:
     """Remove every pin and device of an agent: nothing is mirrored any more. Whether there was anything."""
+    unpinned = remove_pins(bpffs_root, agent_id)
+    return _delete_hops(netlink, agent_id) or unpinned
+
+
+def remove_pins(bpffs_root: Path, agent_id: str) -> bool:
+    """Remove every pin of an agent whose devices went with their network namespace. Whether there was any.
+
+    OSError where its directory lies in no bpffs; nothing is removed then.
+    """
     root = pins_of(bpffs_root, agent_id)
     found = root.is_dir()
     bpffs.remove_tree(root)
-    found = _delete_hops(netlink, agent_id) or found
-    _remove_if_empty(root.parent)
+    if bpffs.is_mounted(root.parent):
+        _remove_if_empty(root.parent)
     bpffs.unmount_if_unused(bpffs_root)
     return found
 

@@ -4,21 +4,23 @@ It wakes when the control plane desires something else, when a link, route or ne
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from pktmirror import __version__
-from pktmirror.agent.apply import HOP_PREFIX, DataPlane, purge
-from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
-from pktmirror.agent.controller import Controller
+from pktmirror.agent.apply import HOP_PREFIX, DataPlane, is_agent_id, purge, remove_pins
+from pktmirror.agent.compile import RouteQuery, Uncompilable, Wanted, Way, compile_state, route_queries
+from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.inventory import Device, NamespaceView, devices
-from pktmirror.agent.plan import TableFull, applied, plan
+from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
@@ -33,7 +35,7 @@ DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an agent is started with; ``netns`` None is the namespace of the process."""
+    """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be."""
 
     control_url: str
     token: str
@@ -42,10 +44,18 @@ class Settings:
     netns: str | None = None
     bpffs_root: Path = DEFAULT_BPFFS
 
+    def __post_init__(self) -> None:
+        _refuse_bad_host_id(self.host_id)
+        refuse_bad_url(self.control_url)
+
 
 def run(settings: Settings, stop: threading.Event, ready: threading.Event | None = None) -> None:
     """Serve until ``stop`` is set. Mirrors go on afterwards: `purge` is what ends them."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with _visitor(settings.netns) as inside, _alone(settings.state_dir, settings.host_id):
+        _serve(settings, inside, stop, ready)
+
+
+def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, ready: threading.Event | None) -> None:
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     controller = Controller(
         settings.control_url,
@@ -55,19 +65,18 @@ def run(settings: Settings, stop: threading.Event, ready: threading.Event | None
         on_change=lambda: _wake(wake_write),
     )
     try:
-        with _visitor(settings.netns) as inside:
-            host = inside.run(_open, settings)
-            try:
-                events = inside.run(host.netlink.watch)
-                controller.start()
-                while not stop.is_set():
-                    inside.run(host.turn, controller)
-                    if ready is not None:
-                        ready.set()
-                    _sleep([wake_read, events], TICK_S, stop)
-                    _drain(wake_read)
-            finally:
-                inside.run(host.close)
+        host = inside.run(_open, settings)
+        try:
+            events = inside.run(host.netlink.watch)
+            controller.start()
+            while not stop.is_set():
+                inside.run(host.turn, controller)
+                if ready is not None:
+                    ready.set()
+                _sleep([wake_read, events], TICK_S, stop)
+                _drain(wake_read)
+        finally:
+            inside.run(host.close)
     finally:
         controller.stop()
         os.close(wake_read)
@@ -75,13 +84,22 @@ def run(settings: Settings, stop: threading.Event, ready: threading.Event | None
 
 
 def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
-    """Remove everything that an agent of this host left in the kernel; whether there was anything."""
-    with _visitor(netns_name) as inside:
-        try:
-            found = inside.run(_purge, bpffs_root, host_id)
-        except PermissionError as error:
-            raise Refusal("The agent's programs cannot be removed.", found=str(error), do="run it as root") from error
-    return found
+    """Remove everything that an agent of this host left in the kernel; whether there was anything.
+
+    A network namespace that is gone has taken its devices along, and what is pinned is removed without it.
+    """
+    _refuse_bad_host_id(host_id)
+    try:
+        if netns_name is not None and not _exists(netns_name) and remove_pins(bpffs_root, host_id):
+            return True
+        with _visitor(netns_name) as inside:
+            return inside.run(_purge, bpffs_root, host_id)
+    except OSError as error:
+        raise Refusal(
+            "The agent's programs cannot be removed.",
+            found=str(error),
+            do="run it as root, with the --bpffs and the --host-id of the agent",
+        ) from error
 
 
 def _purge(bpffs_root: Path, host_id: str) -> bool:
@@ -101,6 +119,7 @@ class Host:
         self._applied_revision = 0
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
+        self._last_good: DesiredState | None = None
 
     def close(self) -> None:
         self._data_plane.close()
@@ -113,12 +132,16 @@ class Host:
             changed = self.netlink.drain_events()
             if changed or time.monotonic() - self._looked_s >= FULL_LOOK_S:
                 self._look()
-            if desired is not None:
-                self._make_true(desired)
-            problems: tuple[str, ...] = ()
-        except (OSError, TableFull) as error:
+            problems = () if desired is None else self._follow(desired)
+        except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)
             self._looked_s = float("-inf")
+            if not self._data_plane.is_pinned():
+                raise Refusal(
+                    "The agent's programs and maps are gone.",
+                    found=f"somebody removed its pins, as `pktmirror purge` does ({error})",
+                    do="start the agent again, and it mirrors what is desired; or leave it, and nothing is mirrored",
+                ) from error
             self._data_plane.read_again()
         if problems and problems != self._problems:
             _log.error("the desired state could not be applied in full", why=problems[0])
@@ -133,12 +156,19 @@ class Host:
             links, self.netlink.addresses(), _namespaces(self.netlink, nsids) if nsids else {}, own_prefix=HOP_PREFIX
         )
 
+    def _follow(self, desired: DesiredState) -> tuple[str, ...]:
+        """The problems. In the place of what cannot be compiled the last good state is kept true, as links change."""
+        try:
+            self._make_true(desired)
+        except Uncompilable as error:
+            if self._last_good is not None and self._last_good is not desired:
+                self._make_true(self._last_good)
+            return (str(error),)
+        return ()
+
     def _make_true(self, desired: DesiredState) -> None:
-        links = {link.ifindex: link for link in self.netlink.links()}
-        ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
-        wanted = compile_state(desired, self._devices, ways)
-        hop_ifindex = self._data_plane.hop_ifindex() if wanted.interfaces else 0
-        changes = plan(wanted, self._data_plane.tables, hop_ifindex=hop_ifindex)
+        wanted, changes = self._planned(desired)
+        self._last_good = desired
         if changes:
             self._data_plane.carry_out(changes)
             self._data_plane.tables = applied(self._data_plane.tables, changes)
@@ -148,6 +178,20 @@ class Host:
         self._wanted = Wanted(
             wanted.interfaces, b"", wanted.session_ids, {**self._unresolved(wanted), **wanted.problems}
         )
+
+    def _planned(self, desired: DesiredState) -> tuple[Wanted, list[Change]]:
+        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hop."""
+        links = {link.ifindex: link for link in self.netlink.links()}
+        try:
+            ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
+            wanted = compile_state(desired, self._devices, ways)
+            hop_ifindex = self._data_plane.hop_ifindex() if wanted.interfaces else 0
+            return wanted, plan(wanted, self._data_plane.tables, hop_ifindex=hop_ifindex)
+        except Uncompilable as error:
+            raise Uncompilable(
+                f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
+                f"force: {error}"
+            ) from error
 
     def _way(self, query: RouteQuery, links: dict[int, Link]) -> Way | None:
         device = None
@@ -205,22 +249,85 @@ def _open(settings: Settings) -> Host:
         return Host(netlink, DataPlane(netlink, settings.bpffs_root, settings.host_id), settings.host_id)
     except OSError as error:
         netlink.close()
+        first, *more = str(error).splitlines()
+        if more and not isinstance(error, PermissionError):
+            _log.error("the kernel refuses the programs", lines=more)
         raise Refusal(
             "The agent cannot load its programs into the kernel.",
-            found=str(error),
-            do="run it as root; `pktmirror doctor` says what this machine lacks",
+            found=first,
+            do="run it as root, with a directory for --bpffs; `pktmirror doctor` says what this machine lacks",
         ) from error
 
 
 def _visitor(name: str | None) -> netns.Visitor:
     try:
         return netns.Visitor(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise Refusal(
             f"The agent cannot enter the network namespace {name}.",
-            found=error.strerror,
+            found=(isinstance(error, OSError) and error.strerror) or str(error),
             do="`ip netns` lists the namespaces there are; entering one needs root",
         ) from error
+
+
+def _exists(netns_name: str) -> bool:
+    """True also for what cannot be a name: entering it says so."""
+    try:
+        return netns.exists(netns_name)
+    except ValueError:
+        return True
+
+
+def _refuse_bad_host_id(host_id: str) -> None:
+    if not is_agent_id(host_id):
+        raise Refusal(
+            f"{host_id!r} cannot be the name of a host.",
+            do="give --host-id letters, digits, '.', '_' and '-', at most 128, a letter or digit first",
+        )
+
+
+@contextlib.contextmanager
+def _alone(state_dir: Path, host_id: str) -> Iterator[None]:
+    """No other agent of this host works with this state directory meanwhile; Refusal where one does."""
+    is_new = not state_dir.exists()
+    path = state_dir / f"agent-{host_id}.lock"
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = _locked(path)
+    except BlockingIOError:
+        raise Refusal(
+            f"Another agent of the host {host_id} works with {state_dir}.",
+            do="stop it first, or give this one a --host-id of its own",
+        ) from None
+    except OSError as error:
+        raise Refusal(
+            f"The agent cannot use the state directory {state_dir}.",
+            found=str(error),
+            do="name a directory that it may write with --state",
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something now
+                state_dir.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """The descriptor that holds the lock; BlockingIOError where another does. Its owner removes the file."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if path.samefile(f"/proc/self/fd/{fd}"):  # else its last owner has just removed it
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 def _namespaces(netlink: Netlink, nsids: set[int]) -> dict[int, NamespaceView]:

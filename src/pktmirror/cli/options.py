@@ -33,9 +33,9 @@ def default_host_id(netns_name: str | None) -> str:
 
 
 def read_token(file: Path) -> str:
-    """The agents' token from its file; Refusal where there is none."""
+    """The agents' token from its file; Refusal where there is none, or what is there can be none."""
     try:
-        return file.read_text(encoding="ascii").strip()
+        token = file.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         raise Refusal(
             f"There is no agent token in {file}.",
@@ -43,6 +43,13 @@ def read_token(file: Path) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(f"The agent token in {file} cannot be read.", found=str(error), do="run as its owner") from None
+    if not token or not token.isprintable() or " " in token:
+        raise Refusal(
+            f"There is no agent token in {file}.",
+            found="more than one word" if token else "an empty file",
+            do="name the file with --token-file that `pktmirror serve` keeps as STATE/agent-token",
+        )
+    return token
 
 
 def stop_at_signals() -> threading.Event:

@@ -1,6 +1,7 @@
 """A bpffs: the file system whose files keep programs, maps and links alive when their process ends. An edge module."""
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -21,12 +22,18 @@ def is_mounted(path: Path) -> bool:
 
 
 def mount(path: Path) -> None:
-    """Make the directory and mount a bpffs there, for root only; nothing to do where there is one."""
+    """Make the directory and mount a bpffs there, for root only; nothing to do where there is one.
+
+    A failure takes the directories that it made away again.
+    """
     if is_mounted(path):
         return
+    made = [directory for directory in (path, *path.parents) if not directory.exists()]
     path.mkdir(parents=True, exist_ok=True)
     if _libc.mount(_SOURCE, os.fsencode(path), b"bpf", 0, b"mode=700") != 0:
         error = ctypes.get_errno()
+        for directory in made:
+            directory.rmdir()
         raise OSError(error, f"mount a bpffs: {os.strerror(error)}", str(path))
 
 
@@ -49,11 +56,17 @@ def unmount(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Unpin everything below a directory, and the directory; nothing to do where it is gone."""
+    """Unpin everything below a directory, and the directory; nothing to do where it is gone.
+
+    It never leaves a bpffs: a directory of another file system is an OSError (EXDEV) and keeps what it holds, and a
+    symbolic link is removed, not followed.
+    """
     if not path.is_dir():
         return
+    if path.is_symlink() or not is_mounted(path):
+        raise OSError(errno.EXDEV, "this is no directory of a bpffs, so nothing of it is removed", str(path))
     for entry in path.iterdir():
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             remove_tree(entry)
         else:
             entry.unlink()

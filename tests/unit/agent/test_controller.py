@@ -1,0 +1,206 @@
+"""The agent's line to the control plane: what is followed, what is kept, and what is told when that fails."""
+
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pktmirror.agent.controller import Controller, refuse_bad_url
+from pktmirror.desired import DesiredState, Report, decode_desired_state, decode_report, encode
+from pktmirror.model.refusal import Refusal
+from tests.waiting import wait_until
+
+HOST = "host-1"
+WITHIN_S = 5.0
+
+
+class Plane(http.server.ThreadingHTTPServer):
+    """Answers with `answer` until the agent has revision `known`, and keeps the reports."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = b""
+        self.asked: list[int] = []
+        self.reports: list[Report] = []
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def desire(self, revision: int, host_id: str = HOST) -> DesiredState:
+        state = DesiredState(host_id=host_id, revision=revision)
+        self.answer = encode(state)
+        return state
+
+    def end(self) -> None:
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Plane
+
+    def do_GET(self) -> None:
+        known = int(self.path.split("after=")[1].split("&")[0])
+        self.server.asked.append(known)
+        answer = self.server.answer
+        if not answer or f'"revision":{known},'.encode() in answer:
+            self._say(204)
+        else:
+            self._say(200, answer)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.reports.append(decode_report(body))
+        self._say(204)
+
+    def _say(self, status: int, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def plane() -> Iterator[Plane]:
+    plane = Plane()
+    yield plane
+    plane.end()
+
+
+@contextmanager
+def following(plane: Plane, kept: Path, on_change: Callable[[], None] = lambda: None) -> Iterator[Controller]:
+    controller = Controller(plane.url, "token", HOST, kept, on_change=on_change, retry_s=0.01)
+    controller.start()
+    try:
+        yield controller
+    finally:
+        controller.stop()
+
+
+def revision(controller: Controller) -> int | None:
+    return None if controller.desired is None else controller.desired.revision
+
+
+def follows_to(controller: Controller, number: int) -> None:
+    wait_until(lambda: revision(controller) == number, WITHIN_S, lambda: f"it stands at {revision(controller)}")
+
+
+def told(plane: Plane, controller: Controller, count: int) -> tuple[str, ...]:
+    """The problems of the first report of which there are so many, and one of the agent's own among them."""
+
+    def fits() -> Report | None:
+        controller.report(Report(host_id=HOST, agent_version="", applied_revision=0, problems=("own",)))
+        return plane.reports[-1] if plane.reports and len(plane.reports[-1].problems) == count else None
+
+    problems = wait_until(fits, WITHIN_S, "no such report").problems
+    assert problems[0] == "own"
+    return problems[1:]
+
+
+def test_what_is_desired_is_followed_and_kept_for_its_owner_alone(plane: Plane, tmp_path: Path) -> None:
+    kept = tmp_path / f"desired-{HOST}.json"
+    changes: list[int] = []
+    earlier = kept.with_suffix(".new")  # as a run that was killed has left it, open to everybody
+    earlier.touch()
+    earlier.chmod(0o644)
+    with earlier.open("rb") as reader:
+        state = plane.desire(1)
+        with following(plane, kept, lambda: changes.append(1)) as controller:
+            follows_to(controller, 1)
+            wait_until(lambda: changes == [1], WITHIN_S, "nobody was told")
+            assert told(plane, controller, 1) == ()
+        assert decode_desired_state(kept.read_bytes()) == state
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert reader.read() == b"", "who had the other file open has nothing of this one"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_disk_that_keeps_nothing_is_a_problem_and_never_the_end_of_following(plane: Plane, tmp_path: Path) -> None:
+    kept = tmp_path / f"desired-{HOST}.json"
+    kept.mkdir()
+    plane.desire(1)
+    with following(plane, kept) as controller:
+        follows_to(controller, 1)
+        [problem] = told(plane, controller, 2)
+        assert "cannot be kept" in problem
+        assert str(kept) in problem
+        assert list(tmp_path.iterdir()) == [kept], "no half of a document is left"
+        second = plane.desire(2)
+        follows_to(controller, 2)
+        kept.rmdir()
+        wait_until(kept.is_file, WITHIN_S, "it is not tried again")
+        assert decode_desired_state(kept.read_bytes()) == second
+        assert told(plane, controller, 1) == ()
+
+
+def test_an_agent_that_starts_knows_what_was_kept(plane: Plane, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(encode(DesiredState(host_id=HOST, revision=7)))
+    controller = Controller(plane.url, "token", HOST, kept, on_change=lambda: None)
+    assert revision(controller) == 7
+    controller.stop()  # which was never started
+
+
+@pytest.mark.parametrize("what", [b"{", b"", b"\xff", encode(DesiredState(host_id="somebody-else", revision=7)), None])
+def test_what_was_kept_and_is_no_document_of_this_host_is_not_taken(
+    plane: Plane, tmp_path: Path, what: bytes | None
+) -> None:
+    kept = tmp_path / "kept.json"
+    if what is None:
+        kept.mkdir()
+    else:
+        kept.write_bytes(what)
+    plane.desire(1)
+    controller = Controller(plane.url, "token", HOST, kept, on_change=lambda: None, retry_s=0.01)
+    assert controller.desired is None
+    controller.start()
+    follows_to(controller, 1)
+    controller.stop()
+
+
+@pytest.mark.parametrize("what", [b"{", b"[]", encode(DesiredState(host_id="somebody-else", revision=7))])
+def test_an_answer_that_is_no_document_of_this_host_is_not_taken_and_the_next_is(
+    plane: Plane, tmp_path: Path, what: bytes
+) -> None:
+    kept = tmp_path / "kept.json"
+    plane.answer = what
+    with following(plane, kept) as controller:
+        wait_until(controller.unreachable, WITHIN_S, "nothing is said")
+        assert controller.desired is None
+        assert not kept.exists()
+        plane.desire(8)
+        follows_to(controller, 8)
+        wait_until(lambda: controller.unreachable() is None, WITHIN_S, "it is still said to be away")
+
+
+def test_nothing_that_goes_wrong_with_a_change_ends_the_following(plane: Plane, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("of our own")
+
+    plane.desire(1)
+    with following(plane, tmp_path / "kept.json", fail) as controller:
+        follows_to(controller, 1)
+        plane.desire(2)
+        follows_to(controller, 2)
+
+
+@pytest.mark.parametrize("url", ["foo", "", "http://", "http://127.0.0.1:bad", "ftp://127.0.0.1", "127.0.0.1:8773"])
+def test_what_is_no_url_of_a_control_plane_is_refused(url: str) -> None:
+    with pytest.raises(Refusal, match="not the URL of a control plane"):
+        refuse_bad_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8773", "https://control.example/", "http://[::1]:8773"])
+def test_urls_of_control_planes_are_taken(url: str) -> None:
+    refuse_bad_url(url)
