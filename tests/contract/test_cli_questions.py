@@ -101,14 +101,20 @@ def reported(plane: Plane, world: dict[str, str]) -> None:
     received(plane, 5)
 
 
-def received(plane: Plane, packets: int) -> None:
-    """The monitor's report of what came of the session's stream."""
+def received(plane: Plane, packets: int, written: int | None = None) -> None:
+    """The monitor's report of what came of the session's stream, all of it written unless it says otherwise.
+
+    Fewer received than before would be a monitor that was restarted.
+    """
+    kept = packets if written is None else written
     stream = {
         "vni": 7,
         "outer_source": "10.0.0.48",
         "outer_destination": "10.0.0.9",
-        **{f"{what}_packets": packets for what in ("received", "written")},
-        **{f"{what}_bytes": packets * 100 for what in ("received", "written")},
+        "received_packets": packets,
+        "received_bytes": packets * 100,
+        "written_packets": kept,
+        "written_bytes": kept * 100,
     }
     document = {"listening": "10.0.0.9:4789", "streams": [stream], "refused": {"too short": 1}}
     answer = plane.agent("POST", "monitors/monitor-1/report", content=msgspec.json.encode(document))
@@ -134,12 +140,12 @@ def test_the_ledger_of_a_session_adds_up_from_the_offer_to_the_file(
 def test_the_ledger_says_where_a_packet_is_missing(
     program: Program, plane: Plane, world: dict[str, str], reported: None
 ):
-    received(plane, 4)
+    received(plane, 5, written=4)
     told = program.json("ledger")
     assert told["adds_up"] is False
     by_id = {session["session_id"]: session for session in told["sessions"]}
     [difference] = by_id[world["first"]]["differences"]
-    assert difference.startswith("1 packet sent and not received")
+    assert difference.startswith("1 packet received and not written")
     assert by_id[world["second"]]["adds_up"] is True
     assert f"✗ {difference}" in program.run("ledger")
 
@@ -296,7 +302,7 @@ def test_a_watched_ledger_follows_the_figures_until_it_is_interrupted(
         try:
             assert watching.stdout is not None
             assert json.loads(watching.stdout.readline())["adds_up"] is True
-            received(plane, 4)
+            received(plane, 5, written=4)
             assert any(not json.loads(line)["adds_up"] for line in watching.stdout)
             watching.send_signal(signal.SIGINT)
             assert watching.wait(timeout=10) == 0
@@ -311,3 +317,18 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_status_1(tmp_path: Path):
     [line] = ended.stderr.splitlines()
     assert line.startswith(f"pktmirror: There are no credentials in {tmp_path}.")
     assert "Next: " in line
+
+
+def test_a_host_is_forgotten_only_when_it_is_known_and_its_agent_is_gone(program: Program, world: dict[str, str]):
+    with pytest.raises(Refusal, match="nowhere"):
+        program.run("forget", "nowhere")
+    with pytest.raises(Refusal, match="IncorrectState"):
+        program.run("forget", HOST)
+    assert HOST in {host["host_id"] for host in program.json("status")["hosts"]}
+
+
+@pytest.mark.parametrize("quota", ["rules=3", "rules_per_filter=x", "rules_per_filter=17", "rules_per_filter"])
+def test_a_quota_that_is_none_is_refused_by_name(program: Program, quota: str, tmp_path: Path):
+    with pytest.raises(Refusal, match="quota"):
+        program.run("serve", "--listen", "127.0.0.1:0", "--state", str(tmp_path), "--quota", quota)
+    assert not list(tmp_path.iterdir())

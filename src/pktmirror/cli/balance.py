@@ -33,7 +33,10 @@ class DirectionFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True, tag="collected"):
-    """The far end. A stream is shared where sessions have one VNI, source and target; then these are of all of them."""
+    """The far end, of all streams that the session has used.
+
+    A stream is shared where sessions have or had one VNI, source and target; then these figures are of all of them.
+    """
 
     monitors: tuple[str, ...]
     received: Tally
@@ -44,7 +47,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True, tag="collected"):
 
 
 class Uncollected(msgspec.Struct, frozen=True, kw_only=True, tag="uncollected"):
-    """Nobody counts at the far end."""
+    """Nobody counts at the far end, or the two ends cannot be compared: that is no difference."""
 
     reason: str
 
@@ -166,7 +169,7 @@ def _on_the_way(session: SessionFigures) -> Iterator[str]:
     elif missing < 0:
         yield (
             f"{_packets(-missing)} more received than sent{of_all}: "
-            "the session's counters are younger than the monitor's, or somebody else sends with this VNI"
+            "somebody else sends with this VNI, or counters began anew while the control plane was down"
         )
     elif not collector.shared_with and session.sent.bytes != collector.received.bytes:
         yield _unequal("sent", session.sent, "received", collector.received)

@@ -108,13 +108,19 @@ class Endpoint:
 
     def get(self, path: str, shape: type[T]) -> T:
         """``GET /pktmirror/v1/path``, as a value of the shape."""
-        answer = self._answer(f"{self.access.url}/pktmirror/v1/{path}")
+        answer = self._answer("GET", f"{self.access.url}/pktmirror/v1/{path}")
         if answer.status_code != httpx.codes.OK:
             raise self._refused(*_code_and_message(answer))
         try:
             return msgspec.json.decode(answer.content, type=shape)
         except msgspec.DecodeError as error:
             raise self._not_understood(str(error)) from None
+
+    def delete(self, path: str) -> None:
+        """``DELETE /pktmirror/v1/path``."""
+        answer = self._answer("DELETE", f"{self.access.url}/pktmirror/v1/{path}")
+        if answer.status_code != httpx.codes.NO_CONTENT:
+            raise self._refused(*_code_and_message(answer))
 
     def listed(self, operation: str, member: str, shape: type[T], **parameters: Any) -> list[T]:
         """All items of an EC2 Describe call, page by page; ``operation`` and ``member`` are botocore's names."""
@@ -135,13 +141,13 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise self._not_understood(str(error)) from None
 
-    def _answer(self, url: str) -> httpx.Response:
+    def _answer(self, method: str, url: str) -> httpx.Response:
         try:
-            request = AWSRequest("GET", url)
+            request = AWSRequest(method, url)
             SigV4Auth(self._credentials, _SERVICE, self.access.region).add_auth(request)
             timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
             # No proxy: the operator named the control plane, and nothing stands between.
-            return httpx.get(url, headers=dict(request.headers.items()), timeout=timeout, trust_env=False)
+            return httpx.request(method, url, headers=dict(request.headers.items()), timeout=timeout, trust_env=False)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
 

@@ -187,9 +187,9 @@ def _remarks(session: SessionFigures) -> Iterator[Text]:
         yield Text(f"  ! not mirroring: {session.problem}", "bold red")
     match session.collector:
         case Uncollected(reason=reason):
-            yield Text(f"  · nobody counts at the far end: {reason}", "yellow")
+            yield Text(f"  · the far end is not compared: {reason}", "yellow")
         case Collected(shared_with=(_, *_) as others):
-            yield Text(f"  · received and written are of this stream, shared with {', '.join(others)}", "yellow")
+            yield Text(f"  · received and written are of streams shared with {', '.join(others)}", "yellow")
     yield from _judgement(differences(session))
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pktmirror import __version__
-from pktmirror.cli import doctor, explain, interfaces, lab, ledger, monitor, services, status, up
+from pktmirror.cli import doctor, explain, forget, interfaces, lab, ledger, monitor, services, status, up
 from pktmirror.model.refusal import Refusal
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ explain.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)
+app.command("forget")(forget.forget)
 
 
 @app.callback()

@@ -1,6 +1,7 @@
 """The services in the foreground: `serve`, `agent`, and what belongs to their lives. Each ends at Ctrl-C."""
 
 import shlex
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,10 @@ from pktmirror.cli.options import (
     read_token,
     stop_at_signals,
 )
+from pktmirror.model.limits import Quotas
+from pktmirror.model.refusal import Refusal
+
+QUOTAS = tuple(quota.name for quota in fields(Quotas))
 
 
 def serve(
@@ -30,6 +35,14 @@ def serve(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Listen beyond loopback although this version has no TLS.")
     ] = False,
+    region: Annotated[str, typer.Option(help="The region by which clients know this place.")] = control.DEFAULT_REGION,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(help=f"NAME=NUMBER, as often as needed; AWS's by default. Names: {', '.join(QUOTAS)}."),
+    ] = None,
+    eni_forget_s: Annotated[
+        float | None, typer.Option(help="Delete an interface, with its sessions, when it has been gone so long.")
+    ] = None,
 ) -> None:
     """Run the control plane: the EC2 endpoint and what agents follow.
 
@@ -37,7 +50,19 @@ def serve(
 
     Example: [bold]pktmirror serve --listen 127.0.0.1:8773 --state /var/lib/pktmirror[/bold]
     """
-    control.serve(listen, state, networks, allow_remote=allow_remote, stop=stop_at_signals())
+    settings = control.Settings(region=region, quotas=quotas_of(quota or []), eni_forget_s=eni_forget_s)
+    control.serve(listen, state, networks, allow_remote=allow_remote, settings=settings, stop=stop_at_signals())
+
+
+def quotas_of(given: list[str]) -> Quotas:
+    """AWS's quotas with those of the command line in their place; Refusal for what is none."""
+    numbers: dict[str, int] = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in QUOTAS or not number.isdecimal():
+            raise Refusal(f"{text} is no quota.", do=f"write NAME=NUMBER with one of {', '.join(QUOTAS)}")
+        numbers[name] = int(number)
+    return replace(Quotas(), **numbers)
 
 
 def agent_(

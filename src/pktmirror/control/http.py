@@ -7,6 +7,8 @@
 ``POST /pktmirror/v1/monitors/ID/report``     a monitor's report, bearer token
 ``GET /pktmirror/v1/status``                  signed for the service ``pktmirror``; JSON; likewise
                                               ``ledger``, ``interfaces`` and ``hosts/HOST/desired``
+``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
+                                              with its interfaces and their sessions; 204
 ============================================  ======================================================
 
 Every refusal has a code and is counted by it. What goes wrong here is logged, and nothing of it is in the answer.
@@ -53,6 +55,8 @@ REPORT_BYTES_MAX = 16 * 1024 * 1024
 WAIT_S_MAX = 60.0
 OWN_SERVICE = "pktmirror"
 FORGET_EVERY_S = 1.0
+CLIENT_DISCONNECTED = "ClientDisconnected"
+"""Counted like a refusal; no client ever sees it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _log = structlog.get_logger("control")
@@ -114,6 +118,7 @@ class Endpoint:
             Route(f"{own}/ledger", self._own(self._ledger), methods=["GET"]),
             Route(f"{own}/interfaces", self._own(self._interfaces), methods=["GET"]),
             Route(f"{own}/hosts/{{name}}/desired", self._own(self._desired), methods=["GET"]),
+            Route(f"{own}/hosts/{{name}}", self._own(self._forget_host), methods=["DELETE"]),
         ]
         return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)], lifespan=self._lifespan)
 
@@ -150,7 +155,7 @@ class Endpoint:
         except ApiError as refusal:
             error = refusal
         except ClientDisconnect:
-            raise
+            return self._hung_up()
         except Exception:
             _log.exception("a request failed", request_id=request_id)
             error = errors.internal_error()
@@ -166,7 +171,7 @@ class Endpoint:
             except ApiError as refusal:
                 error = refusal
             except ClientDisconnect:
-                raise
+                return self._hung_up()
             except Exception:
                 _log.exception("a request failed", path=request.url.path)
                 error = errors.internal_error()
@@ -174,6 +179,11 @@ class Endpoint:
             return _json({"code": error.code, "message": error.message}, error.status)
 
         return guarded
+
+    def _hung_up(self) -> Response:
+        """The client went away before its request was whole: nothing was done, and nobody reads the answer."""
+        self._plane.refused.count(CLIENT_DISCONNECTED)
+        return Response(status_code=400)
 
     async def _agents_desired(self, request: Request) -> Response:
         self._require_token(request)
@@ -227,6 +237,11 @@ class Endpoint:
     async def _desired(self, request: Request) -> Response:
         await self._require_signature(request)
         return Response(encode(await run_in_threadpool(self._plane.desired, _name(request))), 200)
+
+    async def _forget_host(self, request: Request) -> Response:
+        await self._require_signature(request)
+        await self._changing(self._plane.forget_host, _name(request), time.time())
+        return Response(status_code=204)
 
     async def _changing(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""

@@ -1,27 +1,32 @@
 """The ledger across both ends: what agents took and sent beside what monitors received and wrote. Pure.
 
-A monitor sees streams, not sessions: a VNI between two outer addresses. Sessions of one interface with one VNI and
-one target share a stream, and then the stream stands with each of them and names the others.
+A session's figures are of its whole life, and a monitor sees streams: a VNI between two outer addresses. So all that a
+session has sent is compared with all that came in of every stream it has used (`history`). Sessions that have used one
+stream, at one time or one after the other, also a deleted one, are compared together, and each names the others.
+
+At rest this is right after any number of changes. What it cannot know is said as a reason in place of figures, never
+as a loss: what a deleted session sent after its agent's last report (reports come each second); what a monitor that
+was killed received after its last report. A monitor that is restarted, or that reports for the last time, while the
+control plane is down cannot be told from a loss.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
-from pktmirror.control.placement import Resources, delivery
+from pktmirror.control.history import History, Stream, stream_of, subject
+from pktmirror.control.placement import Resources
 from pktmirror.control.records import SessionRecord
-from pktmirror.control.reports import Reports
-from pktmirror.desired import Destination, Undeliverable
+from pktmirror.control.reports import Reports, sent
+from pktmirror.desired import Undeliverable
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
 
 NO_MONITOR = "no monitor reports this target"
 NO_FIGURES = "no agent reports this session"
-
-Stream = tuple[int, str, str]
-"""VNI, outer source, outer destination."""
 
 
 class DirectionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +39,10 @@ class DirectionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CollectorRow(msgspec.Struct, frozen=True, kw_only=True, tag="collected"):
-    """The far end. ``lost_on_wire_packets`` = sent - received, which counts what is still in flight as lost."""
+    """The far end, over all streams of the session and of those in ``shared_with``.
+
+    ``lost_on_wire_packets`` = all that these sent - received, which counts what is still in flight as lost.
+    """
 
     monitors: tuple[str, ...]
     received: Tally
@@ -45,7 +53,7 @@ class CollectorRow(msgspec.Struct, frozen=True, kw_only=True, tag="collected"):
 
 
 class Uncollected(msgspec.Struct, frozen=True, kw_only=True, tag="uncollected"):
-    """Nobody counts at the far end; ``reason`` says why."""
+    """Nobody counts at the far end, or the ends cannot be compared; ``reason`` says why."""
 
     reason: str
 
@@ -72,22 +80,44 @@ class _Collected(msgspec.Struct):
     written: Tally = Tally()
 
 
-def rows(resources: Resources, reports: Reports, problems: Mapping[str, str | None]) -> list[SessionRow]:
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Sessions that are compared together, and all streams that they have used."""
+
+    session_ids: tuple[str, ...]
+    streams: tuple[Stream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """What both ends count: ``sent`` by session id, None where no agent reports a session that is there."""
+
+    sent: Mapping[str, Tally | None]
+    collected: Mapping[Stream, _Collected]
+    counted_destinations: Mapping[str, list[str]]
+    history: History
+
+
+def rows(
+    resources: Resources, reports: Reports, problems: Mapping[str, str | None], history: History
+) -> list[SessionRow]:
     """A row for each session, by id."""
     figures = {
         session.session_id: session.directions for told in reports.agents.values() for session in told.report.sessions
     }
-    streams = {session.session_id: _stream(session, resources) for session in resources.sessions}
-    sharing: dict[Stream, list[str]] = defaultdict(list)
-    for session_id, stream in streams.items():
+    current = {session.session_id: stream_of(session, resources) for session in resources.sessions}
+    sent_by: dict[str, Tally | None] = dict(history.ended)
+    for session_id in current:
+        sent_by[session_id] = sent(figures[session_id]) if session_id in figures else None
+    used = {session_id: set(streams) for session_id, streams in history.streams.items() if session_id in sent_by}
+    for session_id, stream in current.items():
+        used.setdefault(session_id, set())
         if isinstance(stream, tuple):
-            sharing[stream].append(session_id)
-    sent = {session_id: _sent(figures.get(session_id, {})) for session_id in streams}
-    collected = _collected(reports)
-    for stream in sharing:
-        _count_silence(stream, collected, reports)
+            used[session_id].add(stream)
+    groups = _groups(used)
+    books = _Books(sent_by, _collected(reports), _counted_destinations(reports), history)
     return [
-        _row(session, figures.get(session.session_id), streams, sent, sharing, collected, problems)
+        _row(session, figures.get(session.session_id), current[session.session_id], groups, books, problems)
         for session in sorted(resources.sessions, key=lambda session: session.session_id)
     ]
 
@@ -95,20 +125,17 @@ def rows(resources: Resources, reports: Reports, problems: Mapping[str, str | No
 def _row(
     session: SessionRecord,
     figures: Mapping[Direction, SessionLedger] | None,
-    streams: Mapping[str, Stream | Undeliverable],
-    sent: Mapping[str, Tally],
-    sharing: Mapping[Stream, list[str]],
-    collected: Mapping[Stream, _Collected],
+    stream: Stream | Undeliverable,
+    groups: Mapping[str, _Group],
+    books: _Books,
     problems: Mapping[str, str | None],
 ) -> SessionRow:
-    stream = streams[session.session_id]
+    group = groups[session.session_id]
     collector: CollectorRow | Uncollected
-    if isinstance(stream, Undeliverable):
+    if isinstance(stream, Undeliverable) and not group.streams:
         collector = Uncollected(reason=stream.reason)
-    elif stream not in collected:
-        collector = Uncollected(reason=NO_MONITOR)
     else:
-        collector = _collector(session.session_id, sharing[stream], sent, collected[stream])
+        collector = _collector(session.session_id, group, books)
     problem = problems.get(session.session_id)
     return SessionRow(
         session_id=session.session_id,
@@ -122,7 +149,7 @@ def _row(
         directions={
             direction.value: _direction((figures or {}).get(direction, SessionLedger())) for direction in Direction
         },
-        sent=sent[session.session_id],
+        sent=sent(figures or {}),
         collector=collector,
     )
 
@@ -136,31 +163,88 @@ def _direction(ledger: SessionLedger) -> DirectionRow:
     )
 
 
-def _collector(session_id: str, sharing: list[str], sent: Mapping[str, Tally], collected: _Collected) -> CollectorRow:
-    received, written = collected.received, collected.written
-    sent_packets = sum(sent[other].packets for other in sharing)
+def _collector(session_id: str, group: _Group, books: _Books) -> CollectorRow | Uncollected:
+    """The far end of a group, or why it cannot be compared."""
+    monitors: set[str] = set()
+    received, written = Tally(), Tally()
+    for stream in group.streams:
+        carried = books.history.carried.get(subject(stream))
+        found = books.collected.get(stream)
+        counting = books.counted_destinations.get(stream[2], []) if found is None else found.monitors
+        if not counting:
+            reason = NO_MONITOR if len(group.streams) == 1 else f"no monitor reports {stream[2]}, one of its targets"
+            return Uncollected(reason=reason)
+        monitors.update(counting)
+        if found is not None:
+            received, written = received + found.received, written + found.written
+        if carried is not None:
+            received += Tally(carried.packets, carried.bytes)
+            written += Tally(carried.written_packets, carried.written_bytes)
+    sent_by_all = Tally()
+    for member in group.session_ids:
+        told = books.sent[member]
+        if told is None:
+            return Uncollected(reason=NO_FIGURES if member == session_id else f"no agent reports {member}")
+        before = books.history.carried.get(member)
+        sent_by_all += told if before is None else told + Tally(before.packets, before.bytes)
+    lost = sent_by_all.packets - received.packets
+    unknown = _unknown(lost, group, books)
+    if unknown is not None:
+        return Uncollected(reason=unknown)
     return CollectorRow(
-        monitors=tuple(collected.monitors),
+        monitors=tuple(sorted(monitors)),
         received=received,
         written=written,
         not_written=Tally(received.packets - written.packets, received.bytes - written.bytes),
-        lost_on_wire_packets=sent_packets - received.packets,
-        shared_with=tuple(other for other in sharing if other != session_id),
+        lost_on_wire_packets=lost,
+        shared_with=tuple(other for other in group.session_ids if other != session_id),
     )
 
 
-def _sent(directions: Mapping[Direction, SessionLedger]) -> Tally:
-    return sum((ledger.stage(Stage.SENT) for ledger in directions.values()), Tally())
+def _unknown(lost_packets: int, group: _Group, books: _Books) -> str | None:
+    """Why a difference may be one of counters that ended, and not of packets; None where it cannot."""
+    if lost_packets > 0:
+        if any(subject(stream) in books.history.carried for stream in group.streams):
+            return (
+                f"a monitor began to count anew, and {lost_packets} sent packets are in none of its reports: "
+                "lost, or received after its last report"
+            )
+    elif lost_packets < 0:
+        ended = [member for member in group.session_ids if member in books.history.ended]
+        anew = [member for member in group.session_ids if member in books.history.carried]
+        if ended:
+            return (
+                f"{-lost_packets} packets more received than are known to be sent: what {', '.join(ended)} sent "
+                "between its agent's last report and its end is not known"
+            )
+        if anew:
+            return (
+                f"{-lost_packets} packets more received than are known to be sent: the counters of {', '.join(anew)} "
+                "began anew, and what they counted after the last report is not known"
+            )
+    return None
 
 
-def _stream(session: SessionRecord, resources: Resources) -> Stream | Undeliverable:
-    where = delivery(session, resources)
-    source = resources.interfaces[session.interface_id].primary_address
-    match where:
-        case Destination(address=address):
-            return session.vni, str(source), address
-        case Undeliverable():
-            return where
+def _groups(used: Mapping[str, Iterable[Stream]]) -> dict[str, _Group]:
+    """By session id: the sessions that are joined by streams, directly or through others."""
+    users: dict[Stream, list[str]] = defaultdict(list)
+    for session_id, streams in used.items():
+        for stream in streams:
+            users[stream].append(session_id)
+    groups: dict[str, _Group] = {}
+    for first in used:
+        if first in groups:
+            continue
+        members, streams_, left = {first}, set[Stream](), [first]
+        while left:
+            for stream in used[left.pop()]:
+                if stream not in streams_:
+                    streams_.add(stream)
+                    left += [user for user in users[stream] if user not in members]
+                    members.update(users[stream])
+        group = _Group(tuple(sorted(members)), tuple(sorted(streams_)))
+        groups.update(dict.fromkeys(members, group))
+    return groups
 
 
 def _collected(reports: Reports) -> dict[Stream, _Collected]:
@@ -176,14 +260,14 @@ def _collected(reports: Reports) -> dict[Stream, _Collected]:
     return collected
 
 
-def _count_silence(stream: Stream, collected: dict[Stream, _Collected], reports: Reports) -> None:
-    """A monitor that listens at the target's own address and has not seen the stream has received nothing of it."""
-    if stream in collected:
-        return
-    listening = [
-        monitor_id
-        for monitor_id, told in sorted(reports.monitors.items())
-        if told.report.listening.rpartition(":")[0].strip("[]") == stream[2]
-    ]
-    if listening:
-        collected[stream] = _Collected(listening)
+def _counted_destinations(reports: Reports) -> dict[str, list[str]]:
+    """The addresses at which monitors count, with who does: one that has not seen a stream there received nothing.
+
+    A monitor counts at the address on which it listens, and at each at which it has received anything.
+    """
+    counted: dict[str, list[str]] = defaultdict(list)
+    for monitor_id, told in sorted(reports.monitors.items()):
+        addresses = {stream.outer_destination for stream in told.report.streams}
+        for address in sorted(addresses | {told.report.listening.rpartition(":")[0].strip("[]")}):
+            counted[address].append(monitor_id)
+    return counted

@@ -6,19 +6,28 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import secrets
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 import pktmirror
-from pktmirror.aws import Call
-from pktmirror.control import inventory, ledger, operations, status
+from pktmirror.aws import ApiError, Call, errors
+from pktmirror.control import history, inventory, ledger, operations, status
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord
-from pktmirror.control.reports import MonitorReport, Received, Reports
+from pktmirror.control.reports import (
+    MonitorReport,
+    Received,
+    Reports,
+    agent_nonsense,
+    monitor_nonsense,
+    sent,
+)
 from pktmirror.control.store import Store, Transaction
 from pktmirror.desired import DesiredState, Report
 from pktmirror.model.limits import Quotas
@@ -92,7 +101,7 @@ class ControlPlane:
     def perform(self, call: Call, now_s: float) -> Result:
         """Carry out an API call; raises ApiError, and then nothing has changed."""
         writes = operations.offered(call).writes
-        with self._store.write() if writes else self._store.read() as transaction:
+        with self._writing(now_s) if writes else self._store.read() as transaction:
             return operations.perform(call, self._context(transaction, now_s))
 
     @property
@@ -106,7 +115,14 @@ class ControlPlane:
         return desired_state(resources, self._networks, host_id)
 
     def agent_reported(self, report: Report, now_s: float) -> None:
-        """Take in what an agent tells; only what changed of its interfaces is written."""
+        """Take in what an agent tells; only what changed of its interfaces is written.
+
+        Raises ApiError for a report that makes no sense, and then nothing of it is kept.
+        """
+        nonsense = agent_nonsense(report)
+        if nonsense is not None:
+            raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
+        self._take_in_sent(report)
         self._reports.agents[report.host_id] = Received(report, now_s)
         with self._store.read() as transaction:
             changed = _inventory_changes(transaction, report, now_s)
@@ -118,23 +134,57 @@ class ControlPlane:
             changed = _inventory_changes(transaction, report, now_s)
             for record in changed:
                 transaction.interfaces.put(record)
+            history.interfaces_changed(transaction, changed)
             if changed:
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
 
     def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:
-        """Take in what a monitor tells; False when there are too many monitors already."""
+        """Take in what a monitor tells; False when there are too many monitors already.
+
+        Raises ApiError for a report that makes no sense, and then nothing of it is kept.
+        """
+        nonsense = monitor_nonsense(report)
+        if nonsense is not None:
+            raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
         monitors = self._reports.monitors
         if monitor_id not in monitors and len(monitors) >= MONITORS_MAX:
             return False
+        before = monitors.get(monitor_id)
+        anew = [] if before is None else history.monitor_began_anew(before.report, report)
+        if anew:
+            with self._store.write() as transaction:
+                for stream in anew:
+                    history.carry_stream(transaction, stream)
         monitors[monitor_id] = Received(report, now_s)
         return True
+
+    def forget_host(self, host_id: str, now_s: float) -> None:
+        """Delete a host that reports no more, with its interfaces and their sessions.
+
+        Raises ApiError for one that is not known, and for one that reports: its interfaces would be back at once.
+        """
+        told = self._reports.agents.get(host_id)
+        if told is not None and now_s - told.received_at_s <= status.AGENT_SILENT_S:
+            raise ApiError(
+                "IncorrectState",
+                f"The agent of {errors.echo(host_id)} reported {now_s - told.received_at_s:.0f} s ago. Stop it, "
+                f"and forget the host when it has been silent for {status.AGENT_SILENT_S:.0f} s",
+            )
+        with self._writing(now_s) as transaction:
+            if transaction.hosts.get(host_id) is None:
+                raise ApiError("InvalidHostId.NotFound", f"The host '{errors.echo(host_id)}' does not exist", 404)
+            for interface in transaction.interfaces.where(host_id=host_id):
+                transaction.remove_interface(interface.interface_id)
+            transaction.hosts.remove(host_id)
+            transaction.bump_revision()
+        self._reports.agents.pop(host_id, None)
 
     def forget_interfaces(self, now_s: float) -> None:
         """Delete the interfaces that are gone for longer than ``eni_forget_s``, with their sessions."""
         if self._eni_forget_s is None:
             return
-        with self._store.write() as transaction:
+        with self._writing(now_s) as transaction:
             gone = inventory.forgotten(transaction.interfaces.where(), now_s, self._eni_forget_s)
             for record in gone:
                 transaction.remove_interface(record.interface_id)
@@ -182,11 +232,11 @@ class ControlPlane:
     def ledger(self, now_s: float) -> dict[str, Any]:
         """The ledger of all sessions, and of the interfaces that agents mirror."""
         with self._store.read() as transaction:
-            resources = Resources.of(transaction)
+            resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
         ids = {(record.host_id, record.found.key): record.interface_id for record in resources.interfaces.values()}
         return {
-            "sessions": ledger.rows(resources, self._reports, problems),
+            "sessions": ledger.rows(resources, self._reports, problems, remembered),
             "interfaces": [
                 {
                     "interface_id": ids.get((host_id, figures.key)),
@@ -216,6 +266,29 @@ class ControlPlane:
             }
             for record in records
         ]
+
+    @contextmanager
+    def _writing(self, now_s: float) -> Iterator[Transaction]:
+        """A transaction that may delete sessions: what they had sent is remembered with it."""
+        with self._store.write() as transaction:
+            yield transaction
+            history.sessions_ended(transaction, self._reports.sent, now_s)
+            removed = transaction.removed_sessions
+        for session_id in removed:
+            self._reports.sent.pop(session_id, None)
+
+    def _take_in_sent(self, report: Report) -> None:
+        """Remember what each session has sent, and carry on where the counters of one begin anew."""
+        known = self._reports.sent
+        anew = history.agent_began_anew(known, report)
+        if anew:
+            with self._store.write() as transaction:
+                for session_id, before in anew.items():
+                    history.carry_session(transaction, session_id, before)
+        told = {session.session_id: sent(session.directions) for session in report.sessions}
+        with self._store.read() as transaction:
+            there = {id_ for id_ in told if id_ in known or transaction.sessions.get(id_) is not None}
+        known.update((session_id, told[session_id]) for session_id in there)
 
     def _placed(self, record: InterfaceRecord) -> dict[str, Any]:
         address = record.primary_address

@@ -81,6 +81,41 @@ class HostRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """A stream that a session has used at some time; ``entry`` is both in one."""
+
+    entry: str
+    session_id: str
+    vni: int
+    outer_source: str
+    outer_destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSessionRecord:
+    """A session that was deleted, and what its agent last said that it had sent."""
+
+    session_id: str
+    sent_packets: int
+    sent_bytes: int
+    ended_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedRecord:
+    """What counters had come to before they began anew.
+
+    ``subject`` is a session (sent, nothing written) or a stream (received and written).
+    """
+
+    subject: str
+    packets: int
+    bytes: int
+    written_packets: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRecord:
     """A create call that carried a client token: what it asked, by digest, and what it was answered, as JSON."""
 

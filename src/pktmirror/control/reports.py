@@ -1,14 +1,22 @@
-"""What agents and monitors told last. It lives in memory: after a restart they tell it again within seconds."""
+"""What agents and monitors told last. It lives in memory: after a restart they tell it again within seconds.
 
-from collections.abc import Mapping
+A report is checked before anything of it is kept: what is stored must be readable for all afterwards.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Generic, TypeVar
 
 import msgspec
 
-from pktmirror.desired import Report
+from pktmirror.desired import FoundInterface, Report
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import SessionLedger, Stage, Tally
 
 T = TypeVar("T")
+
+FIGURE_MAX = (1 << 60) - 1  # an exabyte; sums of a few still fit into the 64 bits of SQLite
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +32,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     received_bytes: int
     written_packets: int
     written_bytes: int
+    first_seen_ns: int = 0
+    """When the monitor began to count it: another time, and it has begun anew."""
 
 
 class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +55,99 @@ class Received(Generic[T]):
 
 @dataclass(slots=True)
 class Reports:
-    """The last report of each agent by host id, and of each monitor by its id."""
+    """The last report of each agent by host id, and of each monitor by its id.
+
+    ``sent`` is what each session is last known to have sent, by its id, also while its agent does not say.
+    """
 
     agents: dict[str, Received[Report]] = field(default_factory=dict)
     monitors: dict[str, Received[MonitorReport]] = field(default_factory=dict)
+    sent: dict[str, Tally] = field(default_factory=dict)
+
+
+def sent(directions: Mapping[Direction, SessionLedger]) -> Tally:
+    """What a session has sent in both directions."""
+    return sum((ledger.stage(Stage.SENT) for ledger in directions.values()), Tally())
+
+
+def agent_nonsense(report: Report) -> str | None:
+    """What makes no sense in an agent's report, in a sentence; None: it can be kept."""
+    if not 0 <= report.applied_revision <= FIGURE_MAX:
+        return f"applied_revision is {_short(report.applied_revision)}, and a revision is 0 or more"
+    keys = [found.key for found in report.interfaces]
+    for what, names in (
+        ("interface", keys),
+        ("session's figures", [figures.session_id for figures in report.sessions]),
+        ("session's status", [status.session_id for status in report.statuses]),
+        ("interface's figures", [figures.key for figures in report.mirrored_interfaces]),
+    ):
+        twice = _first_twice(names)
+        if twice is not None:
+            return f"the {what} {_short(twice)} stands in it twice"
+    for found in report.interfaces:
+        wrong = _interface_nonsense(found)
+        if wrong is not None:
+            return f"the interface {_short(found.key)} has {wrong}"
+    for name, tally in _tallies(report):
+        for figure in (tally.packets, tally.bytes):
+            if not 0 <= figure <= FIGURE_MAX:
+                return f"{_short(name)} counts {_short(figure)}"
+    return None
+
+
+def monitor_nonsense(report: MonitorReport) -> str | None:
+    """What makes no sense in a monitor's report, in a sentence; None: it can be kept."""
+    for stream in report.streams:
+        for name in (
+            "vni",
+            "received_packets",
+            "received_bytes",
+            "written_packets",
+            "written_bytes",
+            "first_seen_ns",
+        ):
+            most = (1 << 24) - 1 if name == "vni" else (1 << 63) - 1 if name == "first_seen_ns" else FIGURE_MAX
+            if not 0 <= getattr(stream, name) <= most:
+                return f"{name} of the stream of VNI {_short(stream.vni)} is {_short(getattr(stream, name))}"
+    for name, figure in (*report.refused.items(), ("socket_queue_full", report.socket_queue_full)):
+        if not 0 <= figure <= FIGURE_MAX:
+            return f"{_short(name)} counts {_short(figure)}"
+    return None
+
+
+def _interface_nonsense(found: FoundInterface) -> str | None:
+    if not found.key:
+        return "no key"
+    if not 0 <= found.mtu <= 0xFFFFFFFF:
+        return f"an MTU of {_short(found.mtu)}"
+    for address in found.addresses:
+        try:
+            ip_address(address)
+        except ValueError:
+            return f"an address that is none: {_short(address)}"
+    return None
+
+
+def _tallies(report: Report) -> Iterator[tuple[str, Tally]]:
+    for session in report.sessions:
+        for ledger in session.directions.values():
+            for tally in (*ledger.verdicts.values(), *ledger.stages.values()):
+                yield session.session_id, tally
+    for interface in report.mirrored_interfaces:
+        for seen in interface.directions.values():
+            for tally in seen.outcomes.values():
+                yield interface.key, tally
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

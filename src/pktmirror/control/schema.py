@@ -9,15 +9,29 @@ from ipaddress import ip_network
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Column, Float, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 from pktmirror.control.records import (
     AccessKeyRecord,
+    CarriedRecord,
+    EndedSessionRecord,
     FilterRecord,
     HostRecord,
     InterfaceRecord,
     RuleRecord,
     SessionRecord,
+    StreamRecord,
     TargetRecord,
     TokenRecord,
 )
@@ -30,7 +44,7 @@ from pktmirror.model.target import (
     LoadBalancerTarget,
 )
 
-VERSION = 1
+VERSION = 2
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -136,6 +150,36 @@ _SESSIONS = Table(
     UniqueConstraint("interface_id", "number"),
 )
 
+# No foreign keys below: what the ledger remembers outlives the sessions.
+_STREAMS = Table(
+    "session_streams",
+    METADATA,
+    Column("entry", Text, primary_key=True),
+    Column("session_id", Text, nullable=False, index=True),
+    Column("vni", Integer, nullable=False, index=True),
+    Column("outer_source", Text, nullable=False),
+    Column("outer_destination", Text, nullable=False),
+)
+
+_ENDED_SESSIONS = Table(
+    "ended_sessions",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("sent_packets", BigInteger, nullable=False),
+    Column("sent_bytes", BigInteger, nullable=False),
+    Column("ended_at_s", Float, nullable=False),
+)
+
+_CARRIED = Table(
+    "carried_figures",
+    METADATA,
+    Column("subject", Text, primary_key=True),
+    Column("packets", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("written_packets", BigInteger, nullable=False),
+    Column("written_bytes", BigInteger, nullable=False),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping(Generic[R]):
@@ -238,6 +282,9 @@ ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)
 TOKENS = _plain(_TOKENS, "token_key", TokenRecord)
 HOSTS = _plain(_HOSTS, "host_id", HostRecord)
 SESSIONS = _plain(_SESSIONS, "session_id", SessionRecord)
+STREAMS = _plain(_STREAMS, "entry", StreamRecord)
+ENDED_SESSIONS = _plain(_ENDED_SESSIONS, "session_id", EndedSessionRecord)
+CARRIED = _plain(_CARRIED, "subject", CarriedRecord)
 INTERFACES: Mapping[InterfaceRecord] = Mapping(_INTERFACES, "interface_id", _interface_row, _interface)
 TARGETS: Mapping[TargetRecord] = Mapping(_TARGETS, "target_id", _target_row, _target)
 FILTERS: Mapping[FilterRecord] = Mapping(_FILTERS, "filter_id", _filter_row, _filter)

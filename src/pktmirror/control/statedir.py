@@ -5,6 +5,7 @@ One control plane at a time holds it. All its files are for its owner only.
 
 import fcntl
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from pktmirror.model.refusal import Refusal
 STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
 AGENT_TOKEN, CREDENTIALS, CONFIG = "agent-token", "aws-credentials", "aws-config"
 CLIENT = "client.json"
+TOKEN_CHARACTERS_MIN = 16
+
+_TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},}}")  # what a header can carry
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +68,14 @@ class StateDirectory:
     def store(self) -> Path:
         # SQLite would make it by the umask.
         path = self.path / STORE
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise Refusal(
+                f"The store {path} cannot be opened.",
+                found=error.strerror or str(error),
+                do="move away what is there, or name another state directory with --state",
+            ) from None
         return path
 
     def key(self) -> Key:
@@ -84,7 +95,14 @@ class StateDirectory:
 
     def agent_token(self) -> str:
         """The bearer token of agents and monitors; made at the first start."""
-        return self._kept(AGENT_TOKEN, secrets.token_urlsafe(32))
+        token = self._kept(AGENT_TOKEN, secrets.token_urlsafe(32))
+        if _TOKEN.fullmatch(token) is None:
+            raise Refusal(
+                f"The agents' token in {self.path / AGENT_TOKEN} is no token.",
+                found=f"{len(token)} characters; {TOKEN_CHARACTERS_MIN} or more are expected, and none of them blank",
+                do="put back the token that the agents have, or remove the file: the next start makes a new one",
+            )
+        return token
 
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""

@@ -4,6 +4,7 @@ What a transaction changed is on the disk when it ends, or nothing of it is. A c
 calls `Transaction.bump_revision` in the same transaction.
 """
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,7 +106,12 @@ class Transaction:
         self.filters = Collection(connection, schema.FILTERS)
         self.rules = Collection(connection, schema.RULES)
         self.sessions = Collection(connection, schema.SESSIONS)
+        self.streams = Collection(connection, schema.STREAMS)
+        self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
+        self.carried = Collection(connection, schema.CARRIED)
         self.tags = Tags(connection)
+        self.removed_sessions: list[str] = []
+        """The ids of the sessions that this transaction has removed."""
 
     @property
     def revision(self) -> int:
@@ -126,6 +132,7 @@ class Transaction:
     def remove_session(self, session_id: str) -> None:
         """A session and its tags."""
         self.sessions.remove(session_id)
+        self.removed_sessions.append(session_id)
         self.tags.remove(session_id)
 
     def remove_interface(self, interface_id: str) -> None:
@@ -159,12 +166,13 @@ class Store:
         store = cls(engine)
         try:
             store._make_or_check(path)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             engine.dispose()
             raise Refusal(
                 f"The store {path} cannot be opened.",
-                found=str(getattr(error, "orig", error)),
-                do="check that the state directory is the right one and can be written",
+                found=str(getattr(error, "orig", None) or error),
+                do="check that the state directory is the right one and can be written; where the file is damaged, "
+                "put back a copy of it or start with an empty directory",
             ) from None
         except Refusal:
             engine.dispose()
@@ -191,6 +199,9 @@ class Store:
 
     def _make_or_check(self, path: Path) -> None:
         with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if damage != "ok":
+                raise sqlite3.DatabaseError(str(damage))
             if not connection.dialect.has_table(connection, "schema_version"):
                 schema.METADATA.create_all(connection)
                 connection.execute(schema.SCHEMA_VERSION.insert().values(version=schema.VERSION))

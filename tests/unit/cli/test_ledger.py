@@ -104,7 +104,7 @@ def test_the_ledger_says_where_it_does_not_add_up_and_why_a_session_does_not_mir
     assert "✗ sent is 4 packets" in shown
     assert "adds up" not in shown
     assert "! not mirroring: target type not yet deliverable" in shown
-    assert "nobody counts at the far end: target type not yet deliverable" in shown
+    assert "the far end is not compared: target type not yet deliverable" in shown
 
 
 def test_an_empty_ledger_says_what_to_do():

@@ -2,8 +2,10 @@ import msgspec
 import pytest
 
 from pktmirror.control import status
+from pktmirror.control.history import History, Stream, subject
 from pktmirror.control.ledger import CollectorRow, SessionRow, Uncollected, rows
 from pktmirror.control.placement import Resources
+from pktmirror.control.records import CarriedRecord
 from pktmirror.control.reports import MonitorReport, Received, Reports, StreamReport
 from pktmirror.desired import Report, SessionFigures, SessionStatus
 from pktmirror.model.evaluation import Verdict
@@ -40,8 +42,16 @@ def monitor(*streams: StreamReport, listening: str = "0.0.0.0:4789") -> Received
     return Received(MonitorReport(listening=listening, streams=streams), 100.0)
 
 
-def all_rows(all_: Resources, reports: Reports, now_s: float = 101.0) -> list[SessionRow]:
-    return rows(all_, reports, status.problems(all_, reports, now_s))
+def all_rows(
+    all_: Resources, reports: Reports, now_s: float = 101.0, remembered: History | None = None
+) -> list[SessionRow]:
+    return rows(all_, reports, status.problems(all_, reports, now_s), remembered or History())
+
+
+def compared(collector: CollectorRow | Uncollected) -> tuple[Tally, int, tuple[str, ...]]:
+    """What was received, what is missing of it, and with whom."""
+    assert isinstance(collector, CollectorRow), collector
+    return collector.received, collector.lost_on_wire_packets, collector.shared_with
 
 
 ONE = resources([SOURCE, SENSOR], [target("s")], [session("a", "web", "s")])
@@ -74,7 +84,14 @@ def test_what_the_agent_sent_stands_beside_what_the_monitor_received() -> None:
 )
 def test_a_stream_that_is_not_the_sessions_counts_for_nothing(other: StreamReport) -> None:
     reports = Reports({"h1": told(figures("tms-a", 1, 1))}, {"m": monitor(other)})
-    assert all_rows(ONE, reports)[0].collector == Uncollected(reason="no monitor reports this target")
+    assert compared(all_rows(ONE, reports)[0].collector) == (Tally(), 1, ())
+
+
+def test_where_no_monitor_counts_at_the_target_nothing_is_compared() -> None:
+    elsewhere = msgspec.structs.replace(stream("10.0.0.1", 8, 8), outer_destination="10.0.0.8")
+    for monitors in ({}, {"m": monitor(elsewhere, listening="10.0.0.8:4789")}):
+        reports = Reports({"h1": told(figures("tms-a", 1, 1))}, monitors)
+        assert all_rows(ONE, reports)[0].collector == Uncollected(reason="no monitor reports this target")
 
 
 def test_a_monitor_at_the_targets_address_that_saw_nothing_received_nothing() -> None:
@@ -104,6 +121,98 @@ def test_two_monitors_of_one_stream_are_summed() -> None:
         Tally(5, 500),
         Tally(3, 300),
     )
+
+
+def used(vni: int, destination: str = "10.0.0.9") -> Stream:
+    return vni, "10.0.0.1", destination
+
+
+def test_what_was_sent_before_a_change_of_the_vni_is_compared_where_it_went() -> None:
+    remembered = History({"tms-a": frozenset({used(7), used(6)})})
+    reports = Reports({"h1": told(figures("tms-a", 10, 10))}, {"m": monitor(stream("10.0.0.1", 10, 10, vni=6))})
+    assert compared(all_rows(ONE, reports, remembered=remembered)[0].collector) == (Tally(10, 1000), 0, ())
+    assert compared(all_rows(ONE, reports)[0].collector) == (Tally(), 10, ())
+
+
+def test_a_target_of_before_at_which_nobody_counts_leaves_nothing_to_compare() -> None:
+    remembered = History({"tms-a": frozenset({used(7), used(7, "10.0.0.8")})})
+    reports = Reports({"h1": told(figures("tms-a", 10, 10))}, {"m": monitor(stream("10.0.0.1", 4, 4))})
+    [row] = all_rows(ONE, reports, remembered=remembered)
+    assert row.collector == Uncollected(reason="no monitor reports 10.0.0.8, one of its targets")
+
+
+def test_a_deleted_session_counts_with_the_one_that_has_its_stream_now() -> None:
+    remembered = History({"tms-old": frozenset({used(7)}), "tms-other": frozenset({used(5)})}, {"tms-old": Tally(10)})
+    reports = Reports({"h1": told(figures("tms-a", 3, 3))}, {"m": monitor(stream("10.0.0.1", 12, 12))})
+    [row] = all_rows(ONE, reports, remembered=remembered)
+    assert compared(row.collector) == (Tally(12, 1200), 1, ("tms-old",))
+    assert row.sent == Tally(3, 300)
+
+
+def test_what_a_deleted_session_sent_at_last_is_unknown_and_no_loss_of_another() -> None:
+    remembered = History({"tms-old": frozenset({used(7)})}, {"tms-old": Tally(10)})
+    reports = Reports({"h1": told(figures("tms-a", 3, 3))}, {"m": monitor(stream("10.0.0.1", 14, 14))})
+    collector = all_rows(ONE, reports, remembered=remembered)[0].collector
+    assert isinstance(collector, Uncollected)
+    assert collector.reason.startswith("1 packets more received than are known to be sent: what tms-old sent")
+
+
+def test_sessions_are_joined_also_through_a_third_and_no_further() -> None:
+    all_ = resources(
+        [SOURCE, SENSOR],
+        [target("s")],
+        [session("a", "web", "s", 1, vni=1), session("b", "web", "s", 2, vni=3), session("c", "web", "s", 3, vni=4)],
+    )
+    remembered = History(
+        {"tms-old": frozenset({used(1), used(2)}), "tms-b": frozenset({used(2)})}, {"tms-old": Tally()}
+    )
+    reports = Reports(
+        {"h1": told(figures("tms-a", 1, 1), figures("tms-b", 2, 2), figures("tms-c", 4, 4))},
+        {
+            "m": monitor(
+                stream("10.0.0.1", 1, 1, vni=1), stream("10.0.0.1", 2, 2, vni=3), stream("10.0.0.1", 3, 3, vni=4)
+            )
+        },
+    )
+    a, b, c = (compared(row.collector) for row in all_rows(all_, reports, remembered=remembered))
+    assert a == (Tally(3, 300), 0, ("tms-b", "tms-old"))
+    assert b == (Tally(3, 300), 0, ("tms-a", "tms-old"))
+    assert c == (Tally(3, 300), 1, ())
+
+
+def test_what_a_restarted_monitor_had_counted_still_counts() -> None:
+    carried = {subject(used(7)): CarriedRecord(subject(used(7)), 6, 600, 5, 500)}
+    reports = Reports({"h1": told(figures("tms-a", 8, 8))}, {"m": monitor(stream("10.0.0.1", 2, 2))})
+    collector = all_rows(ONE, reports, remembered=History(carried=carried))[0].collector
+    assert compared(collector) == (Tally(8, 800), 0, ())
+    assert isinstance(collector, CollectorRow)
+    assert (collector.written, collector.not_written) == (Tally(7, 700), Tally(1, 100))
+
+
+def test_what_is_missing_after_a_monitor_was_restarted_is_not_called_a_loss() -> None:
+    carried = {subject(used(7)): CarriedRecord(subject(used(7)), 5, 500, 5, 500)}
+    reports = Reports({"h1": told(figures("tms-a", 8, 8))}, {"m": monitor(stream("10.0.0.1", 2, 2))})
+    collector = all_rows(ONE, reports, remembered=History(carried=carried))[0].collector
+    assert isinstance(collector, Uncollected)
+    assert collector.reason.startswith("a monitor began to count anew, and 1 sent packets")
+
+
+def test_what_a_session_had_sent_before_its_host_was_purged_still_counts() -> None:
+    carried = {"tms-a": CarriedRecord("tms-a", 6, 600, 0, 0)}
+    agents = {"h1": told(figures("tms-a", 2, 2))}
+    exact = Reports(agents, {"m": monitor(stream("10.0.0.1", 8, 8))})
+    [row] = all_rows(ONE, exact, remembered=History(carried=carried))
+    assert compared(row.collector) == (Tally(8, 800), 0, ())
+    assert row.sent == Tally(2, 200), "the source's own figures are as its agent reports them"
+    more = Reports(agents, {"m": monitor(stream("10.0.0.1", 9, 9))})
+    collector = all_rows(ONE, more, remembered=History(carried=carried))[0].collector
+    assert isinstance(collector, Uncollected)
+    assert "the counters of tms-a began anew" in collector.reason
+
+
+def test_a_session_that_no_agent_reports_is_not_compared() -> None:
+    reports = Reports({"h1": told()}, {"m": monitor(stream("10.0.0.1", 9, 9))})
+    assert all_rows(ONE, reports)[0].collector == Uncollected(reason="no agent reports this session")
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,8 @@ def _modified(record: RuleRecord, request: ModifyTrafficMirrorFilterRule) -> Rul
         return None if name in removed else now if given is None else given
 
     source, destination = _networks(
-        request.source_cidr_block or str(rule.source), request.destination_cidr_block or str(rule.destination)
+        str(rule.source) if request.source_cidr_block is None else request.source_cidr_block,
+        str(rule.destination) if request.destination_cidr_block is None else request.destination_cidr_block,
     )
     changed = Rule(
         request.rule_number or rule.number,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from pktmirror.aws import ApiError, errors
+from pktmirror.control import history
 from pktmirror.control.operations import filters, interfaces, selection, tags, targets
 from pktmirror.control.operations.operation import (
     Context,
@@ -97,6 +98,7 @@ def create(request: CreateTrafficMirrorSession, context: Context) -> Result:
     _check_number_is_free(record, transaction)
     _check_target_has_room(record, target, context)
     transaction.sessions.put(record)
+    history.sessions_changed(transaction, [record])
     tags.put(transaction, record.session_id, given)
     transaction.bump_revision()
     return {"TrafficMirrorSession": _described(record, target, given, context)}
@@ -124,8 +126,9 @@ def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result
 def modify(request: ModifyTrafficMirrorSession, context: Context) -> Result:
     transaction = context.transaction
     record = require(transaction, request.traffic_mirror_session_id)
-    target = targets.require(transaction, request.traffic_mirror_target_id or record.target_id)
-    filter_ = filters.require(transaction, request.traffic_mirror_filter_id or record.filter_id)
+    target_id, filter_id = request.traffic_mirror_target_id, request.traffic_mirror_filter_id
+    target = targets.require(transaction, record.target_id if target_id is None else target_id)
+    filter_ = filters.require(transaction, record.filter_id if filter_id is None else filter_id)
     changed = replace(
         _with_fields(record, request, transaction),
         target_id=target.target_id,
@@ -136,6 +139,7 @@ def modify(request: ModifyTrafficMirrorSession, context: Context) -> Result:
         _check_number_is_free(changed, transaction)
         _check_target_has_room(changed, target, context)
         transaction.sessions.put(changed)
+        history.sessions_changed(transaction, [changed])
         transaction.bump_revision()
     held = transaction.tags.of(record.session_id)
     return {"TrafficMirrorSession": _described(changed, target, held, context)}

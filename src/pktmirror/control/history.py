@@ -1,0 +1,175 @@
+"""What the ledger must remember: which streams each session has used, what ended sessions sent, what counters lost.
+
+A session's counters are for its life, and a monitor counts by stream: a VNI between two outer addresses. So the store
+keeps, in the transaction that makes the change, every stream that a session has had; when a session is deleted, what
+its agent last reported of it; and when counters begin anew (a monitor is restarted, an agent's host is purged), what
+they had come to before.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pktmirror.control.placement import Resources, delivery
+from pktmirror.control.records import CarriedRecord, EndedSessionRecord, InterfaceRecord, SessionRecord, StreamRecord
+from pktmirror.control.reports import MonitorReport, StreamReport, sent
+from pktmirror.control.store import Transaction
+from pktmirror.desired import Destination, Report, Undeliverable
+from pktmirror.model.ledger import Tally
+
+ENDED_MAX = 10_000
+"""So many ended sessions are remembered; the oldest are forgotten first, and then count for no stream any more."""
+
+Stream = tuple[int, str, str]
+"""VNI, outer source, outer destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """``streams`` and ``ended`` are by session id, ``carried`` by session id or `subject` of a stream."""
+
+    streams: Mapping[str, frozenset[Stream]] = field(default_factory=dict)
+    ended: Mapping[str, Tally] = field(default_factory=dict)
+    carried: Mapping[str, CarriedRecord] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, transaction: Transaction) -> "History":
+        streams: dict[str, set[Stream]] = {}
+        for record in transaction.streams.where():
+            streams.setdefault(record.session_id, set()).add(
+                (record.vni, record.outer_source, record.outer_destination)
+            )
+        return cls(
+            {session_id: frozenset(used) for session_id, used in streams.items()},
+            {
+                record.session_id: Tally(record.sent_packets, record.sent_bytes)
+                for record in transaction.ended_sessions.where()
+            },
+            {record.subject: record for record in transaction.carried.where()},
+        )
+
+
+def subject(stream: Stream) -> str:
+    """The name of a stream."""
+    return " ".join(map(str, stream))
+
+
+def stream_of(session: SessionRecord, resources: Resources) -> Stream | Undeliverable:
+    """The stream that a session uses now. Where its source has no address, it has none."""
+    match delivery(session, resources):
+        case Destination(address=address):
+            return session.vni, str(resources.interfaces[session.interface_id].primary_address), address
+        case Undeliverable() as nowhere:
+            return nowhere
+
+
+def sessions_changed(transaction: Transaction, sessions: Iterable[SessionRecord]) -> None:
+    """Note the streams that these sessions use from now on."""
+    for session in sessions:
+        _note(transaction, session)
+
+
+def interfaces_changed(transaction: Transaction, interfaces: Iterable[InterfaceRecord]) -> None:
+    """Note the streams of all sessions from or to these interfaces."""
+    for interface in interfaces:
+        sessions_changed(transaction, transaction.sessions.where(interface_id=interface.interface_id))
+        for target in transaction.targets.where(resource=interface.interface_id):
+            sessions_changed(transaction, transaction.sessions.where(target_id=target.target_id))
+
+
+def sessions_ended(transaction: Transaction, sent_by: Mapping[str, Tally], now_s: float) -> None:
+    """Keep what the sessions that this transaction has removed had sent, by session id."""
+    for session_id in transaction.removed_sessions:
+        known = sent_by.get(session_id, Tally())
+        transaction.ended_sessions.put(EndedSessionRecord(session_id, known.packets, known.bytes, now_s))
+    if transaction.ended_sessions.count() > ENDED_MAX:
+        oldest = sorted(transaction.ended_sessions.where(), key=lambda record: record.ended_at_s)
+        for record in oldest[: len(oldest) - ENDED_MAX]:
+            _forget(transaction, record.session_id)
+
+
+def agent_began_anew(before: Mapping[str, Tally], now: Report) -> dict[str, Tally]:
+    """What sessions had sent, by id, of those whose counters are smaller than they were."""
+    return {
+        session.session_id: before[session.session_id]
+        for session in now.sessions
+        if session.session_id in before and sent(session.directions).packets < before[session.session_id].packets
+    }
+
+
+def monitor_began_anew(before: MonitorReport, now: MonitorReport) -> list[StreamReport]:
+    """The last figures of the streams that a monitor no longer counts, or counts again from zero."""
+    current = {_key(stream): stream for stream in now.streams}
+    return [
+        stream
+        for stream in before.streams
+        if stream.received_packets and not _goes_on(stream, current.get(_key(stream)))
+    ]
+
+
+def carry_session(transaction: Transaction, session_id: str, sent_: Tally) -> None:
+    """The session's counters begin anew: keep what they had come to."""
+    _carry(transaction, CarriedRecord(session_id, sent_.packets, sent_.bytes, 0, 0))
+
+
+def carry_stream(transaction: Transaction, stream: StreamReport) -> None:
+    """A monitor counts the stream anew: keep what it had come to. Streams of no session are nobody's loss."""
+    if transaction.streams.count(
+        vni=stream.vni, outer_source=stream.outer_source, outer_destination=stream.outer_destination
+    ):
+        _carry(
+            transaction,
+            CarriedRecord(
+                subject(_key(stream)),
+                stream.received_packets,
+                stream.received_bytes,
+                stream.written_packets,
+                stream.written_bytes,
+            ),
+        )
+
+
+def _note(transaction: Transaction, session: SessionRecord) -> None:
+    source = transaction.interfaces.get(session.interface_id)
+    target = transaction.targets.get(session.target_id)
+    if source is None or target is None or source.primary_address is None:
+        return
+    ids = {source.interface_id: source}
+    aimed = transaction.interfaces.get(getattr(target.target, "interface_id", ""))
+    if aimed is not None:
+        ids[aimed.interface_id] = aimed
+    match stream_of(session, Resources(0, ids, {target.target_id: target}, {}, (), (session,))):
+        case (vni, outer_source, outer_destination) as stream:
+            entry = f"{session.session_id} {subject(stream)}"
+            transaction.streams.put(StreamRecord(entry, session.session_id, vni, outer_source, outer_destination))
+
+
+def _forget(transaction: Transaction, session_id: str) -> None:
+    transaction.ended_sessions.remove(session_id)
+    transaction.carried.remove(session_id)
+    for stream in transaction.streams.where(session_id=session_id):
+        transaction.streams.remove(stream.entry)
+
+
+def _carry(transaction: Transaction, more: CarriedRecord) -> None:
+    known = transaction.carried.get(more.subject) or CarriedRecord(more.subject, 0, 0, 0, 0)
+    transaction.carried.put(
+        CarriedRecord(
+            more.subject,
+            known.packets + more.packets,
+            known.bytes + more.bytes,
+            known.written_packets + more.written_packets,
+            known.written_bytes + more.written_bytes,
+        )
+    )
+
+
+def _key(stream: StreamReport) -> Stream:
+    return stream.vni, stream.outer_source, stream.outer_destination
+
+
+def _goes_on(before: StreamReport, now: StreamReport | None) -> bool:
+    return (
+        now is not None
+        and now.first_seen_ns == before.first_seen_ns
+        and now.received_packets >= before.received_packets
+    )
