@@ -221,14 +221,21 @@ def outcomes(interface: InterfaceFigures) -> list[Line]:
 
 
 def _table(lines: Iterable[Line]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("", min_width=20, overflow="fold")
-    for name in ("ingress", "egress", "both"):
-        table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("", justify="right", no_wrap=True, style="dim")
-    for line in lines:
+    """Figures are never shortened; in a narrow window the labels fold."""
+    lines = list(lines)
+    rows = [
+        [cell for tally in (line.ingress, line.egress, line.both) for cell in _cells(tally, line.counts_bytes)]
+        for line in lines
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", min_width=16, overflow="fold")
+    for position, name in enumerate(("ingress", "egress", "both")):
+        packets, bytes_ = widths[2 * position : 2 * position + 2]
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(len(name), packets))
+        table.add_column("", justify="right", no_wrap=True, style="dim", min_width=bytes_)
+    for line, cells in zip(lines, rows, strict=True):
         style = "bold" if line.depth == 0 else "red" if line.label in _LOST else "" if line.both.packets else "dim"
-        cells = [cell for tally in (line.ingress, line.egress, line.both) for cell in _cells(tally, line.counts_bytes)]
         table.add_row("  " * line.depth + line.label, *cells, style=style)
     return table
 
