@@ -9,7 +9,7 @@ import msgspec
 
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
-from pktmirror.model.ledger import InterfaceLedger, SessionLedger
+from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 
 LAYOUT = 1
 
@@ -191,6 +191,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[SessionFigures, ...] = ()
     mirrored_interfaces: tuple[InterfaceFigures, ...] = ()
     problems: tuple[str, ...] = ()
+    strays: Tally = Tally()  # frames that reached the hop and are no copy of ours; they are dropped there
 
 
 def encode(document: DesiredState | Report) -> bytes:

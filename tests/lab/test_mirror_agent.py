@@ -379,3 +379,18 @@ def test_a_hop_that_is_taken_away_is_made_again(lab: Build) -> None:
         mirror.assert_everything_adds_up()
         stages = mirror.stages("web", EGRESS)
         assert stages in ({Stage.CLONE_FAILED: 1, Stage.SENT: 1}, {Stage.SENT: 2})
+
+
+def test_a_frame_at_the_hop_that_is_no_copy_is_dropped_and_counted(lab: Build) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        mirror.mirror({"web": [Session("monitor", filter=NUMBERED)]})
+        say(mirror, 0)
+        mirror.wait_for_copies("monitor", 1)
+        assert mirror.report("web").strays.packets == 0
+        stray = bytes(12) + b"\x08\x00" + bytes(46)
+        with mirror.inside("host").run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+            raw.bind((hop_of(mirror)[0], 0))
+            mirror.inside("host").run(raw.send, stray)
+        wait_until(lambda: mirror.report("web").strays.packets == 1, WITHIN_S, "the stray is not counted")
+        assert mirror.report("web").strays.bytes == len(stray)
+        assert mirrored_numbers(mirror) == [0]

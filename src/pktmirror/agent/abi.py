@@ -200,6 +200,12 @@ def interface_ledgers(per_cpu: Sequence[bytes]) -> dict[Direction, InterfaceLedg
     }
 
 
+def tally(per_cpu: Sequence[bytes]) -> Tally:
+    """The sum over CPUs of one `struct tally`."""
+    entries = [TallyEntry.from_buffer_copy(value) for value in per_cpu]
+    return Tally(sum(entry.packets for entry in entries), sum(entry.bytes for entry in entries))
+
+
 def _sum(names: Sequence[_Name], tables: Sequence[Sequence[TallyEntry]]) -> dict[_Name, Tally]:
     return {
         name: Tally(sum(table[i].packets for table in tables), sum(table[i].bytes for table in tables))

@@ -26,7 +26,7 @@ from pktmirror.agent.plan import (
 from pktmirror.kernel import bpf, bpffs
 from pktmirror.kernel.netlink import Netlink, turn_offloads_off
 from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import InterfaceLedger, SessionLedger
+from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
@@ -154,6 +154,10 @@ class DataPlane:
             )
             for ifindex, policy in self.tables.policies.items()
         }
+
+    def strays(self) -> Tally:
+        """Frames that reached the hop and were no copy, or a copy of which no session is known any more."""
+        return abi.tally(self._maps["strays"].get_percpu(_key(0)))
 
     def _load(self, object_path: Path) -> None:
         """All or nothing: pin into a staging directory, then rename it into place."""

@@ -240,6 +240,7 @@ class Host:
                 if ifindex in keys
             ),
             problems=self._problems,
+            strays=self._data_plane.strays(),
         )
 
 

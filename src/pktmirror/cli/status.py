@@ -22,6 +22,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     reported_s_ago: float
     applied_revision: int | None
     problems: tuple[str, ...]
+    stray_packets: int = 0  # frames at the agent's hop that were no copy of ours
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,11 @@ def shown(status_: Status) -> RenderableType:
     )
     problems = [Text(f"  ! {host.host_id}: {problem}", "red") for host in status_.hosts for problem in host.problems]
     parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_), _monitors(status_)]
+    parts += [
+        Text(f"  · {host.host_id}: {host.stray_packets} frames at the hop were no copy and were dropped", "yellow")
+        for host in status_.hosts
+        if host.stray_packets
+    ]
     if status_.refused_requests:
         counts = ", ".join(f"{code} {count:,}" for code, count in status_.refused_requests.items())
         parts.append(Text(f"requests refused since the start: {counts}"))

@@ -312,6 +312,7 @@ class ControlPlane:
             "reported_s_ago": now_s - reported_at_s,
             "applied_revision": None if told is None else told.report.applied_revision,
             "problems": [] if told is None else list(told.report.problems),
+            "stray_packets": 0 if told is None else told.report.strays.packets,
         }
 
     def _context(self, transaction: Transaction, now_s: float) -> Context:

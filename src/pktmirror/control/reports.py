@@ -129,6 +129,7 @@ def _interface_nonsense(found: FoundInterface) -> str | None:
 
 
 def _tallies(report: Report) -> Iterator[tuple[str, Tally]]:
+    yield "strays", report.strays
     for session in report.sessions:
         for ledger in session.directions.values():
             for tally in (*ledger.verdicts.values(), *ledger.stages.values()):
