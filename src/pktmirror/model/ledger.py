@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
 
 
 class InterfaceOutcome(Enum):
@@ -86,6 +85,3 @@ class InterfaceLedger:
     @property
     def seen(self) -> Tally:
         return sum(self.outcomes.values(), Tally())
-
-
-SessionLedgers = Mapping[Direction, SessionLedger]

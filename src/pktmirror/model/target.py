@@ -21,4 +21,3 @@ Target = InterfaceTarget | LoadBalancerTarget
 
 NETWORK_INTERFACE = "network-interface"
 NETWORK_LOAD_BALANCER = "network-load-balancer"
-GATEWAY_LOAD_BALANCER_ENDPOINT = "gateway-load-balancer-endpoint"
