@@ -13,6 +13,7 @@
 #define SESSIONS_MAX 3		/* per interface */
 #define RESOLVERS_MAX 8		/* per interface */
 #define EXCLUSIONS_MAX 32	/* lines of the never-mirrored table */
+#define HINT_BITS 256
 
 #define INTERFACES_MAX 4096
 #define FILTER_SLOTS 2048
@@ -90,6 +91,9 @@ struct filter {
 	struct rule rules[DIRECTION_COUNT][RULES_MAX];	/* in ascending number */
 };
 
+/* Which bit of a hint stands for a value: an address's words folded into one, or protocol << 16 | port. */
+#define HINT_BIT(value) ((__u32)(value) * 0x9E3779B1u >> 24)
+
 struct exclusion {
 	__be32 address_be[4];
 	__u16 first;		/* ports, or ICMPv6 types */
@@ -100,7 +104,10 @@ struct exclusion {
 	__u8 names_ports;
 };
 
+/* A packet none of whose bits is set in the hints concerns no line. agent/exclusions.py sets them. */
 struct exclusion_table {
+	__u32 addresses[HINT_BITS / 32];
+	__u32 ports[HINT_BITS / 32];
 	__u32 count;
 	__u32 reserved;
 	struct exclusion lines[EXCLUSIONS_MAX];

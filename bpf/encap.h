@@ -3,7 +3,6 @@
 #pragma once
 
 #define OUTER_BYTES (20 + 8 + 8)	/* IPv4, UDP, VXLAN (RFC 7348 section 5) */
-#define ETHERNET_BYTES 14
 #define VLAN_BYTES 4
 #define SHORT_COPY_BYTES_MAX 128	/* the longest copy that ends within its own headers */
 

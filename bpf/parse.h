@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#define ETHERNET_BYTES 14
 #define ETHERTYPE_IPV4 0x0800
 #define ETHERTYPE_ARP 0x0806
 #define ETHERTYPE_VLAN 0x8100
@@ -42,7 +43,8 @@ struct headers {
 	__u8 icmp_type;
 	__u8 is_fragment;	/* of a fragmented datagram, the first included */
 	__u8 is_later_fragment;
-	__u8 reserved;
+	__u8 destination_mac[6];
+	__u8 reserved[3];
 };
 
 enum parsed { PARSED_IP, PARSED_ARP, PARSED_NOT_IP, PARSED_MALFORMED };
@@ -149,18 +151,75 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 offset, struc
 	return PARSED_MALFORMED;
 }
 
+/* What most frames begin with: Ethernet, IPv4 without options, and ports or an ICMP type. One load instead of three. */
+struct plain_ipv4 {
+	__u8 destination_mac[6];
+	__u8 source_mac[6];
+	__be16 ethertype_be;
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 total_bytes_be;
+	__be16 id_be;
+	__be16 fragment_be;
+	__u8 ttl;
+	__u8 protocol;
+	__sum16 checksum;
+	__u8 source_be[4];
+	__u8 destination_be[4];
+	__be16 ports_be[2];
+};
+_Static_assert(sizeof(struct plain_ipv4) == ETHERNET_BYTES + 20 + 4, "as it is on the wire");
+
+static __always_inline int parse_plain_ipv4(const struct plain_ipv4 *plain, struct headers *headers)
+{
+	__u16 fragment = bpf_ntohs(plain->fragment_be) & 0x3fff;	/* more fragments, and the offset */
+
+	headers->family = 4;
+	headers->protocol = plain->protocol;
+	__builtin_memcpy(&headers->source_be[0], plain->source_be, 4);
+	__builtin_memcpy(&headers->destination_be[0], plain->destination_be, 4);
+	headers->is_fragment = fragment != 0;
+	headers->is_later_fragment = (fragment & 0x1fff) != 0;
+	headers->l4_offset = ETHERNET_BYTES + 20;
+	if (headers->is_later_fragment)
+		return PARSED_IP;
+	switch (plain->protocol) {
+	case PROTOCOL_TCP:
+	case PROTOCOL_UDP:
+	case PROTOCOL_SCTP:
+		headers->source_port = bpf_ntohs(plain->ports_be[0]);
+		headers->destination_port = bpf_ntohs(plain->ports_be[1]);
+		headers->has_ports = 1;
+		break;
+	case PROTOCOL_ICMP:
+	case PROTOCOL_ICMPV6:
+		headers->icmp_type = *(const __u8 *)plain->ports_be;
+		headers->has_icmp_type = 1;
+		break;
+	}
+	return PARSED_IP;
+}
+
 /* headers must be zeroed. VLAN tags count whether the kernel has moved them into the metadata or not. */
 __noinline int parse(struct __sk_buff *skb, struct headers *headers)
 {
-	__u32 offset = 12, tags_left;
+	struct plain_ipv4 first;
+	__u32 offset = ETHERNET_BYTES, tags_left;
 	__be16 ethertype_be;
 
 	if (!headers)
 		return PARSED_MALFORMED;
-	tags_left = skb->vlan_present ? VLAN_TAGS_MAX - 1 : VLAN_TAGS_MAX;
-	if (bpf_skb_load_bytes(skb, offset, &ethertype_be, 2))
+	if (!bpf_skb_load_bytes(skb, 0, &first, sizeof(first))) {
+		__builtin_memcpy(headers->destination_mac, first.destination_mac, 6);
+		if (first.ethertype_be == bpf_htons(ETHERTYPE_IPV4) && first.version_ihl == 0x45)
+			return parse_plain_ipv4(&first, headers);
+	} else if (bpf_skb_load_bytes(skb, 0, &first, ETHERNET_BYTES)) {
 		return PARSED_MALFORMED;
-	offset += 2;
+	} else {
+		__builtin_memcpy(headers->destination_mac, first.destination_mac, 6);
+	}
+	ethertype_be = first.ethertype_be;
+	tags_left = skb->vlan_present ? VLAN_TAGS_MAX - 1 : VLAN_TAGS_MAX;
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
 		if (!tags_left ||
 		    (ethertype_be != bpf_htons(ETHERTYPE_VLAN) && ethertype_be != bpf_htons(ETHERTYPE_QINQ)))

@@ -17,6 +17,7 @@ RULES_MAX = 16
 SESSIONS_MAX = 3
 RESOLVERS_MAX = 8
 EXCLUSIONS_MAX = 32
+HINT_BITS = 256
 
 MARK_MAGIC = 0xD7000000
 MARK_GENERATION_SHIFT = 16
@@ -99,6 +100,8 @@ class ExclusionEntry(ctypes.Structure):
 
 class ExclusionTable(ctypes.Structure):
     _fields_ = (
+        ("addresses", ctypes.c_uint32 * (HINT_BITS // 32)),
+        ("ports", ctypes.c_uint32 * (HINT_BITS // 32)),
         ("count", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
         ("lines", ExclusionEntry * EXCLUSIONS_MAX),
@@ -168,6 +171,11 @@ _Name = TypeVar("_Name", bound=Enum)
 def address_bytes(address: IPv4Address | IPv6Address) -> bytes:
     """16 bytes in network order: an IPv4 address is the first word, then zeros."""
     return address.packed.ljust(16, b"\0")
+
+
+def hint_bit(value: int) -> int:
+    """HINT_BIT of bpf/abi.h: which bit of a hint stands for a value of 32 bits."""
+    return (value * 0x9E3779B1 & 0xFFFFFFFF) >> 24
 
 
 def mark(slot: int, generation: int) -> int:

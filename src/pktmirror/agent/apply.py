@@ -24,16 +24,18 @@ from pktmirror.agent.plan import (
     WriteFilter,
 )
 from pktmirror.kernel import bpf, bpffs
-from pktmirror.kernel.netlink import Netlink, turn_offloads_off
+from pktmirror.kernel.netlink import Netlink, poll_what_it_receives, turn_offloads_off
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
 HOP_MTU = 65535
+HOP_QUEUE_PACKETS_MAX = 1000  # as a network card's; beyond, production goes on and copies are not made
 _MAPS = ("interfaces", "filters", "exclusions", "deliveries", "session_ledger", "interface_ledger", "strays")
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
-_ENCAPSULATE = "encapsulate"
+_ENCAPSULATE, _KEEP_APART = "encapsulate", "keep_apart"
+_PROGRAMS = (*(name for name, _ in _HOOKS), _ENCAPSULATE, _KEEP_APART)
 _STAGING = "staging"
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the control plane takes it in a path
 
@@ -85,9 +87,7 @@ class DataPlane:
             except BaseException:
                 self._leave_nothing_of_a_failed_load(bpffs_root)
                 raise
-        self._programs = {
-            name: bpf.Program.pinned(self._pins / name) for name in (*(name for name, _ in _HOOKS), _ENCAPSULATE)
-        }
+        self._programs = {name: bpf.Program.pinned(self._pins / name) for name in _PROGRAMS}
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
         self.tables = self._read_tables()
 
@@ -107,20 +107,36 @@ class DataPlane:
     def hop_ifindex(self) -> int:
         """The device that clones enter, made or mended where it is missing."""
         near, far = self._hop
-        pin = self._pins / "link-hop"
         near_link, far_link = self._netlink.link_named(near), self._netlink.link_named(far)
-        if near_link is None or far_link is None or not near_link.up or not far_link.up:
-            pin.unlink(missing_ok=True)
+        pins = [self._pins / f"hop-{name}" for name in (_KEEP_APART, _ENCAPSULATE)]
+        whole = all(link is not None and link.up for link in (near_link, far_link)) and all(
+            pin.exists() for pin in pins
+        )
+        if near_link is None or not whole:
+            for pin in pins:
+                pin.unlink(missing_ok=True)
             self._netlink.delete_link(near)
-            self._netlink.create_veth(near, far, mtu=HOP_MTU)
-            turn_offloads_off(near)
-            near_link, far_link = self._netlink.link_named(near), self._netlink.link_named(far)
-            if near_link is None or far_link is None:
+            self._make_hop()
+            near_link = self._netlink.link_named(near)
+            if near_link is None:
                 raise OSError(19, f"the hop {near} vanished while it was made")
-        if not pin.exists():
-            with bpf.Link.attach(self._programs[_ENCAPSULATE], far_link.ifindex, bpf.TCX_INGRESS) as link:
-                link.pin(pin)
         return near_link.ifindex
+
+    def _make_hop(self) -> None:
+        """It is set up last: one that an agent left half-made is down, and is made again."""
+        near, far = self._hop
+        self._netlink.create_veth(near, far, mtu=HOP_MTU)
+        self._netlink.queue_before(near, HOP_QUEUE_PACKETS_MAX)
+        turn_offloads_off(near)
+        poll_what_it_receives(far)
+        link = self._netlink.link_named(far)
+        if link is None:
+            raise OSError(19, f"the hop's far end {far} vanished while it was made")
+        with bpf.Link.attach_xdp_generic(self._programs[_KEEP_APART], link.ifindex) as keep_apart:
+            keep_apart.pin(self._pins / f"hop-{_KEEP_APART}")
+        with bpf.Link.attach(self._programs[_ENCAPSULATE], link.ifindex, bpf.TCX_INGRESS) as encapsulate:
+            encapsulate.pin(self._pins / f"hop-{_ENCAPSULATE}")
+        self._netlink.set_up(near, far)
 
     def carry_out(self, changes: Iterable[Change]) -> None:
         """Make the changes, in order. The caller keeps `tables` in step."""
@@ -169,7 +185,7 @@ class DataPlane:
             for name in _MAPS:
                 with loaded.map(name) as map_:
                     map_.pin(staging / name)
-            for name in (*(name for name, _ in _HOOKS), _ENCAPSULATE):
+            for name in _PROGRAMS:
                 with loaded.program(name) as program:
                     program.pin(staging / name)
         finally:
@@ -258,7 +274,7 @@ class DataPlane:
 
     def _attached(self) -> set[int]:
         pinned = {entry.name for entry in self._pins.iterdir()}
-        ifindexes = {int(name.split("-")[1]) for name in pinned if name.startswith("link-") and name != "link-hop"}
+        ifindexes = {int(name.split("-")[1]) for name in pinned if name.startswith("link-")}
         return {ifindex for ifindex in ifindexes if all(f"link-{ifindex}-{hook}" in pinned for hook, _ in _HOOKS)}
 
 

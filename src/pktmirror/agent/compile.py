@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from pktmirror.agent import abi
+from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.desired import (
     DesiredInterface,
@@ -244,19 +245,3 @@ def _write_rule(entry: abi.RuleEntry, rule: Rule) -> None:
 
 def _network(network: IPv4Network | IPv6Network) -> tuple[bytes, bytes]:
     return abi.address_bytes(network.network_address), abi.address_bytes(network.netmask)
-
-
-def exclusion_bytes(lines: Iterable[Exclusion]) -> bytes:
-    """The never-mirrored table as the kernel reads it."""
-    table = abi.ExclusionTable()
-    for position, line in enumerate(lines):
-        entry = table.lines[position]
-        if line.address is not None:
-            entry.family = line.address.version
-            entry.address_be[:] = abi.address_bytes(line.address)
-        if line.protocol is not None:
-            entry.protocol, entry.protocol_mask = line.protocol, 0xFF
-        if line.ports is not None:
-            entry.names_ports, entry.first, entry.last = 1, line.ports.first, line.ports.last
-        table.count = position + 1
-    return bytes(table)

@@ -14,6 +14,8 @@ from typing import Any, Self
 from cffi import FFI
 
 TCX_INGRESS, TCX_EGRESS = 46, 47  # enum bpf_attach_type, Linux 6.6; libbpf 1.1 does not know the names
+_XDP = 37  # enum bpf_attach_type
+_XDP_GENERIC = 2  # XDP_FLAGS_SKB_MODE
 _MAP_TYPE_ARRAY = 2
 _PERCPU_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _BPF_ANY = 0
@@ -50,7 +52,8 @@ _ffi.cdef(
     int bpf_obj_pin(int fd, const char *path);
     int bpf_obj_get(const char *path);
     int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *info_bytes);
-    int bpf_link_create(int program_fd, int target, int attach_type, const void *opts);
+    struct bpf_link_create_opts { size_t sz; uint32_t flags, reserved; };
+    int bpf_link_create(int program_fd, int target, int attach_type, const struct bpf_link_create_opts *opts);
     int bpf_link_update(int link_fd, int program_fd, const void *opts);
     int bpf_prog_test_run_opts(int program_fd, struct bpf_test_run_opts *opts);
     int libbpf_num_possible_cpus(void);
@@ -238,13 +241,21 @@ class Program(Handle):
 
 
 class Link(Handle):
-    """A program at a tcx hook of a device. Closing an unpinned link detaches it."""
+    """A program at a hook of a device. Closing an unpinned link detaches it."""
 
     @classmethod
     def attach(cls, program: Program, ifindex: int, attach_type: int) -> "Link":
         """The device is looked up in the network namespace of the calling thread."""
         fd = libbpf().bpf_link_create(program.fd, ifindex, attach_type, _ffi.NULL)
         return cls(_checked(fd, f"attach to device {ifindex}"))
+
+    @classmethod
+    def attach_xdp_generic(cls, program: Program, ifindex: int) -> "Link":
+        """At the generic XDP hook, which every device has (Linux 5.9 for links)."""
+        opts = _ffi.new("struct bpf_link_create_opts *")
+        opts.sz, opts.flags = _ffi.sizeof("struct bpf_link_create_opts"), _XDP_GENERIC
+        fd = libbpf().bpf_link_create(program.fd, ifindex, _XDP, opts)
+        return cls(_checked(fd, f"attach to the generic XDP hook of device {ifindex}"))
 
     @classmethod
     def pinned(cls, path: Path) -> "Link":

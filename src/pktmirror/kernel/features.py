@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pktmirror.kernel import bpf, bpffs, netns
-from pktmirror.kernel.netlink import Netlink, turn_offloads_off
+from pktmirror.kernel.netlink import Netlink, poll_what_it_receives, turn_offloads_off
 
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 
@@ -79,7 +79,7 @@ def unusable_bpffs(directory: Path) -> str | None:
 
 
 def refused_hop() -> str | None:
-    """A veth pair whose transmit offloads can be turned off."""
+    """A veth pair as the agent makes its hop: offloads off, with a queue, and polled."""
     return _in_a_namespace(_try_hop)
 
 
@@ -91,7 +91,9 @@ def refused_programs(object_path: Path, program: str) -> str | None:
 def _try_hop() -> None:
     with Netlink() as netlink:
         netlink.create_veth("probe0", "probe1", mtu=65535)
+        netlink.queue_before("probe0", 1)
         turn_offloads_off("probe0")
+        poll_what_it_receives("probe1")
 
 
 def _try_programs(object_path: Path, program: str) -> None:

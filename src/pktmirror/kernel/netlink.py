@@ -27,6 +27,7 @@ _IFA_F_SECONDARY = 0x01
 _NUD_FAILED = 0x20
 _RT_TABLE_MAIN = 254
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+_GRO = "generic-receive-offload"
 _OFFLOADS = ("tcp-segmentation-offload", "generic-segmentation-offload", "tx-checksumming")
 
 
@@ -178,7 +179,7 @@ class Netlink:
         return None if nsid in (-1, 0xFFFFFFFF) else nsid
 
     def create_veth(self, name: str, peer: str, *, mtu: int) -> None:
-        """A veth pair with both ends here, without ARP and without IPv6 addresses of its own, up."""
+        """A veth pair with both ends here, without ARP and without IPv6 addresses of its own, not yet up."""
         with _as_os_error(f"make the veth pair {name} and {peer}"):
             self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "mtu": mtu}, mtu=mtu)
             for end in (name, peer):
@@ -189,7 +190,21 @@ class Netlink:
                 with contextlib.suppress(NetlinkError):  # a kernel without IPv6 has no mode to set
                     self._route.link("set", index=index, IFLA_AF_SPEC=no_ipv6_address)
                 self._route.link("set", index=index, flags=0x80, change=0x80)  # IFF_NOARP
+
+    def set_up(self, *names: str) -> None:
+        for name in names:
+            with _as_os_error(f"set {name} up"):
+                [index] = self._route.link_lookup(ifname=name)
                 self._route.link("set", index=index, state="up")
+
+    def queue_before(self, name: str, packets_max: int) -> None:
+        """Let packets wait in a queue (pfifo) while a device cannot take them; what it has no room for is dropped.
+
+        A super-packet counts as one. Before Linux 6.16 a veth drops what it cannot take instead.
+        """
+        with _as_os_error(f"put a queue before {name}"):
+            [index] = self._route.link_lookup(ifname=name)
+            self._route.tc("add", "pfifo", index=index, handle=0x10000, limit=packets_max)
 
     def delete_link(self, name: str) -> bool:
         """Whether there was one."""
@@ -233,6 +248,22 @@ def turn_offloads_off(device: str) -> None:
         ethtool.close()
     if still_on:
         raise OSError(errno.EOPNOTSUPP, f"{device} keeps {', '.join(still_on)} on")
+
+
+def poll_what_it_receives(device: str) -> None:
+    """Let a veth of this thread's namespace receive from a ring of its own that is polled (NAPI), not from the CPU's
+    backlog which all veths share; OSError where it does not.
+
+    The switch for this is generic receive offload (Linux 5.13).
+    """
+    ethtool = IoctlEthtool(device)
+    try:
+        ethtool.set_offload_flag(_GRO, True)
+        on = ethtool.get_offload_flags()[_GRO]
+    finally:
+        ethtool.close()
+    if not on:
+        raise OSError(errno.EOPNOTSUPP, f"{device} keeps {_GRO} off")
 
 
 def _link(message: Any) -> Link:

@@ -12,10 +12,10 @@ from pktmirror.agent.compile import (
     Wanted,
     Way,
     compile_state,
-    exclusion_bytes,
     filter_bytes,
     route_queries,
 )
+from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.desired import (
     DesiredInterface,
