@@ -20,6 +20,8 @@
 #define DELIVERY_SLOTS 16384	/* 14 of the mark's 16 bits */
 #define EXCLUSION_SLOTS 8
 #define LEDGER_ROWS 8192
+#define STREAMS_MAX 65536
+#define VNI_NOT_QUOTED 0xffffffff
 
 /* The mark of a copy, the only thing that crosses the hop: magic, direction, generation, delivery slot.
  * The agent writes it into session_policy with the direction bit clear. */
@@ -40,6 +42,7 @@ enum interface_outcome {
 	OUTCOME_MALFORMED,
 	OUTCOME_NOT_FOR_THIS_INTERFACE,
 	OUTCOME_OWN_COPY,
+	OUTCOME_TARGET_REFUSED,
 	OUTCOME_COUNT
 };
 
@@ -58,7 +61,8 @@ enum stage {
 	STAGE_UNDELIVERABLE,
 	STAGE_ENCAPSULATION_FAILED,
 	STAGE_SENT,
-	STAGE_CUT,	/* counts beside SENT */
+	STAGE_CUT,	/* this one and the next count beside SENT */
+	STAGE_TARGET_REFUSED,
 	STAGE_COUNT
 };
 
@@ -150,6 +154,15 @@ struct delivery {
 	__u32 retired_ledger_row;
 };
 
+/* How the copies of a session are known on the wire, whoever sends them. Each is there twice, once without its VNI. */
+struct stream {
+	__be32 outer_source_be;
+	__be32 outer_destination_be;
+	__u32 vni;		/* or VNI_NOT_QUOTED */
+	__u16 port;
+	__u16 reserved;
+};
+
 struct session_counters {
 	struct tally verdicts[DIRECTION_COUNT][VERDICT_COUNT];
 	struct tally stages[DIRECTION_COUNT][STAGE_COUNT];
@@ -162,5 +175,6 @@ struct interface_counters {
 _Static_assert(RESOLVERS_MAX <= 8, "a bit each");
 _Static_assert(sizeof(struct rule) == 80, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
+_Static_assert(sizeof(struct stream) == 16, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
 _Static_assert(sizeof(struct interface_policy) == 28 + 16 * RESOLVERS_MAX + 16 * SESSIONS_MAX, "no holes");

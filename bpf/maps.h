@@ -39,6 +39,14 @@ struct {
 	__type(value, struct delivery);
 } deliveries SEC(".maps");
 
+/* The value: the session's ledger row on this host, or none where another host mirrors. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, STREAMS_MAX);
+	__type(key, struct stream);
+	__type(value, __u32);
+} streams SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, LEDGER_ROWS);

@@ -5,8 +5,9 @@
  *   the hop           → a private veth pair          the kernel splits a super-packet and completes its checksums
  *   copy              → encapsulate                  tags, cut, outer headers, send
  *
- * The hooks never change, delay or decide about the production packet: they return TCX_NEXT on every path, and the
- * only field they write, skb->mark, is as it was before they return.
+ * The hooks never change, delay or decide about the production packet: they return TCX_NEXT, and the only field they
+ * write, skb->mark, is as it was before they return. What they drop is no production: the error with which a target
+ * answers to a copy (streams.h).
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -21,6 +22,7 @@
 #include "parse.h"
 #include "count.h"
 #include "classify.h"
+#include "streams.h"
 #include "encap.h"
 
 #define AF_INET 2
@@ -94,7 +96,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 {
 	const struct interface_policy *policy = policy_of(skb);
 	struct headers headers = {};
-	__u32 direction, outcome;
+	__u32 direction, outcome, refused_row = 0;
 	struct tally wire;
 	int parsed;
 
@@ -116,11 +118,19 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		outcome = OUTCOME_MALFORMED;
 	else if (is_never_mirrored(policy->exclusion_slot, &headers))
 		outcome = OUTCOME_NEVER_MIRRORED;
+	else if (is_copy_on_the_wire(skb, &headers))
+		outcome = OUTCOME_OWN_COPY;
+	else if (is_error_about_a_copy(skb, &headers, &refused_row))
+		outcome = OUTCOME_TARGET_REFUSED;
 	else
 		outcome = offer(skb, policy, direction, &headers, &wire);
 
 	count_outcome(policy->ledger_row, direction, outcome, &wire);
-	return TCX_NEXT; /* a mirror never decides the fate of a packet */
+	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
+		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
+		return TCX_DROP; /* the source has sent nothing that it could be about */
+	}
+	return TCX_NEXT; /* a mirror never decides the fate of a packet of production */
 }
 
 SEC("tc")

@@ -5,7 +5,7 @@ The clone fails because its device does not exist: what a session takes ends as 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +19,7 @@ from pktmirror.agent.plan import (
     Capacity,
     ClearInterfaceRow,
     ClearSessionRow,
+    PutStream,
     SwapPolicy,
     Tables,
     WriteDelivery,
@@ -32,13 +33,14 @@ from pktmirror.model import evaluation
 from pktmirror.model.evaluation import Candidate, Surroundings
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
-from pktmirror.packet import headers
+from pktmirror.packet import copies, headers
 from tests.kernel.frames import ARP, OWN_MAC
 from tests.kernel.policies import KEY, REACHABLE, Scene
 
-TCX_NEXT = -1
+TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT = 5  # the plan gives out at most 3; the others stay zero
+_MAPS = ("interfaces", "filters", "exclusions", "deliveries", "streams", "session_ledger", "interface_ledger", "strays")
 _FIRST = bytes(4)
 _CAPACITY = Capacity(filters=16, exclusions=4, deliveries=16, session_rows=16, interfaces=16)
 _MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
@@ -61,8 +63,7 @@ class Bench:
 
     def __init__(self, loaded: bpf.Object) -> None:
         self._programs = {True: loaded.program("hook_ingress"), False: loaded.program("hook_egress")}
-        names = ("interfaces", "filters", "exclusions", "deliveries", "session_ledger", "interface_ledger", "strays")
-        self._maps = {name: loaded.map(name) for name in names}
+        self._maps = {name: loaded.map(name) for name in _MAPS}
         self._policy = bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
         self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
 
@@ -75,6 +76,8 @@ class Bench:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
         swap of the pointer would wait for the kernel's grace period each time."""
         wanted = compile_state(scene.state, [_device(scene)], _ways(scene))
+        for key in list(self._maps["streams"].keys()):
+            self._maps["streams"].delete(key)
         for change in plan(wanted, Tables(), hop_ifindex=MISSING_IFINDEX, capacity=_CAPACITY):
             match change:
                 case WriteFilter(slot, value):
@@ -83,6 +86,8 @@ class Bench:
                     self._maps["exclusions"].put(_key(slot), value)
                 case WriteDelivery(slot, value):
                     self._maps["deliveries"].put(_key(slot), value)
+                case PutStream(key, row):
+                    self._maps["streams"].put(key, _key(row))
                 case SwapPolicy(ifindex, value):
                     assert ifindex == LOOPBACK_IFINDEX
                     self._policy.put(_FIRST, value)
@@ -101,7 +106,7 @@ class Bench:
             self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
 
     def run(self, frame: bytes, *, at_ingress: bool, mark: int = 0, offload: Offload | None = None) -> Counted:
-        """What moved in all ledgers. Asserts that the frame goes on as it came."""
+        """What moved in all ledgers. Asserts that the frame goes on as it came, unless it answers to a copy."""
         offload = offload or Offload()
         context = bytearray(_CONTEXT_BYTES)
         struct.pack_into("<I", context, _MARK_AT, mark)
@@ -109,10 +114,12 @@ class Bench:
         struct.pack_into("<I", context, _GSO_SIZE_AT, offload.segment_bytes)
         self._zero()
         ran = self._programs[at_ingress].test_run(frame, context=bytes(context))
-        assert ran.verdict == TCX_NEXT
         assert ran.frame == frame
         assert struct.unpack_from("<I", ran.context, _MARK_AT) == (mark,)
-        return self._counted()
+        counted = self._counted()
+        refused = any(key[1:] == (Direction.INGRESS, InterfaceOutcome.TARGET_REFUSED) for key in counted)
+        assert ran.verdict == (TCX_DROP if refused else TCX_NEXT)
+        return counted
 
     def _zero(self) -> None:
         session, interface = bytes(bytearray(abi.SessionCounters())), bytes(bytearray(abi.InterfaceCounters()))
@@ -161,9 +168,16 @@ def expected(
             tuple(line.exclusion() for line in scene.state.exclusions),
             frozenset(ip_address(resolver) for resolver in interface.resolvers),
         )
-        result = evaluation.evaluate(parsed, direction, candidates, surroundings)
         sessions = {session.session_id: session for session in interface.sessions}
         rows = {each.session_id: row for row, each in enumerate(sorted(sessions.values(), key=lambda one: one.number))}
+        result = evaluation.evaluate(parsed, direction, candidates, surroundings)
+        if not result.excluded and (owners := _owners(scene, rows, copies.outer_of(frame, parsed))):
+            return {(0, direction, InterfaceOutcome.OWN_COPY): wire}
+        if not result.excluded and (owners := _owners(scene, rows, copies.outer_quoted(frame, parsed))):
+            counted[0, direction, InterfaceOutcome.TARGET_REFUSED] = wire
+            if direction is Direction.INGRESS and len(owners) == 1:
+                counted[owners[0], direction, Stage.TARGET_REFUSED] = wire
+            return counted
         for offer in result.offers:
             counted[rows[offer.session_id], direction, offer.decision.verdict] = wire
         outcome = InterfaceOutcome.NEVER_MIRRORED if result.excluded else InterfaceOutcome.NOT_TAKEN
@@ -172,6 +186,20 @@ def expected(
             counted[rows[result.taken_by], direction, _stage(sessions[result.taken_by])] = wire
     counted[0, direction, outcome] = wire
     return counted
+
+
+def _owners(scene: Scene, rows: Mapping[str, int], outer: copies.Outer | None) -> list[int]:
+    """The ledger rows of the sessions that send such copies; without a VNI every VNI will do."""
+    (interface,) = scene.state.interfaces
+    return [
+        rows[session.session_id]
+        for session in interface.sessions
+        if outer is not None
+        and isinstance(session.delivery, Destination)
+        and session.delivery.address == str(REACHABLE)
+        and (str(outer.source), outer.destination, outer.port) == (interface.primary_address, REACHABLE, 4789)
+        and outer.vni in (None, session.vni)
+    ]
 
 
 def _before_the_filters(

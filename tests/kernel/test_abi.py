@@ -24,6 +24,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "session_policy": abi.SessionPolicy,
     "interface_policy": abi.InterfacePolicy,
     "delivery": abi.Delivery,
+    "stream": abi.StreamKey,
     "tally": abi.TallyEntry,
     "session_counters": abi.SessionCounters,
     "interface_counters": abi.InterfaceCounters,

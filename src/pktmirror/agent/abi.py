@@ -23,6 +23,7 @@ MARK_MAGIC = 0xD7000000
 MARK_GENERATION_SHIFT = 16
 MARK_GENERATION_MASK = 0x7F
 NO_GENERATION = 0xFFFFFFFF
+VNI_NOT_QUOTED = 0xFFFFFFFF
 NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
 SESSION_ID_BYTES = 24
 
@@ -35,6 +36,7 @@ OUTCOMES = (
     InterfaceOutcome.MALFORMED,
     InterfaceOutcome.NOT_FOR_THIS_INTERFACE,
     InterfaceOutcome.OWN_COPY,
+    InterfaceOutcome.TARGET_REFUSED,
 )
 VERDICTS = (
     Verdict.TAKEN,
@@ -50,6 +52,7 @@ STAGES = (
     Stage.ENCAPSULATION_FAILED,
     Stage.SENT,
     Stage.CUT,
+    Stage.TARGET_REFUSED,
 )
 
 # bytes in the order in which they stand, for values that are in network byte order
@@ -147,6 +150,16 @@ class Delivery(ctypes.Structure):
         ("ledger_row", ctypes.c_uint32),
         ("retired_generation", ctypes.c_uint32),
         ("retired_ledger_row", ctypes.c_uint32),
+    )
+
+
+class StreamKey(ctypes.Structure):
+    _fields_ = (
+        ("outer_source_be", _Ip),
+        ("outer_destination_be", _Ip),
+        ("vni", ctypes.c_uint32),
+        ("port", ctypes.c_uint16),
+        ("reserved", ctypes.c_uint16),
     )
 
 

@@ -17,6 +17,8 @@ from pktmirror.agent.plan import (
     ClearInterfaceRow,
     ClearSessionRow,
     Detach,
+    DropStream,
+    PutStream,
     SwapPolicy,
     Tables,
     WriteDelivery,
@@ -32,7 +34,7 @@ OBJECT = Path(__file__).with_name("mirror.bpf.o")
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
 HOP_MTU = 65535
 HOP_QUEUE_PACKETS_MAX = 1000  # as a network card's; beyond, production goes on and copies are not made
-_MAPS = ("interfaces", "filters", "exclusions", "deliveries", "session_ledger", "interface_ledger", "strays")
+_MAPS = ("interfaces", "filters", "exclusions", "deliveries", "streams", "session_ledger", "interface_ledger", "strays")
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _ENCAPSULATE, _KEEP_APART = "encapsulate", "keep_apart"
 _PROGRAMS = (*(name for name, _ in _HOOKS), _ENCAPSULATE, _KEEP_APART)
@@ -214,6 +216,10 @@ class DataPlane:
             case ClearInterfaceRow(row):
                 ledger = self._maps["interface_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
+            case PutStream(key, row):
+                self._maps["streams"].put(key, _key(row))
+            case DropStream(key):
+                self._maps["streams"].delete(key)
             case SwapPolicy(ifindex, value):
                 with bpf.create_array("policy", value) as policy:
                     self._maps["interfaces"].put(_key(ifindex), _key(policy.fd))
@@ -255,8 +261,17 @@ class DataPlane:
             filters=self._values("filters", filter_slots),
             exclusions=self._values("exclusions", {entry.exclusion_slot for entry in entries}),
             deliveries=self._used_deliveries(),
+            streams=self._streams(),
             attached=frozenset(self._attached()),
         )
+
+    def _streams(self) -> dict[bytes, int]:
+        streams = self._maps["streams"]
+        return {
+            key: int.from_bytes(row, "little")
+            for key in streams.keys()  # noqa: SIM118 -- a BPF map, not a dict
+            if (row := streams.get(key)) is not None
+        }
 
     def _values(self, name: str, slots: Iterable[int]) -> dict[int, bytes]:
         found = {slot: self._maps[name].get(_key(slot)) for slot in slots}

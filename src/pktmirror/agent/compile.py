@@ -68,6 +68,16 @@ class WantedDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyStream:
+    """How the copies of a session are known on the wire, here and at other hosts (spec 5.19)."""
+
+    outer_source: IPv4Address
+    outer_destination: IPv4Address
+    vni: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class WantedSession:
     """A session at an interface: its filter as bytes of the ABI, its delivery, and where its packets end."""
 
@@ -95,6 +105,7 @@ class Wanted:
     exclusions: bytes
     session_ids: frozenset[str]  # also those whose interface is gone: their ledger is kept
     problems: Mapping[str, str]
+    streams: frozenset[CopyStream] = frozenset()  # of other hosts; those of the interfaces here come with them
 
 
 def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:

@@ -4,12 +4,13 @@ Nothing that a policy refers to is ever written: new contents go to free slots, 
 pointer, is swapped. So every packet sees all of the old state or all of the new.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from pktmirror.agent import abi
-from pktmirror.agent.compile import Wanted, WantedDelivery, WantedInterface, WantedSession
+from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
+from pktmirror.model.ledger import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +22,22 @@ class Capacity:
     deliveries: int = 16384
     session_rows: int = 8192
     interfaces: int = 4096
+    streams: int = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
     """What the kernel holds: values by slot, policies by ifindex, and which devices have the hooks.
 
-    ``retired_slots`` are delivery slots in the order in which they fell out of use: the longest unused is reused first.
+    ``streams`` are ledger rows by key. ``retired_slots`` are delivery slots in the order in which they fell out of use:
+    the longest unused is reused first.
     """
 
     policies: dict[int, bytes] = field(default_factory=dict)
     filters: dict[int, bytes] = field(default_factory=dict)
     exclusions: dict[int, bytes] = field(default_factory=dict)
     deliveries: dict[int, bytes] = field(default_factory=dict)
+    streams: dict[bytes, int] = field(default_factory=dict)
     attached: frozenset[int] = frozenset()
     retired_slots: tuple[int, ...] = ()
 
@@ -75,6 +79,19 @@ class SwapPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class PutStream:
+    """Make copies known on the wire, and whose they are."""
+
+    key: bytes
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropStream:
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Attach:
     ifindex: int
 
@@ -87,7 +104,16 @@ class Detach:
 
 
 Change = (
-    WriteFilter | WriteExclusions | WriteDelivery | ClearSessionRow | ClearInterfaceRow | SwapPolicy | Attach | Detach
+    WriteFilter
+    | WriteExclusions
+    | WriteDelivery
+    | ClearSessionRow
+    | ClearInterfaceRow
+    | PutStream
+    | DropStream
+    | SwapPolicy
+    | Attach
+    | Detach
 )
 
 
@@ -103,24 +129,56 @@ def plan(wanted: Wanted, held: Tables, *, hop_ifindex: int, capacity: Capacity |
     """
     draft = _Draft(held, wanted.session_ids, hop_ifindex, capacity or Capacity())
     wanted_ifindexes = {interface.ifindex for interface in wanted.interfaces}
-    gone = sorted((held.policies.keys() | held.attached) - wanted_ifindexes)
-    draft.changes.extend(Detach(ifindex) for ifindex in gone)
+    detach = [Detach(ifindex) for ifindex in sorted((held.policies.keys() | held.attached) - wanted_ifindexes)]
     for interface in wanted.interfaces:
         policy = draft.policy(interface, wanted.exclusions)
         if held.policies.get(interface.ifindex) != policy:
             draft.changes.append(SwapPolicy(interface.ifindex, policy))
         if interface.ifindex not in held.attached:
             draft.changes.append(Attach(interface.ifindex))
-    return draft.changes
+    streams = _streams(wanted, draft.session_rows, (capacity or Capacity()).streams)
+    # A copy must be known before the first is made, and as long as one may be.
+    puts = [PutStream(key, row) for key, row in streams.items() if held.streams.get(key) != row]
+    drops = [DropStream(key) for key in held.streams if key not in streams]
+    return [*detach, *puts, *draft.changes, *drops]
+
+
+def _streams(wanted: Wanted, rows: Mapping[str, int], most: int) -> dict[bytes, int]:
+    """All streams by key, with the ledger row of the session here whose copies they are.
+
+    Each is there with its VNI and without: an ICMP error need not quote as far. Where several sessions share a key, an
+    error is nobody's in particular.
+    """
+    owners: dict[bytes, set[int]] = {key: set() for stream in wanted.streams for key in _stream_keys(stream)}
+    for interface in wanted.interfaces:
+        for session in interface.sessions:
+            if session.stage is Stage.SENT:
+                for key in _stream_keys(session.delivery):
+                    owners.setdefault(key, set()).add(rows[session.delivery.session_id])
+    if len(owners) > most:
+        raise TableFull(f"{len(owners)} keys of streams of copies are more than the {most} that this host holds")
+    return {key: next(iter(owned)) if len(owned) == 1 else abi.NO_ROW for key, owned in owners.items()}
+
+
+def _stream_keys(stream: CopyStream | WantedDelivery) -> Iterator[bytes]:
+    for vni in (stream.vni, abi.VNI_NOT_QUOTED):
+        key = abi.StreamKey(vni=vni, port=stream.port)
+        key.outer_source_be[:] = stream.outer_source.packed
+        key.outer_destination_be[:] = stream.outer_destination.packed
+        yield bytes(key)
 
 
 def applied(held: Tables, changes: Iterable[Change]) -> Tables:
     """What the kernel holds after the changes."""
     policies, filters = dict(held.policies), dict(held.filters)
     exclusions, deliveries = dict(held.exclusions), dict(held.deliveries)
-    attached = set(held.attached)
+    streams, attached = dict(held.streams), set(held.attached)
     for change in changes:
         match change:
+            case PutStream(key, row):
+                streams[key] = row
+            case DropStream(key):
+                del streams[key]
             case WriteFilter(slot, value):
                 filters[slot] = value
             case WriteExclusions(slot, value):
@@ -138,7 +196,7 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
                 pass
     before, after = _slots_in_use(held.policies), _slots_in_use(policies)
     retired = [slot for slot in held.retired_slots if slot not in after] + sorted(before - after)
-    return Tables(policies, filters, exclusions, deliveries, frozenset(attached), tuple(retired))
+    return Tables(policies, filters, exclusions, deliveries, streams, frozenset(attached), tuple(retired))
 
 
 def _slots_in_use(policies: dict[int, bytes]) -> set[int]:
@@ -167,16 +225,16 @@ class _Draft:
         self._busy_deliveries = {abi.slot_of(session.mark) for session in sessions}
         self._deliveries = {slot: abi.Delivery.from_buffer_copy(value) for slot, value in held.deliveries.items()}
         self._slots_by_content: dict[WantedDelivery, int] = {}
-        self._session_rows: dict[str, int] = {}
+        self.session_rows: dict[str, int] = {}
         for slot, delivery in self._deliveries.items():
             if delivery.ledger_row == abi.NO_ROW:
                 continue
             session_id = _session_id(delivery)
             self._slots_by_content[_content(delivery)] = slot
             if session_id in session_ids or slot in self._busy_deliveries:
-                self._session_rows[session_id] = delivery.ledger_row
+                self.session_rows[session_id] = delivery.ledger_row
         self._free_slots = self._in_order_of_reuse(session_ids)
-        self._busy_session_rows = set(self._session_rows.values())
+        self._busy_session_rows = set(self.session_rows.values())
         self._interface_rows = {ifindex: _row(value) for ifindex, value in held.policies.items()}
 
     def policy(self, interface: WantedInterface, exclusions: bytes) -> bytes:
@@ -224,13 +282,13 @@ class _Draft:
         return self._exclusion_slots[value]
 
     def _session_row(self, session_id: str) -> int:
-        if session_id not in self._session_rows:
+        if session_id not in self.session_rows:
             row = _free(self._busy_session_rows, self._capacity.session_rows, "session ledger rows")
             self._busy_session_rows.add(row)
-            self._session_rows[session_id] = row
+            self.session_rows[session_id] = row
             self._forget_former_owner(row)
             self.changes.append(ClearSessionRow(row))
-        return self._session_rows[session_id]
+        return self.session_rows[session_id]
 
     def _forget_former_owner(self, row: int) -> None:
         """A row is named by the slots of one session only: else two would share it when the former comes back."""

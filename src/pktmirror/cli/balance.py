@@ -10,10 +10,10 @@ import msgspec
 
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
+from pktmirror.model.ledger import BESIDE_SENT, InterfaceOutcome, Stage, Tally
 from pktmirror.model.refusal import Refusal
 
-LOSSES = tuple(stage for stage in Stage if stage not in (Stage.SENT, Stage.CUT))
+LOSSES = tuple(stage for stage in Stage if stage is not Stage.SENT and stage not in BESIDE_SENT)
 """The stages in which a packet that was taken ends before it is sent."""
 
 
@@ -144,7 +144,7 @@ def _at_the_source(session: SessionFigures) -> Iterator[str]:
             unequal = _unequal("offered", figures.offered, "the verdicts", _sum(figures.verdicts))
             yield f"{direction.value}: {unequal}"
         missing = figures.verdict(Verdict.TAKEN).packets - sum(
-            tally.packets for stage, tally in figures.stages.items() if stage is not Stage.CUT
+            tally.packets for stage, tally in figures.stages.items() if stage not in BESIDE_SENT
         )
         if missing > 0:
             yield (

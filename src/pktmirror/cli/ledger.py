@@ -105,17 +105,17 @@ def shown(ledger_: Ledger) -> RenderableType:
 def waterfall(session: SessionFigures) -> list[Line]:
     """A session's lines, from the offer to the file; each is the sum of those one level deeper below it.
 
-    Cut copies are the exception: they are sent, received and written like the others. Losses that did not occur are
-    left out, the ends of the way never.
+    Cut copies are the exception, which are sent, received and written like the others, and so is what a target without
+    a listener answers. Losses that did not occur are left out, the ends of the way never.
     """
     losses = [_line(session, 2, stage.value, partial(_stage, stage)) for stage in LOSSES]
     losses.append(_line(session, 2, LOST_IN_HOP, lambda figures: Tally(figures.lost_in_hop_packets), False))
-    cut = _line(session, 3, Stage.CUT.value, partial(_stage, Stage.CUT))
+    beside = [_line(session, 3, stage.value, partial(_stage, stage)) for stage in (Stage.CUT, Stage.TARGET_REFUSED)]
     return [
         _line(session, 0, "offered", lambda figures: figures.offered),
         _line(session, 1, Verdict.TAKEN.value, partial(_verdict, Verdict.TAKEN)),
         _line(session, 2, Stage.SENT.value, partial(_stage, Stage.SENT)),
-        *_occurred([cut]),
+        *_occurred(beside),
         *_at_collector(session.collector),
         *_occurred(losses),
         *(

@@ -21,12 +21,14 @@ class InterfaceOutcome(Enum):
     MALFORMED = "malformed headers"
     NOT_FOR_THIS_INTERFACE = "not for this interface"
     OWN_COPY = "own copy"
+    TARGET_REFUSED = "target refused"
 
 
 class Stage(Enum):
-    """What became of a packet that a session took: ``taken`` is the sum of all but CUT, and of the hop's losses.
+    """What became of a packet that a session took: ``taken`` is all but BESIDE_SENT, and the hop's losses.
 
-    CUT counts beside SENT: copies that are shorter than the session asks for, because the target's MTU is too small.
+    CUT and TARGET_REFUSED count beside SENT: copies that are shorter than the session asks for, because the target's
+    MTU is too small, and the errors with which the target, or a router on the way, answered to copies (spec 5.17).
     """
 
     CLONE_FAILED = "clone failed"
@@ -36,6 +38,10 @@ class Stage(Enum):
     ENCAPSULATION_FAILED = "encapsulation failed"
     SENT = "sent"
     CUT = "cut to the target's MTU"
+    TARGET_REFUSED = "target refused"
+
+
+BESIDE_SENT = frozenset({Stage.CUT, Stage.TARGET_REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class SessionLedger:
     @property
     def lost_in_hop_packets(self) -> int:
         """Taken, but neither sent nor lost for a counted reason: in flight, or dropped by the kernel's backlog."""
-        accounted = sum(self.stage(stage).packets for stage in Stage if stage is not Stage.CUT)
+        accounted = sum(self.stage(stage).packets for stage in Stage if stage not in BESIDE_SENT)
         return self.verdict(Verdict.TAKEN).packets - accounted
 
 

@@ -3,14 +3,14 @@ wanted."""
 
 from copy import deepcopy
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pktmirror.agent import abi
-from pktmirror.agent.compile import Wanted, WantedInterface
+from pktmirror.agent.compile import CopyStream, Wanted, WantedInterface
 from pktmirror.agent.plan import (
     Attach,
     Capacity,
@@ -18,6 +18,8 @@ from pktmirror.agent.plan import (
     ClearInterfaceRow,
     ClearSessionRow,
     Detach,
+    DropStream,
+    PutStream,
     SwapPolicy,
     TableFull,
     Tables,
@@ -77,6 +79,8 @@ def test_the_first_session_in_full() -> None:
     expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
 
     assert planned(wanted({"a": Wish()}), Tables()) == [
+        PutStream(stream(vni=7), 0),
+        PutStream(stream(vni=abi.VNI_NOT_QUOTED), 0),
         ClearInterfaceRow(0),
         WriteExclusions(0, exclusion_value("x")),
         ClearSessionRow(0),
@@ -85,6 +89,45 @@ def test_the_first_session_in_full() -> None:
         SwapPolicy(3, bytes(bytearray(expected_policy))),
         Attach(3),
     ]
+
+
+def stream(vni: int, source: str = "10.0.0.48", target: int = 90) -> bytes:
+    key = abi.StreamKey(vni=vni, port=4789)
+    key.outer_source_be[:] = ip_address(source).packed
+    key.outer_destination_be[:] = ip_address(f"10.0.0.{target}").packed
+    return bytes(key)
+
+
+def test_copies_are_known_on_the_wire_by_the_session_that_sends_them() -> None:
+    held = after(wanted({"a": Wish(), "b": Wish(number=2, vni=8), "c": Wish(number=3, stage=Stage.NO_ROUTE, vni=9)}))
+    row = rows(held)
+    assert held.streams == {
+        stream(7): row["a"],
+        stream(8): row["b"],
+        stream(abi.VNI_NOT_QUOTED): abi.NO_ROW,  # an error that quotes no VNI may be about either
+    }
+    moved = after(wanted({"a": Wish()}), wanted({"a": Wish(target=91)}))
+    assert moved.streams == {stream(7, target=91): 0, stream(abi.VNI_NOT_QUOTED, target=91): 0}
+    assert after(wanted({"a": Wish()}), wanted({})).streams == {}
+
+
+def test_the_copies_of_other_hosts_are_known_too_and_are_no_session_s_here() -> None:
+    elsewhere = CopyStream(IPv4Address("10.0.1.48"), IPv4Address("10.0.0.90"), 7, 4789)
+    state = replace(wanted({"a": Wish()}), streams=frozenset({elsewhere}))
+    assert after(state).streams == {
+        stream(7): 0,
+        stream(abi.VNI_NOT_QUOTED): 0,
+        stream(7, "10.0.1.48"): abi.NO_ROW,
+        stream(abi.VNI_NOT_QUOTED, "10.0.1.48"): abi.NO_ROW,
+    }
+    only_elsewhere = replace(wanted({}), streams=frozenset({elsewhere}))
+    assert len(after(only_elsewhere).streams) == 2
+
+
+def test_more_streams_than_a_host_holds_change_nothing() -> None:
+    with pytest.raises(TableFull, match="streams of copies"):
+        planned(wanted({"a": Wish(), "b": Wish(number=2, vni=8)}), Tables(), replace(AMPLE, streams=2))
+    assert planned(wanted({"a": Wish()}), Tables(), replace(AMPLE, streams=2))
 
 
 def test_resolvers_keep_their_family() -> None:
@@ -280,8 +323,9 @@ def assert_detached_first(changes: list[Change]) -> None:
 
 
 def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> None:
-    """In use: by a policy that is held before, or was swapped in by an earlier change."""
-    policies = dict(held.policies)
+    """In use: by a policy that is held before, or was swapped in by an earlier change. Copies are known before they are
+    made, and while they may be."""
+    policies, streams, deliveries = dict(held.policies), set(held.streams), dict(held.deliveries)
     for change in changes:
         entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
         in_use = [session for value in policies.values() for session in sessions(value)]
@@ -290,14 +334,35 @@ def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> Non
                 assert slot not in {session.filter_slot for session in in_use}
             case WriteExclusions(slot, _):
                 assert slot not in {entry.exclusion_slot for entry in entries}
-            case WriteDelivery(slot, _):
+            case WriteDelivery(slot, value):
                 assert slot not in {abi.slot_of(session.mark) for session in in_use}
+                deliveries[slot] = value
             case ClearSessionRow(row):
                 assert row not in {session.ledger_row for session in in_use}
             case ClearInterfaceRow(row):
                 assert row not in {entry.ledger_row for entry in entries}
             case SwapPolicy(ifindex, value):
                 policies[ifindex] = value
+            case Detach(ifindex):
+                policies.pop(ifindex, None)
+            case PutStream(key, _):
+                streams.add(key)
+            case DropStream(key):
+                streams.remove(key)
+        made = {
+            key_of(abi.Delivery.from_buffer_copy(deliveries[abi.slot_of(session.mark)]))
+            for value in policies.values()
+            for session in sessions(value)
+            if abi.STAGES[session.stage] is Stage.SENT
+        }
+        assert made <= streams
+
+
+def key_of(delivery: abi.Delivery) -> bytes:
+    key = abi.StreamKey(vni=delivery.vni, port=int.from_bytes(bytes(delivery.port_be)))
+    key.outer_source_be[:] = bytes(delivery.outer_source_be)
+    key.outer_destination_be[:] = bytes(delivery.outer_destination_be)
+    return bytes(key)
 
 
 def assert_holds(state: Wanted, held: Tables) -> None:

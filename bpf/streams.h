@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* Copies that come by on the wire, ours or another host's, and what a target without a listener answers to them. */
+#pragma once
+
+#define UDP_HEADER_BYTES 8
+#define ICMP_HEADER_BYTES 8
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+
+struct vxlan {
+	__be32 flags_be;
+	__be32 vni_be;		/* in the upper 24 bits */
+};
+
+/* What an ICMP error quotes of a copy: no options, as we send it. */
+struct quoted {
+	__u8 version_ihl;
+	__u8 unread[8];
+	__u8 protocol;
+	__be16 checksum;
+	__be32 source_be;
+	__be32 destination_be;
+	__be16 source_port_be;
+	__be16 destination_port_be;
+	__be16 udp_bytes_be;
+	__be16 udp_checksum_be;
+};
+_Static_assert(sizeof(struct quoted) == 20 + UDP_HEADER_BYTES, "as it is on the wire");
+
+/* A copy of a session that this network knows (spec 5.19): by the outer addresses, the port and the VNI. Any other
+ * VXLAN is ordinary traffic. */
+__noinline int is_copy_on_the_wire(struct __sk_buff *skb, const struct headers *headers)
+{
+	struct stream stream = {};
+	struct vxlan vxlan;
+
+	if (!headers || headers->family != 4 || headers->protocol != PROTOCOL_UDP || !headers->has_ports ||
+	    headers->is_fragment ||
+	    bpf_skb_load_bytes(skb, headers->l4_offset + UDP_HEADER_BYTES, &vxlan, sizeof(vxlan)) ||
+	    vxlan.flags_be != bpf_htonl(0x08000000))
+		return false;
+	stream.outer_source_be = headers->source_be[0];
+	stream.outer_destination_be = headers->destination_be[0];
+	stream.vni = bpf_ntohl(vxlan.vni_be) >> 8;
+	stream.port = headers->destination_port;
+	return bpf_map_lookup_elem(&streams, &stream) != NULL;
+}
+
+/* An ICMP error about one of our copies (spec 5.17). A router need not quote more than the UDP header (RFC 792); where
+ * the VNI is quoted, ledger_row is that of the session. */
+__noinline int is_error_about_a_copy(struct __sk_buff *skb, const struct headers *headers, __u32 *ledger_row)
+{
+	struct stream stream = {};
+	struct quoted quoted;
+	struct vxlan vxlan;
+	__u32 offset, *row;
+
+	if (!headers || !ledger_row || headers->family != 4 || headers->protocol != PROTOCOL_ICMP || !headers->has_icmp_type ||
+	    (headers->icmp_type != ICMP_UNREACHABLE && headers->icmp_type != ICMP_TIME_EXCEEDED &&
+	     headers->icmp_type != ICMP_PARAMETER_PROBLEM))
+		return false;
+	offset = headers->l4_offset + ICMP_HEADER_BYTES;
+	if (bpf_skb_load_bytes(skb, offset, &quoted, sizeof(quoted)) || quoted.version_ihl != 0x45 ||
+	    quoted.protocol != PROTOCOL_UDP || quoted.source_be != headers->destination_be[0])
+		return false;
+	stream.outer_source_be = quoted.source_be;
+	stream.outer_destination_be = quoted.destination_be;
+	stream.port = bpf_ntohs(quoted.destination_port_be);
+	stream.vni = VNI_NOT_QUOTED;
+	if (!bpf_skb_load_bytes(skb, offset + sizeof(quoted), &vxlan, sizeof(vxlan)))
+		stream.vni = bpf_ntohl(vxlan.vni_be) >> 8;
+	row = bpf_map_lookup_elem(&streams, &stream);
+	if (!row)
+		return false;
+	*ledger_row = *row;
+	return true;
+}
