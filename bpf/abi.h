@@ -55,6 +55,7 @@ enum verdict {
 };
 
 enum stage {
+	STAGE_CAPPED,
 	STAGE_CLONE_FAILED,
 	STAGE_STALE,
 	STAGE_NO_ROUTE,
@@ -117,11 +118,24 @@ struct exclusion_table {
 	struct exclusion lines[EXCLUSIONS_MAX];
 };
 
+/* What a packet, and a byte, costs of a rate, in 1/64 ns; 0: it is not limited. */
+struct cap {
+	__u64 packet_ticks;
+	__u64 byte_ticks;
+};
+
+/* Up to when a rate is spent, in 1/64 ns of the monotonic clock. */
+struct bucket {
+	__u64 packets;
+	__u64 bytes;
+};
+
 struct session_policy {
 	__u32 filter_slot;
 	__u32 mark;
 	__u32 stage;		/* STAGE_SENT: clone; anything else: clone nothing, and count what is taken as this */
 	__u32 ledger_row;
+	struct cap cap;
 };
 
 struct interface_policy {
@@ -134,6 +148,8 @@ struct interface_policy {
 	__u8 is_host_side;	/* what this device receives is what the source sends */
 	__u8 resolvers_ipv6;	/* bit i: resolver i is an IPv6 address */
 	__be32 resolvers_be[RESOLVERS_MAX][4];
+	__u32 reserved;
+	struct cap budget;	/* of all interfaces of the host together */
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
 };
 
@@ -177,4 +193,4 @@ _Static_assert(sizeof(struct rule) == 80, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 16, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 28 + 16 * RESOLVERS_MAX + 16 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

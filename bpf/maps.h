@@ -61,6 +61,21 @@ struct {
 	__type(value, struct interface_counters);
 } interface_ledger SEC(".maps");
 
+/* By ledger row. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LEDGER_ROWS);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} session_buckets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} host_bucket SEC(".maps");
+
 /* Frames that reach the hop and are no copy of ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

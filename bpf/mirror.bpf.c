@@ -23,6 +23,7 @@
 #include "count.h"
 #include "classify.h"
 #include "streams.h"
+#include "cap.h"
 #include "encap.h"
 
 #define AF_INET 2
@@ -50,6 +51,10 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 
 	if (session->stage != STAGE_SENT) {
 		count_stage(session->ledger_row, direction, session->stage, wire);
+		return;
+	}
+	if (is_capped(policy, session, wire)) {
+		count_stage(session->ledger_row, direction, STAGE_CAPPED, wire);
 		return;
 	}
 	skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT;

@@ -7,12 +7,13 @@ The clone fails because its device does not exist: what a session takes ends as 
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, ip_address
+from types import MappingProxyType
 
 from pktmirror.agent import abi
-from pktmirror.agent.compile import RouteQuery, Way, compile_state, route_queries
+from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.plan import (
     Attach,
@@ -33,6 +34,7 @@ from pktmirror.model import evaluation
 from pktmirror.model.evaluation import Candidate, Surroundings
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
+from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.packet import copies, headers
 from tests.kernel.frames import ARP, OWN_MAC
 from tests.kernel.policies import KEY, REACHABLE, Scene
@@ -40,7 +42,10 @@ from tests.kernel.policies import KEY, REACHABLE, Scene
 TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT = 5  # the plan gives out at most 3; the others stay zero
-_MAPS = ("interfaces", "filters", "exclusions", "deliveries", "streams", "session_ledger", "interface_ledger", "strays")
+_MAPS = (
+    *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket"),
+    *("session_ledger", "interface_ledger", "strays"),
+)
 _FIRST = bytes(4)
 _CAPACITY = Capacity(filters=16, exclusions=4, deliveries=16, session_rows=16, interfaces=16)
 _MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
@@ -72,10 +77,13 @@ class Bench:
         for handle in (*self._programs.values(), *self._maps.values(), self._policy):
             handle.close()
 
-    def write(self, scene: Scene) -> None:
+    def write(self, scene: Scene, *, caps: Mapping[str, Rate] = MappingProxyType({}), budget: Rate = UNLIMITED) -> None:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
-        swap of the pointer would wait for the kernel's grace period each time."""
-        wanted = compile_state(scene.state, [_device(scene)], _ways(scene))
+        swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id."""
+        wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene)), caps, budget)
+        for row in range(ROWS_LOOKED_AT):
+            self._maps["session_buckets"].put(_key(row), bytes(bytearray(abi.Bucket())))
+        self._maps["host_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
         for change in plan(wanted, Tables(), hop_ifindex=MISSING_IFINDEX, capacity=_CAPACITY):
@@ -147,6 +155,14 @@ class Bench:
         strays = b"".join(self._maps["strays"].get_percpu(_FIRST))
         assert not any(strays)
         return counted
+
+
+def _limited(wanted: Wanted, caps: Mapping[str, Rate], budget: Rate) -> Wanted:
+    [interface] = wanted.interfaces
+    sessions = tuple(
+        replace(session, cap=caps.get(session.delivery.session_id, UNLIMITED)) for session in interface.sessions
+    )
+    return replace(wanted, interfaces=(replace(interface, sessions=sessions),), budget=budget)
 
 
 def expected(

@@ -21,6 +21,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "filter": abi.FilterEntry,
     "exclusion": abi.ExclusionEntry,
     "exclusion_table": abi.ExclusionTable,
+    "cap": abi.Cap,
+    "bucket": abi.Bucket,
     "session_policy": abi.SessionPolicy,
     "interface_policy": abi.InterfacePolicy,
     "delivery": abi.Delivery,

@@ -12,6 +12,7 @@ from typing import TypeVar
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+from pktmirror.model.rate import Rate
 
 RULES_MAX = 16
 SESSIONS_MAX = 3
@@ -45,6 +46,7 @@ VERDICTS = (
     Verdict.SERVICE_NOT_ENABLED,
 )
 STAGES = (
+    Stage.CAPPED,
     Stage.CLONE_FAILED,
     Stage.STALE,
     Stage.NO_ROUTE,
@@ -111,12 +113,21 @@ class ExclusionTable(ctypes.Structure):
     )
 
 
+class Cap(ctypes.Structure):
+    _fields_ = (("packet_ticks", ctypes.c_uint64), ("byte_ticks", ctypes.c_uint64))
+
+
+class Bucket(ctypes.Structure):
+    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
+
+
 class SessionPolicy(ctypes.Structure):
     _fields_ = (
         ("filter_slot", ctypes.c_uint32),
         ("mark", ctypes.c_uint32),
         ("stage", ctypes.c_uint32),
         ("ledger_row", ctypes.c_uint32),
+        ("cap", Cap),
     )
 
 
@@ -131,6 +142,8 @@ class InterfacePolicy(ctypes.Structure):
         ("is_host_side", ctypes.c_uint8),
         ("resolvers_ipv6", ctypes.c_uint8),
         ("resolvers_be", _Address * RESOLVERS_MAX),
+        ("reserved", ctypes.c_uint32),
+        ("budget", Cap),
         ("sessions", SessionPolicy * SESSIONS_MAX),
     )
 
@@ -189,6 +202,15 @@ def address_bytes(address: IPv4Address | IPv6Address) -> bytes:
 def hint_bit(value: int) -> int:
     """HINT_BIT of bpf/abi.h: which bit of a hint stands for a value of 32 bits."""
     return (value * 0x9E3779B1 & 0xFFFFFFFF) >> 24
+
+
+def cap(rate: Rate) -> Cap:
+    """What a packet and a byte cost of a rate, in 1/64 ns."""
+    ticks_per_s = 64 * 10**9
+    return Cap(
+        0 if rate.packets_per_s is None else ticks_per_s // rate.packets_per_s,
+        0 if rate.bits_per_s is None else 8 * ticks_per_s // rate.bits_per_s,
+    )
 
 
 def mark(slot: int, generation: int) -> int:

@@ -23,6 +23,7 @@ from pktmirror.desired import (
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Filter, NetworkService, Rule
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import UNLIMITED, Rate
 
 Address = IPv4Address | IPv6Address
 
@@ -84,6 +85,7 @@ class WantedSession:
     filter: bytes
     delivery: WantedDelivery
     stage: Stage
+    cap: Rate = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Wanted:
     exclusions: bytes
     session_ids: frozenset[str]  # also those whose interface is gone: their ledger is kept
     problems: Mapping[str, str]
+    budget: Rate = UNLIMITED
     streams: frozenset[CopyStream] = frozenset()  # of other hosts; those of the interfaces here come with them
 
 

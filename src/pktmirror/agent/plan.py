@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from pktmirror.agent import abi
 from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def plan(wanted: Wanted, held: Tables, *, hop_ifindex: int, capacity: Capacity |
     wanted_ifindexes = {interface.ifindex for interface in wanted.interfaces}
     detach = [Detach(ifindex) for ifindex in sorted((held.policies.keys() | held.attached) - wanted_ifindexes)]
     for interface in wanted.interfaces:
-        policy = draft.policy(interface, wanted.exclusions)
+        policy = draft.policy(interface, wanted.exclusions, wanted.budget)
         if held.policies.get(interface.ifindex) != policy:
             draft.changes.append(SwapPolicy(interface.ifindex, policy))
         if interface.ifindex not in held.attached:
@@ -237,7 +238,7 @@ class _Draft:
         self._busy_session_rows = set(self.session_rows.values())
         self._interface_rows = {ifindex: _row(value) for ifindex, value in held.policies.items()}
 
-    def policy(self, interface: WantedInterface, exclusions: bytes) -> bytes:
+    def policy(self, interface: WantedInterface, exclusions: bytes, budget: Rate) -> bytes:
         """The policy of an interface; whatever it refers to is in `changes` by now, or in the kernel."""
         entry = abi.InterfacePolicy(
             ledger_row=self._interface_row(interface.ifindex),
@@ -246,6 +247,7 @@ class _Draft:
             exclusion_slot=self._exclusion_slot(exclusions),
             resolver_count=len(interface.resolvers),
             is_host_side=interface.is_host_side,
+            budget=abi.cap(budget),
         )
         entry.mac[:] = interface.mac
         for index, resolver in enumerate(interface.resolvers):
@@ -263,6 +265,7 @@ class _Draft:
             mark=abi.mark(slot, generation),
             stage=abi.STAGES.index(session.stage),
             ledger_row=row,
+            cap=abi.cap(session.cap),
         )
 
     def _filter_slot(self, value: bytes) -> int:

@@ -31,6 +31,7 @@ class Stage(Enum):
     MTU is too small, and the errors with which the target, or a router on the way, answered to copies (spec 5.17).
     """
 
+    CAPPED = "capped"
     CLONE_FAILED = "clone failed"
     STALE = "session changed on the way"
     NO_ROUTE = "no route to the target"
