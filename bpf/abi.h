@@ -30,7 +30,8 @@
 #define MARK_DIRECTION_SHIFT 23
 #define MARK_GENERATION_SHIFT 16
 #define MARK_GENERATION_MASK 0x7f
-#define MARK_SLOT_MASK 0xffff
+#define MARK_WRAPPED 0x8000	/* has its outer headers already */
+#define MARK_SLOT_MASK 0x3fff
 
 enum direction { DIRECTION_INGRESS, DIRECTION_EGRESS, DIRECTION_COUNT };
 
@@ -140,7 +141,8 @@ struct session_policy {
 
 struct interface_policy {
 	__u32 ledger_row;
-	__u32 hop_ifindex;
+	__u32 finishing_hop_ifindex;
+	__u32 wrapping_hop_ifindex;
 	__u32 session_count;
 	__u32 exclusion_slot;
 	__u32 resolver_count;
@@ -148,6 +150,7 @@ struct interface_policy {
 	__u8 is_host_side;	/* what this device receives is what the source sends */
 	__u8 resolvers_ipv6;	/* bit i: resolver i is an IPv6 address */
 	__be32 resolvers_be[RESOLVERS_MAX][4];
+	__u32 hop_queues;	/* 1 at least */
 	__u32 reserved;
 	struct cap budget;	/* of all interfaces of the host together */
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
@@ -193,4 +196,4 @@ _Static_assert(sizeof(struct rule) == 80, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 16, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 56 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

@@ -9,6 +9,18 @@ static __always_inline void add(struct tally *tally, const struct tally *more)
 	tally->bytes += more->bytes;
 }
 
+/* How long the headers are that each segment of a super-packet carries; 0 where that is not known. */
+static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb, const struct headers *headers)
+{
+	__u8 data_offset;
+
+	if (headers->protocol == PROTOCOL_UDP)
+		return headers->l4_offset + 8;
+	if (headers->protocol != PROTOCOL_TCP || bpf_skb_load_bytes(skb, headers->l4_offset + 12, &data_offset, 1))
+		return 0;
+	return headers->l4_offset + (data_offset >> 4) * 4;
+}
+
 /* What the skb becomes on the wire. It is computed, since gso_segs is zero for frames from a VM's tap; every segment
  * carries the headers again. A tunnel of the sender's own has headers within that are not read here: then the
  * sender's number of segments counts, and the bytes are those of the super-packet. headers: NULL where the frame has
@@ -18,23 +30,19 @@ static __always_inline void measure(struct __sk_buff *skb, const struct headers 
 	__u32 bytes = skb->len + (skb->vlan_present ? 4 : 0);
 	__u32 header_bytes;
 	__u32 packets;
-	__u8 data_offset;
 
 	wire->packets = 1;
 	wire->bytes = bytes;
 	if (!skb->gso_size || !headers)
 		return;
-	if (headers->protocol == PROTOCOL_TCP) {
-		if (bpf_skb_load_bytes(skb, headers->l4_offset + 12, &data_offset, 1))
-			return;
-		header_bytes = headers->l4_offset + (data_offset >> 4) * 4;
-	} else if (headers->protocol == PROTOCOL_UDP) {
-		header_bytes = headers->l4_offset + 8;
-	} else {
+	if (headers->protocol != PROTOCOL_TCP && headers->protocol != PROTOCOL_UDP) {
 		packets = skb->gso_segs;
 		wire->packets = packets ? packets : 1;
 		return;
 	}
+	header_bytes = segment_header_bytes(skb, headers);
+	if (!header_bytes)
+		return;
 	if (skb->len <= header_bytes)
 		return;
 	packets = (skb->len - header_bytes + skb->gso_size - 1) / skb->gso_size;

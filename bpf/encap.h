@@ -156,13 +156,15 @@ static __always_inline int take_tags(struct __sk_buff *skb, struct head *head, _
  *
  * What stays in front is the frame's own Ethernet header, which the kernel writes anew when it knows the next hop; but
  * bpf_redirect_neigh drops what is addressed to a group, so the copies of multicast and broadcast need another. */
-static __always_inline long put_head(struct __sk_buff *skb, const struct head *head, __u32 ethernet_bytes)
+static __always_inline long put_head(struct __sk_buff *skb, const struct head *head, __u32 ethernet_bytes,
+				     __u64 flags)
 {
 	const __u8 nobody[6] = {};
 
 	return bpf_skb_adjust_room(skb, OUTER_BYTES + ethernet_bytes, BPF_ADJ_ROOM_MAC,
 				   BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-					   BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ethernet_bytes)) ||
+					   BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ethernet_bytes) |
+					   flags) ||
 	       bpf_skb_store_bytes(skb, ETHERNET_BYTES, head, OUTER_BYTES + ethernet_bytes, 0) ||
 	       bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0);
 }
@@ -195,11 +197,39 @@ static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const stru
 			excess_bytes = l4_offset + tag_bytes - inner_bytes;
 	}
 	write_outer(&head.outer, to, flow_hash(headers), inner_bytes);
-	if (tag_bytes == 0 ? put_head(skb, &head, ETHERNET_BYTES) :
-	    tag_bytes == VLAN_BYTES ? put_head(skb, &head, ETHERNET_BYTES + VLAN_BYTES) :
-				      put_head(skb, &head, ETHERNET_BYTES + 2 * VLAN_BYTES))
+	if (tag_bytes == 0 ? put_head(skb, &head, ETHERNET_BYTES, 0) :
+	    tag_bytes == VLAN_BYTES ? put_head(skb, &head, ETHERNET_BYTES + VLAN_BYTES, 0) :
+				      put_head(skb, &head, ETHERNET_BYTES + 2 * VLAN_BYTES, 0))
 		return 0;
 	if (excess_bytes && shorten_copy(skb, &head.outer, inner_bytes, excess_bytes))
 		return 0;
 	return inner_bytes;
+}
+
+/* Puts the outer headers before a whole super-packet; the kernel repeats them when it splits it, with lengths and
+ * checksums of their own. 0 on success; the frame is as it was where the kernel refuses (a tunnel of the sender's own). */
+static __always_inline long wrap_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
+{
+	__be16 ethertype_be = bpf_htons(ETHERTYPE_IPV4);
+	struct head head;
+
+	__builtin_memset(&head, 0, sizeof(head));
+	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+		return -1;
+	write_outer(&head.outer, to, flow_hash(headers), 0);
+	return put_head(skb, &head, ETHERNET_BYTES, BPF_F_ADJ_ROOM_FIXED_GSO) ||
+	       bpf_skb_store_bytes(skb, ETHERNET_BYTES - 2, &ethertype_be, 2, 0);
+}
+
+/* The kernel numbers the packets that it splits; AWS's copies have no id (spec 1.12). */
+static __always_inline long clear_outer_id(struct __sk_buff *skb)
+{
+	struct outer outer;
+
+	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES, &outer, 20))
+		return -1;
+	outer.id_be = 0;
+	outer.checksum = 0;
+	outer.checksum = ipv4_checksum(&outer);
+	return bpf_skb_store_bytes(skb, ETHERNET_BYTES, &outer, 20, 0);
 }

@@ -76,7 +76,23 @@ struct {
 	__type(value, struct bucket);
 } host_bucket SEC(".maps");
 
-/* Frames that reach the hop and are no copy of ours. */
+/* The ifindex of the finishing hop. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} finishing_hop SEC(".maps");
+
+/* By delivery slot: when its session last took a super-packet, in ns of the monotonic clock; 0: never. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DELIVERY_SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} super_packet_seen SEC(".maps");
+
+/* Frames that reach a hop and are no copy of ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /* The data plane, in the order a packet goes:
  *
- *   production packet → hook_ingress, hook_egress   parse, classify, count, clone into the hop
- *   the hop           → a private veth pair          the kernel splits a super-packet and completes its checksums
- *   copy              → encapsulate                  tags, cut, outer headers, send
+ *   production packet → hook_ingress, hook_egress   parse, classify, count, clone into a hop
+ *   wrapping hop      → wrap                         outer headers for a whole super-packet
+ *   finishing hop     → finish                       the kernel splits and completes checksums; tags, cut, outer headers
  *
- * The hooks never change, delay or decide about the production packet: they return TCX_NEXT, and the only field they
- * write, skb->mark, is as it was before they return. What they drop is no production: the error with which a target
+ * A hop is a private veth pair, on which copies wait until production is handed on. The wrapping one, and then the
+ * finishing one, is for sessions with super-packets; the others take the finishing one alone.
+ *
+ * The hooks never change, delay or decide about the production packet: they return TCX_NEXT, and the fields they write,
+ * skb->mark and skb->queue_mapping, are as they were before they return. What they drop is no production: the error with which a target
  * answers to a copy (streams.h).
  */
 #include <linux/bpf.h>
@@ -27,6 +30,7 @@
 #include "encap.h"
 
 #define AF_INET 2
+#define SUPER_PACKETS_GONE_NS 1000000000ull
 
 /* clang puts into BTF only the types which something uses; tests/kernel/test_abi.py reads these. */
 static const enum direction abi_direction __attribute__((used));
@@ -42,11 +46,29 @@ static __always_inline const struct interface_policy *policy_of(struct __sk_buff
 	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
+/* All packets of a session go one way at a time, so that they stay in order: those after a super-packet take its longer
+ * way too, until none was seen for so long that none can be on it. */
+static __always_inline bool takes_wrapping_hop(struct __sk_buff *skb, const struct session_policy *session)
+{
+	__u32 slot = session->mark & MARK_SLOT_MASK;
+	__u64 *seen_ns = bpf_map_lookup_elem(&super_packet_seen, &slot);
+
+	if (!seen_ns)
+		return true;
+	if (skb->gso_size) {
+		*seen_ns = bpf_ktime_get_ns();
+		return true;
+	}
+	return *seen_ns && bpf_ktime_get_ns() - *seen_ns < SUPER_PACKETS_GONE_NS;
+}
+
+/* Both directions of a flow wait in one queue, so that a request does not arrive behind its answer; other flows are for
+ * other CPUs. */
 static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct interface_policy *policy,
 					   const struct session_policy *session, __u32 direction,
-					   const struct tally *wire)
+					   const struct headers *headers, const struct tally *wire)
 {
-	__u32 mark = skb->mark;
+	__u32 mark = skb->mark, queue = skb->queue_mapping;
 	long failed;
 
 	if (session->stage != STAGE_SENT) {
@@ -58,7 +80,10 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 		return;
 	}
 	skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT;
-	failed = bpf_clone_redirect(skb, policy->hop_ifindex, 0);
+	skb->queue_mapping = flow_hash(headers) % policy->hop_queues + 1;	/* as a received packet's: 0 is none */
+	failed = bpf_clone_redirect(skb, takes_wrapping_hop(skb, session) ? policy->wrapping_hop_ifindex :
+										  policy->finishing_hop_ifindex, 0);
+	skb->queue_mapping = queue;
 	skb->mark = mark;
 	if (failed)	/* never the verdict of the production packet */
 		count_stage(session->ledger_row, direction, STAGE_CLONE_FAILED, wire);
@@ -77,7 +102,7 @@ static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface
 
 		count_verdict(session->ledger_row, direction, verdict, wire);
 		if (verdict == VERDICT_TAKEN) {
-			clone_into_hop(skb, policy, session, direction, wire);
+			clone_into_hop(skb, policy, session, direction, headers, wire);
 			return OUTCOME_TAKEN;
 		}
 	}
@@ -159,53 +184,123 @@ static __always_inline void count_stray(const struct tally *wire)
 		add(stray, wire);
 }
 
-/* At the far end of the hop: everything here is a copy, and is sent or dropped, never passed on to this host. */
-SEC("tc")
-int encapsulate(struct __sk_buff *skb)
+static __always_inline __u32 direction_of(struct __sk_buff *skb)
 {
-	__u32 direction = skb->mark >> MARK_DIRECTION_SHIFT & 1;
+	return skb->mark >> MARK_DIRECTION_SHIFT & 1;
+}
+
+/* Whose copy this is. NULL where it is nobody's, or nobody's any more; it is counted then. */
+static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
+{
+	__u32 direction = direction_of(skb);
 	__u32 generation = skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK;
 	__u32 slot = skb->mark & MARK_SLOT_MASK;
 	const struct delivery *to = bpf_map_lookup_elem(&deliveries, &slot);
-	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET };
+	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
+
+	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to) {
+		if (generation == to->generation)
+			return to;
+		if (generation == to->retired_generation) {
+			count_stage(to->retired_ledger_row, direction, STAGE_STALE, &wire);
+			return NULL;
+		}
+	}
+	count_stray(&wire);
+	return NULL;
+}
+
+/* Where a copy that is encapsulated goes. */
+static __always_inline int send_to(const struct delivery *to)
+{
+	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = to->next_hop_be };
+
+	return bpf_redirect_neigh(to->ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+static __always_inline int fail(struct __sk_buff *skb, const struct delivery *to, const struct tally *wire)
+{
+	count_stage(to->ledger_row, direction_of(skb), STAGE_ENCAPSULATION_FAILED, wire);
+	return TCX_DROP;
+}
+
+/* One packet as it is on the wire: tags, cut, outer headers. */
+static __always_inline int send_packet(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
+{
+	__u32 direction = direction_of(skb), inner_bytes;
+	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
+	struct tally sent = { .packets = 1 };
+
+	inner_bytes = encapsulate_frame(skb, to, headers);
+	if (!inner_bytes)
+		return fail(skb, to, &wire);
+	sent.bytes = inner_bytes;
+	count_stage(to->ledger_row, direction, STAGE_SENT, &sent);
+	if (inner_bytes == to->room_bytes_max && wire.bytes > inner_bytes &&
+	    (!to->packet_bytes_max || to->packet_bytes_max > inner_bytes))
+		count_stage(to->ledger_row, direction, STAGE_CUT, &sent);
+	return send_to(to);
+}
+
+/* A super-packet each of whose segments has room at the target gets its outer headers here, once; the kernel repeats
+ * them when it splits it. */
+static __always_inline bool has_room_as_a_whole(struct __sk_buff *skb, const struct delivery *to,
+						const struct headers *headers)
+{
+	__u32 header_bytes;
+
+	if (skb->vlan_present || to->packet_bytes_max)
+		return false;
+	header_bytes = segment_header_bytes(skb, headers);
+	return header_bytes && header_bytes + skb->gso_size <= to->room_bytes_max;
+}
+
+/* At the far end of the wrapping hop. */
+SEC("tc")
+int wrap(struct __sk_buff *skb)
+{
+	const struct delivery *to = delivery_of(skb);
+	__u32 first = 0;
+	const __u32 *ifindex = bpf_map_lookup_elem(&finishing_hop, &first);
+	struct tally wire = { .packets = 1, .bytes = skb->len };
 	struct headers headers = {};
-	struct tally wire, sent = { .packets = 1 };
-	__u32 inner_bytes, whole_bytes;
+
+	if (!to)
+		return TCX_DROP;
+	if (!ifindex)
+		return fail(skb, to, &wire);
+	if (skb->gso_size && parse(skb, &headers) == PARSED_IP && has_room_as_a_whole(skb, to, &headers) &&
+	    !wrap_whole(skb, to, &headers))
+		skb->mark |= MARK_WRAPPED;
+	return bpf_redirect(*ifindex, 0);
+}
+
+/* At the far end of the finishing hop: everything here is a copy of wire size, and is sent or dropped, never passed on
+ * to this host. */
+SEC("tc")
+int finish(struct __sk_buff *skb)
+{
+	const struct delivery *to = delivery_of(skb);
+	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
+	struct headers headers = {};
 	int parsed;
 
-	whole_bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0);
-	wire.packets = 1;
-	wire.bytes = whole_bytes;
-	if ((skb->mark & MARK_MAGIC_MASK) != MARK_MAGIC || !to) {
-		count_stray(&wire);
+	if (!to)
 		return TCX_DROP;
-	}
-	if (generation != to->generation) {
-		if (generation == to->retired_generation)
-			count_stage(to->retired_ledger_row, direction, STAGE_STALE, &wire);
-		else
-			count_stray(&wire);
-		return TCX_DROP;
+	if (skb->mark & MARK_WRAPPED) {
+		wire.bytes -= ETHERNET_BYTES + OUTER_BYTES;
+		if (skb->gso_size || clear_outer_id(skb))
+			return fail(skb, to, &wire);
+		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
+		return send_to(to);
 	}
 	parsed = parse(skb, &headers);
 	/* A super-packet that the hop did not split carries a tunnel of the sender's own. */
 	if (skb->gso_size || parsed != PARSED_IP) {
 		measure(skb, parsed == PARSED_IP ? &headers : NULL, &wire);
-		count_stage(to->ledger_row, direction, STAGE_ENCAPSULATION_FAILED, &wire);
-		return TCX_DROP;
+		return fail(skb, to, &wire);
 	}
-	inner_bytes = encapsulate_frame(skb, to, &headers);
-	if (!inner_bytes) {
-		count_stage(to->ledger_row, direction, STAGE_ENCAPSULATION_FAILED, &wire);
-		return TCX_DROP;
-	}
-	sent.bytes = inner_bytes;
-	count_stage(to->ledger_row, direction, STAGE_SENT, &sent);
-	if (inner_bytes == to->room_bytes_max && whole_bytes > inner_bytes &&
-	    (!to->packet_bytes_max || to->packet_bytes_max > inner_bytes))
-		count_stage(to->ledger_row, direction, STAGE_CUT, &sent);
-	next_hop.ipv4_nh = to->next_hop_be;
-	return bpf_redirect_neigh(to->ifindex, &next_hop, sizeof(next_hop), 0);
+	return send_packet(skb, to, &headers);
 }
 
 /* A device with a generic XDP program merges nothing on receive (netif_elide_gro), so this keeps copies apart while the

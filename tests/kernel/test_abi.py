@@ -101,7 +101,10 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "SESSIONS_MAX",
         "RESOLVERS_MAX",
         "EXCLUSIONS_MAX",
+        "HINT_BITS",
+        "VNI_NOT_QUOTED",
         "MARK_MAGIC",
+        "MARK_SLOT_MASK",
         "MARK_GENERATION_SHIFT",
         "MARK_GENERATION_MASK",
     ],
@@ -118,11 +121,13 @@ def test_the_api_allows_no_more_than_the_data_plane_holds() -> None:
 def test_the_parts_of_a_mark_do_not_overlap(defines: dict[str, int]) -> None:
     slot, magic = defines["MARK_SLOT_MASK"], defines["MARK_MAGIC_MASK"]
     generation = defines["MARK_GENERATION_MASK"] << defines["MARK_GENERATION_SHIFT"]
-    direction = 1 << defines["MARK_DIRECTION_SHIFT"]
-    assert slot + generation + direction + magic == 0xFFFFFFFF
+    direction, wrapped = 1 << defines["MARK_DIRECTION_SHIFT"], defines["MARK_WRAPPED"]
+    unused = 0x4000
+    assert slot + unused + wrapped + generation + direction + magic == 0xFFFFFFFF
+    assert slot | unused | wrapped | generation | direction | magic == 0xFFFFFFFF
     assert defines["DELIVERY_SLOTS"] <= slot + 1
     assert abi.mark(slot, abi.MARK_GENERATION_MASK) == abi.MARK_MAGIC | generation | slot
-    assert abi.slot_of(abi.mark(12345, 101) | direction) == 12345
+    assert abi.slot_of(abi.mark(12345, 101) | direction | wrapped) == 12345
     assert abi.NO_GENERATION > abi.MARK_GENERATION_MASK
 
 

@@ -30,7 +30,7 @@ Build = Callable[[Topology], Lab]
 PORT = 9999
 EGRESS = Direction.EGRESS
 EVERY_S = 0.0005
-HOP_PINS = {"hop-keep_apart", "hop-encapsulate"}
+HOP_PINS = {f"hop-{end}" for end in ("wrap", "wrap-keep_apart", "finish", "finish-keep_apart")}
 NUMBERED = accepting(UDP, directions=[EGRESS], families=[4], to_ports=PortRange(PORT, PORT))
 
 
@@ -140,7 +140,7 @@ def test_agents_of_other_versions_take_over_without_a_gap(lab: Build, tmp_path: 
             WITHIN_S,
             lambda: f"not mirrored: {sorted(set(everything) - set(mirrored_numbers(mirror)))}",
         )
-        assert len(hop_of(mirror)) == 2, "the predecessors' hops are gone"
+        assert len(hop_of(mirror)) == 4, "the predecessors' hops are gone"
         mirror.unheard.add(7)  # a new version's ledger begins anew, so that its count is not the receiver's
 
 
@@ -219,7 +219,7 @@ def test_purge_leaves_neither_pin_nor_device(lab: Build) -> None:
         devices = set(device_names(mirror))
         mirror.mirror({"web": [Session("monitor")]})
         assert set(device_names(mirror)) - devices == set(hop_of(mirror))
-        assert len(hop_of(mirror)) == 2
+        assert len(hop_of(mirror)) == 4
         mirror.sources = {}
         agent.stop()
         agent.purge()

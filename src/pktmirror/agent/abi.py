@@ -21,6 +21,7 @@ EXCLUSIONS_MAX = 32
 HINT_BITS = 256
 
 MARK_MAGIC = 0xD7000000
+MARK_SLOT_MASK = 0x3FFF
 MARK_GENERATION_SHIFT = 16
 MARK_GENERATION_MASK = 0x7F
 NO_GENERATION = 0xFFFFFFFF
@@ -134,7 +135,8 @@ class SessionPolicy(ctypes.Structure):
 class InterfacePolicy(ctypes.Structure):
     _fields_ = (
         ("ledger_row", ctypes.c_uint32),
-        ("hop_ifindex", ctypes.c_uint32),
+        ("finishing_hop_ifindex", ctypes.c_uint32),
+        ("wrapping_hop_ifindex", ctypes.c_uint32),
         ("session_count", ctypes.c_uint32),
         ("exclusion_slot", ctypes.c_uint32),
         ("resolver_count", ctypes.c_uint32),
@@ -142,6 +144,7 @@ class InterfacePolicy(ctypes.Structure):
         ("is_host_side", ctypes.c_uint8),
         ("resolvers_ipv6", ctypes.c_uint8),
         ("resolvers_be", _Address * RESOLVERS_MAX),
+        ("hop_queues", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
         ("budget", Cap),
         ("sessions", SessionPolicy * SESSIONS_MAX),
@@ -219,7 +222,7 @@ def mark(slot: int, generation: int) -> int:
 
 
 def slot_of(mark: int) -> int:
-    return mark & 0xFFFF
+    return mark & MARK_SLOT_MASK
 
 
 def session_ledgers(per_cpu: Sequence[bytes]) -> dict[Direction, SessionLedger]:

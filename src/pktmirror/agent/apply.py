@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pktmirror.agent import abi
+from pktmirror.agent.hops import HOP_PREFIX, PROGRAMS, Hops
 from pktmirror.agent.plan import (
     Attach,
     Change,
@@ -18,6 +19,7 @@ from pktmirror.agent.plan import (
     ClearSessionRow,
     Detach,
     DropStream,
+    HopEntrances,
     PutStream,
     SwapPolicy,
     Tables,
@@ -26,18 +28,18 @@ from pktmirror.agent.plan import (
     WriteFilter,
 )
 from pktmirror.kernel import bpf, bpffs
-from pktmirror.kernel.netlink import Netlink, poll_what_it_receives, turn_offloads_off
+from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
-HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
-HOP_MTU = 65535
-HOP_QUEUE_PACKETS_MAX = 1000  # as a network card's; beyond, production goes on and copies are not made
-_MAPS = ("interfaces", "filters", "exclusions", "deliveries", "streams", "session_ledger", "interface_ledger", "strays")
+_MAPS = (
+    *("interfaces", "filters", "exclusions", "deliveries", "streams"),
+    *("session_buckets", "host_bucket", "finishing_hop", "super_packet_seen"),
+    *("session_ledger", "interface_ledger", "strays"),
+)
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
-_ENCAPSULATE, _KEEP_APART = "encapsulate", "keep_apart"
-_PROGRAMS = (*(name for name, _ in _HOOKS), _ENCAPSULATE, _KEEP_APART)
+_PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
 _STAGING = "staging"
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the control plane takes it in a path
 
@@ -59,14 +61,10 @@ def hop_prefix(agent_id: str) -> str:
     return HOP_PREFIX + hashlib.sha256(agent_id.encode()).hexdigest()[:5]
 
 
-def hop_names(agent_id: str, version: str) -> tuple[str, str]:
-    """The two ends of a hop: what clones enter, and where they are encapsulated.
-
-    Each version of the programs has a hop of its own: a copy meets the tables by which it was made, also while one
-    version takes over from another.
-    """
-    prefix = hop_prefix(agent_id) + version[:4]
-    return f"{prefix}a", f"{prefix}b"
+def version_prefix(agent_id: str, version: str) -> str:
+    """Each version of the programs has hops of its own: a copy meets the tables by which it was made, also while one
+    version takes over from another."""
+    return hop_prefix(agent_id) + version[:4]
 
 
 class DataPlane:
@@ -81,7 +79,6 @@ class DataPlane:
         self._netlink = netlink
         version = hashlib.sha256(object_path.read_bytes()).hexdigest()[:12]
         self._agent_id = agent_id
-        self._hop = hop_names(agent_id, version)
         self._pins = self._root / version
         if not self._pins.is_dir():
             try:
@@ -91,6 +88,7 @@ class DataPlane:
                 raise
         self._programs = {name: bpf.Program.pinned(self._pins / name) for name in _PROGRAMS}
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
+        self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self.tables = self._read_tables()
 
     def close(self) -> None:
@@ -106,39 +104,13 @@ class DataPlane:
         """Bring `tables` in step with the kernel after a change that failed half-way."""
         self.tables = self._read_tables()
 
-    def hop_ifindex(self) -> int:
-        """The device that clones enter, made or mended where it is missing."""
-        near, far = self._hop
-        near_link, far_link = self._netlink.link_named(near), self._netlink.link_named(far)
-        pins = [self._pins / f"hop-{name}" for name in (_KEEP_APART, _ENCAPSULATE)]
-        whole = all(link is not None and link.up for link in (near_link, far_link)) and all(
-            pin.exists() for pin in pins
-        )
-        if near_link is None or not whole:
-            for pin in pins:
-                pin.unlink(missing_ok=True)
-            self._netlink.delete_link(near)
-            self._make_hop()
-            near_link = self._netlink.link_named(near)
-            if near_link is None:
-                raise OSError(19, f"the hop {near} vanished while it was made")
-        return near_link.ifindex
-
-    def _make_hop(self) -> None:
-        """It is set up last: one that an agent left half-made is down, and is made again."""
-        near, far = self._hop
-        self._netlink.create_veth(near, far, mtu=HOP_MTU)
-        self._netlink.queue_before(near, HOP_QUEUE_PACKETS_MAX)
-        turn_offloads_off(near)
-        poll_what_it_receives(far)
-        link = self._netlink.link_named(far)
-        if link is None:
-            raise OSError(19, f"the hop's far end {far} vanished while it was made")
-        with bpf.Link.attach_xdp_generic(self._programs[_KEEP_APART], link.ifindex) as keep_apart:
-            keep_apart.pin(self._pins / f"hop-{_KEEP_APART}")
-        with bpf.Link.attach(self._programs[_ENCAPSULATE], link.ifindex, bpf.TCX_INGRESS) as encapsulate:
-            encapsulate.pin(self._pins / f"hop-{_ENCAPSULATE}")
-        self._netlink.set_up(near, far)
+    def hops(self) -> HopEntrances:
+        """Where clones enter, made or mended where it is missing."""
+        entrances = self._hops.made()
+        finishing = _key(entrances.finishing_ifindex)
+        if self._maps["finishing_hop"].get(_key(0)) != finishing:
+            self._maps["finishing_hop"].put(_key(0), finishing)
+        return entrances
 
     def carry_out(self, changes: Iterable[Change]) -> None:
         """Make the changes, in order. The caller keeps `tables` in step."""
@@ -151,7 +123,7 @@ class DataPlane:
         for other in others:
             bpffs.remove_tree(other)
         if others:
-            _delete_hops(self._netlink, self._agent_id, but=self._hop)
+            _delete_hops(self._netlink, self._agent_id, but=self._hops.device_names)
 
     def session_figures(self) -> dict[str, dict[Direction, SessionLedger]]:
         """The counters by session id, of every session that has a ledger row."""
@@ -174,7 +146,7 @@ class DataPlane:
         }
 
     def strays(self) -> Tally:
-        """Frames that reached the hop and were no copy, or a copy of which no session is known any more."""
+        """Frames that reached a hop and were no copy, or a copy of which no session is known any more."""
         return abi.tally(self._maps["strays"].get_percpu(_key(0)))
 
     def _load(self, object_path: Path) -> None:
@@ -313,7 +285,7 @@ def remove_pins(bpffs_root: Path, agent_id: str) -> bool:
     return found
 
 
-def _delete_hops(netlink: Netlink, agent_id: str, *, but: tuple[str, ...] = ()) -> bool:
+def _delete_hops(netlink: Netlink, agent_id: str, *, but: frozenset[str] = frozenset()) -> bool:
     names = [link.name for link in netlink.links() if link.name.startswith(hop_prefix(agent_id))]
     return any([netlink.delete_link(name) for name in names if name not in but])  # an end takes the other with it
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import structlog
 
 from pktmirror import __version__
-from pktmirror.agent.apply import HOP_PREFIX, DataPlane, is_agent_id, purge, remove_pins
+from pktmirror.agent.apply import DataPlane, is_agent_id, purge, remove_pins
 from pktmirror.agent.compile import RouteQuery, Uncompilable, Wanted, Way, compile_state, route_queries
 from pktmirror.agent.controller import Controller, refuse_bad_url
+from pktmirror.agent.hops import HOP_PREFIX
 from pktmirror.agent.inventory import Device, NamespaceView, devices
-from pktmirror.agent.plan import Change, TableFull, applied, plan
+from pktmirror.agent.plan import NO_HOPS, Change, TableFull, applied, plan
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
@@ -185,8 +186,8 @@ class Host:
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
             wanted = compile_state(desired, self._devices, ways)
-            hop_ifindex = self._data_plane.hop_ifindex() if wanted.interfaces else 0
-            return wanted, plan(wanted, self._data_plane.tables, hop_ifindex=hop_ifindex)
+            hops = self._data_plane.hops() if wanted.interfaces else NO_HOPS
+            return wanted, plan(wanted, self._data_plane.tables, hops=hops)
         except Uncompilable as error:
             raise Uncompilable(
                 f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "

@@ -1,0 +1,93 @@
+"""The two hops of a host's copies: private veth pairs in the interfaces' own network namespace (decision 0008).
+
+On both a copy waits until production is handed on. Super-packets get their outer headers on the wrapping hop, and all
+that is not yet as it is on the wire is finished on the finishing hop: the transmit offloads of its near end are off, so
+the kernel splits and completes checksums there. An edge module.
+"""
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pktmirror.agent.plan import HopEntrances
+from pktmirror.kernel import bpf
+from pktmirror.kernel.netlink import Link, Netlink, poll_what_it_receives, turn_offloads_off
+
+HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
+HOP_MTU = 65535
+HOP_QUEUE_PACKETS_MAX = 1000  # as a network card's; beyond, production goes on and copies are not made
+WRAP, FINISH, KEEP_APART = "wrap", "finish", "keep_apart"
+PROGRAMS = (WRAP, FINISH, KEEP_APART)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What enters ``near`` is received by ``far``, and there by the program."""
+
+    near: str
+    far: str
+    program: str
+    splits: bool
+
+    @property
+    def pins(self) -> tuple[str, str]:
+        return f"hop-{self.program}-{KEEP_APART}", f"hop-{self.program}"
+
+
+def hops(prefix: str) -> tuple[Hop, Hop]:
+    """The wrapping and the finishing hop whose names begin so."""
+    return (
+        Hop(f"{prefix}a", f"{prefix}b", WRAP, splits=False),
+        Hop(f"{prefix}c", f"{prefix}d", FINISH, splits=True),
+    )
+
+
+class Hops:
+    """Makes the hops of one version of the programs, and mends them where somebody took them away."""
+
+    def __init__(self, netlink: Netlink, prefix: str, pins: Path, programs: Mapping[str, bpf.Program]) -> None:
+        self._netlink = netlink
+        self._pins = pins
+        self._programs = programs
+        self._wrapping, self._finishing = hops(prefix)
+
+    @property
+    def device_names(self) -> frozenset[str]:
+        return frozenset(name for hop in (self._wrapping, self._finishing) for name in (hop.near, hop.far))
+
+    def made(self) -> HopEntrances:
+        """The devices that copies enter."""
+        finishing = self._made(self._finishing)  # first, as the other leads into it
+        return HopEntrances(self._made(self._wrapping), finishing, bpf.cpus())
+
+    def _made(self, hop: Hop) -> int:
+        near, far = self._netlink.link_named(hop.near), self._netlink.link_named(hop.far)
+        pins = [self._pins / name for name in hop.pins]
+        if near is None or far is None or not (near.up and far.up and all(pin.exists() for pin in pins)):
+            for pin in pins:
+                pin.unlink(missing_ok=True)
+            self._netlink.delete_link(hop.near)
+            self._make(hop)
+        return self._link(hop.near).ifindex
+
+    def _make(self, hop: Hop) -> None:
+        """It is set up last: one that an agent left half-made is down, and is made again."""
+        self._netlink.create_veth(hop.near, hop.far, mtu=HOP_MTU, queues=bpf.cpus())
+        self._netlink.queue_before(hop.near, HOP_QUEUE_PACKETS_MAX, queues=bpf.cpus())
+        if hop.splits:
+            turn_offloads_off(hop.near)
+        poll_what_it_receives(hop.far)
+        ifindex = self._link(hop.far).ifindex
+        keep_apart, received = (self._pins / name for name in hop.pins)
+        with bpf.Link.attach_xdp_generic(self._programs[KEEP_APART], ifindex) as link:
+            link.pin(keep_apart)
+        with bpf.Link.attach(self._programs[hop.program], ifindex, bpf.TCX_INGRESS) as link:
+            link.pin(received)
+        self._netlink.set_up(hop.near, hop.far)
+
+    def _link(self, name: str) -> Link:
+        link = self._netlink.link_named(name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"the hop's device {name} vanished while it was made")
+        return link
