@@ -10,6 +10,7 @@ import msgspec
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
+from pktmirror.model.underlay import OuterSource
 
 LAYOUT = 1
 
@@ -93,6 +94,7 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
     route_table: int = 254  # RT_TABLE_MAIN
     device: str | None = None  # None: whichever the route table says
     mtu_max: int | None = None  # None: the route's or device's MTU
+    outer_source: OuterSource = OuterSource.ENI
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, tag="destination"):
@@ -125,7 +127,7 @@ class DesiredInterface(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     interface_id: str
-    primary_address: str  # the outer source of every copy (spec fact 71)
+    primary_address: str  # the outer source of every copy (spec fact 71), unless the underlay says the host's
     underlay: Underlay
     resolvers: tuple[str, ...]
     sessions: tuple[DesiredSession, ...]
@@ -155,14 +157,19 @@ class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...]  # the primary one first
     mtu: int
     up: bool
-    not_mirrorable: str | None = None  # the reason, where it cannot be a source
+    not_mirrorable: str | None = None  # the reason, where its kind cannot be a source
+    neighbours: tuple[str, ...] = ()  # where ``addresses`` is empty: what the host's neighbour table has for the MAC
 
 
 class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a session fares on this host; ``problem`` None means that its packets are mirrored."""
+    """How a session fares on this host; ``problem`` None means that its packets are mirrored.
+
+    ``outer_source`` is the address that its copies carry now; None while none are sent.
+    """
 
     session_id: str
     problem: str | None = None
+    outer_source: str | None = None
 
 
 class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +194,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     agent_version: str
     applied_revision: int
     interfaces: tuple[FoundInterface, ...] = ()
+    deleted: tuple[str, ...] = ()  # keys of interfaces that their provider has deleted: an event, not a mere absence
     statuses: tuple[SessionStatus, ...] = ()
     sessions: tuple[SessionFigures, ...] = ()
     mirrored_interfaces: tuple[InterfaceFigures, ...] = ()

@@ -11,14 +11,21 @@ AWS knows these of a VPC; on a network of one's own they are declared in ``netwo
     route_table = 254
     device = "br-office"
     mtu_max = 9000
+    outer_source = "eni"                            # or "host": the address of the route by which they leave
 
     [[vpc.subnet]]
     name = "a"
     cidr = "10.0.0.0/24"
 
+    [[interface]]                                   # an address that nobody on the host can tell
+    host = "hypervisor-1"
+    key = "netns:web/eth0"                          # both as `pktmirror interfaces` shows them (spec 5.15)
+    address = "10.0.0.48"
+
 Pure: text in, values out.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import combinations
@@ -28,6 +35,7 @@ import msgspec
 
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.refusal import Refusal
+from pktmirror.model.underlay import OuterSource
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -44,6 +52,7 @@ class UnderlayDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     route_table: int = 254  # RT_TABLE_MAIN
     device: str | None = None
     mtu_max: int | None = None
+    outer_source: str = OuterSource.ENI.value
 
 
 class SubnetDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,8 +71,19 @@ class VpcDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subnet: tuple[SubnetDeclaration, ...] = ()
 
 
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InterfaceDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The primary address of an interface, known by its host and its provider's stable key (spec 5.15)."""
+
+    host: str
+    key: str
+    address: str
+
+
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``networks.toml`` says, in its own form. `networks` checks it and gives it its meaning."""
+
     vpc: tuple[VpcDeclaration, ...] = ()
+    interface: tuple[InterfaceDeclaration, ...] = ()
 
 
 class Subnet(msgspec.Struct, frozen=True):
@@ -88,9 +108,13 @@ class Vpc(msgspec.Struct, frozen=True):
 
 
 class Networks(msgspec.Struct, frozen=True):
-    """All declared VPCs. An interface belongs to the one subnet that holds its primary address, or to none."""
+    """All declared VPCs. An interface belongs to the one subnet that holds its primary address, or to none.
+
+    ``addresses`` are those that the operator gives interfaces, by host id and key.
+    """
 
     vpcs: tuple[Vpc, ...] = ()
+    addresses: dict[tuple[str, str], IPv4Address] = {}
 
     def place(self, address: Address) -> tuple[Vpc, Subnet] | None:
         """The VPC and subnet of an address; None where no declared subnet holds it."""
@@ -102,14 +126,99 @@ class Networks(msgspec.Struct, frozen=True):
 
 
 def load(text: str) -> Networks:
-    """Read ``networks.toml``; raises `Refusal` with the line's meaning and the way out."""
+    """Read ``networks.toml``; raises `Refusal` with what is wrong and the way out."""
+    return networks(parse(text))
+
+
+def parse(text: str) -> Declaration:
+    """The form of ``networks.toml`` alone; raises `Refusal` for what has another."""
     try:
-        document = msgspec.toml.decode(text, type=_Document)
+        return msgspec.toml.decode(text, type=Declaration)
     except msgspec.MsgspecError as error:
         raise _refusal(str(error)) from None
-    networks = Networks(tuple(_vpc(declaration) for declaration in document.vpc))
-    _refuse_overlaps([(vpc.name, vpc.networks) for vpc in networks.vpcs], "VPC")
-    return networks
+
+
+def networks(declaration: Declaration) -> Networks:
+    """What a declaration means; raises `Refusal` for one that does not hang together."""
+    vpcs = tuple(_vpc(declared) for declared in declaration.vpc)
+    _refuse_overlaps([(vpc.name, vpc.networks) for vpc in vpcs], "VPC")
+    return Networks(vpcs, _addresses(declaration.interface))
+
+
+def with_address(declaration: Declaration, host: str, key: str, address: str | None) -> Declaration:
+    """The declaration with another address of one interface; None: with none."""
+    others = [each for each in declaration.interface if (each.host, each.key) != (host, key)]
+    own = [] if address is None else [InterfaceDeclaration(host, key, address)]
+    return msgspec.structs.replace(declaration, interface=(*others, *own))
+
+
+def differences(before: Declaration, after: Declaration) -> list[str]:
+    """What one declaration has that the other has not, a line each; empty: they say the same."""
+    lines: list[str] = []
+    for then, now in (
+        ({_vpc_name(vpc): vpc for vpc in before.vpc}, {_vpc_name(vpc): vpc for vpc in after.vpc}),
+        (
+            {f"address of {_interface_name(each)}": each.address for each in before.interface},
+            {f"address of {_interface_name(each)}": each.address for each in after.interface},
+        ),
+    ):
+        lines += [f"{name}: removed" for name in then if name not in now]
+        lines += [f"{name}: added" for name in now if name not in then]
+        lines += [f"{name}: changed" for name in now if name in then and now[name] != then[name]]
+    return lines
+
+
+def toml(declaration: Declaration) -> str:
+    """The declaration as a ``networks.toml``, without what is as by default."""
+    tables: list[str] = []
+    for vpc in declaration.vpc:
+        tables.append(_table("[[vpc]]", vpc))
+        if vpc.underlay != UnderlayDeclaration():
+            tables.append(_table("[vpc.underlay]", vpc.underlay))
+        tables += [_table("[[vpc.subnet]]", subnet) for subnet in vpc.subnet]
+    tables += [_table("[[interface]]", interface) for interface in declaration.interface]
+    return "\n".join(tables)
+
+
+def _table(head: str, struct: VpcDeclaration | UnderlayDeclaration | SubnetDeclaration | InterfaceDeclaration) -> str:
+    # A JSON string, number or array of strings is the same in TOML.
+    fields = [
+        f"{field.name} = {json.dumps(value)}\n"
+        for field in msgspec.structs.fields(struct)
+        if field.name not in ("underlay", "subnet") and (value := getattr(struct, field.name)) != field.default
+    ]
+    return f"{head}\n{''.join(fields)}"
+
+
+def _vpc_name(vpc: VpcDeclaration) -> str:
+    return f"VPC {vpc.name}"
+
+
+def _interface_name(declared: InterfaceDeclaration) -> str:
+    return f"{declared.key} on {declared.host}"
+
+
+def _addresses(declared: Iterable[InterfaceDeclaration]) -> dict[tuple[str, str], IPv4Address]:
+    addresses: dict[tuple[str, str], IPv4Address] = {}
+    for each in declared:
+        name = _interface_name(each)
+        provider, _, rest = each.key.partition(":")
+        if not (each.host and provider and rest):
+            raise _refusal(
+                f"interface {name}: host and key are written as `pktmirror interfaces` shows them, "
+                'as in host = "hypervisor-1", key = "netns:web/eth0"'
+            )
+        address = _parsed(f"interface {name}", ip_address, each.address)
+        if not isinstance(address, IPv4Address):
+            raise _refusal(f"interface {name}: {address} is not IPv4, as a primary address is")
+        if address.is_unspecified or address.is_multicast or address.is_loopback or int(address) == 0xFFFFFFFF:
+            raise _refusal(f"interface {name}: {address} is no address of an interface")
+        if (each.host, each.key) in addresses:
+            raise _refusal(f"interface {name} is declared twice")
+        if address in addresses.values():
+            raise _refusal(f"interface {name}: {address} is declared for another interface too")
+        addresses[each.host, each.key] = address
+    return addresses
 
 
 def _vpc(declared: VpcDeclaration) -> Vpc:
@@ -120,6 +229,12 @@ def _vpc(declared: VpcDeclaration) -> Vpc:
     mtu_max = declared.underlay.mtu_max
     if mtu_max is not None and not MTU_MIN <= mtu_max <= MTU_MAX:
         raise _refusal(f"VPC {declared.name}: the underlay's mtu_max is {mtu_max}, not in {MTU_MIN} to {MTU_MAX}")
+    outer_source = declared.underlay.outer_source
+    if outer_source not in [source.value for source in OuterSource]:
+        raise _refusal(
+            f'VPC {declared.name}: the underlay\'s outer_source is "{outer_source}"; "eni" (the source\'s own address) '
+            'and "host" (the address of the host\'s route) are known'
+        )
     subnets = tuple(_subnet(vpc_id, networks, declared.name, subnet) for subnet in declared.subnet)
     _refuse_overlaps([(subnet.name, subnet.networks) for subnet in subnets], f"VPC {declared.name}: subnet")
     if declared.resolvers is None:
@@ -169,5 +284,5 @@ def _refusal(found: str) -> Refusal:
     return Refusal(
         "The declaration of networks cannot be used.",
         found=found,
-        do="correct networks.toml; docs/howto/mirror-a-namespace.md shows its form",
+        do="correct networks.toml; docs/reference/networks.md shows its form",
     )

@@ -127,12 +127,27 @@ class Plane:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def own_answer(self, path: str, service: str = "pktmirror") -> httpx.Response:
+    def own_answer(
+        self,
+        path: str,
+        service: str = "pktmirror",
+        method: str = "GET",
+        body: str = "",
+        sent_body: str | None = None,
+    ) -> httpx.Response:
+        """``sent_body`` is what goes in the place of the body that was signed."""
         known = self.environment
-        request = AWSRequest("GET", f"{self.url}/pktmirror/v1/{path}")
+        request = AWSRequest(method, f"{self.url}/pktmirror/v1/{path}", data=body.encode())
         credentials = Credentials(known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"])
         SigV4Auth(credentials, service, known["AWS_REGION"]).add_auth(request)
-        return httpx.get(request.url, headers=dict(request.headers.items()), timeout=30, trust_env=False)
+        return httpx.request(
+            method,
+            request.url,
+            content=(body if sent_body is None else sent_body).encode(),
+            headers=dict(request.headers.items()),
+            timeout=30,
+            trust_env=False,
+        )
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -140,10 +155,10 @@ class Plane:
 
 
 @contextmanager
-def running(state: Path, **settings: Any) -> Iterator[Plane]:
+def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iterator[Plane]:
     """A control plane on a free port; it must end by SIGTERM with exit code 0."""
     networks = state.parent / "networks.toml"
-    networks.write_text(NETWORKS)
+    networks.write_text(networks_toml)
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(state), str(networks), repr(settings)],
         stdout=subprocess.PIPE,

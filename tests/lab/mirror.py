@@ -155,6 +155,7 @@ class Mirror:
         self._visitors: dict[str, netns.Visitor] = {}
         self._collectors: dict[str, Collector] = {}
         self._gone: Counter[int] = Counter()
+        self.underlay = Underlay()
         self.rearranged: set[str] = set()  # sources whose sessions' figures are of different times
         self._stack = contextlib.ExitStack()
         self._revision = 0
@@ -274,7 +275,7 @@ class Mirror:
                     key=self.key(name),
                     interface_id=f"eni-{name}",
                     primary_address=self.address(name),
-                    underlay=Underlay(),
+                    underlay=self.underlay,
                     resolvers=tuple(resolvers),
                     sessions=tuple(self._desired(name, session) for session in sessions),
                 )

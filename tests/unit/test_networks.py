@@ -6,7 +6,18 @@ import pytest
 
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.refusal import Refusal
-from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks, UnderlayDeclaration, load
+from pktmirror.networks import (
+    LINK_LOCAL_RESOLVER,
+    Declaration,
+    InterfaceDeclaration,
+    Networks,
+    UnderlayDeclaration,
+    differences,
+    load,
+    parse,
+    toml,
+    with_address,
+)
 
 OFFICE = """
 [[vpc]]
@@ -38,6 +49,13 @@ mtu_max = 9000
 [[vpc.subnet]]
 name = "a"
 cidr = "192.168.0.0/25"
+"""
+
+WEB = """
+[[interface]]
+host = "host-1"
+key = "netns:web/eth0"
+address = "10.0.0.48"
 """
 
 
@@ -124,6 +142,15 @@ def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, 
         (OFFICE.replace('name = "b"', 'name = "a"'), "subnet a is declared twice"),
         (OFFICE + OFFICE, "VPC office is declared twice"),
         (OFFICE + OFFICE.replace('"office"', '"other"'), "VPC office (10.0.0.0/16) overlaps other (10.0.0.0/16)"),
+        (LAB.replace('"br-u"', '"br-u"\nouter_source = "guest"'), 'outer_source is "guest"; "eni"'),
+        (WEB.replace("10.0.0.48", "web"), "netns:web/eth0 on host-1: 'web'"),
+        (WEB.replace("10.0.0.48", "fd00::48"), "netns:web/eth0 on host-1: fd00::48 is not IPv4"),
+        (WEB.replace("10.0.0.48", "0.0.0.0"), "0.0.0.0 is no address of an interface"),
+        (WEB.replace("10.0.0.48", "224.0.0.1"), "224.0.0.1 is no address of an interface"),
+        (WEB.replace("netns:web/eth0", "web"), "as `pktmirror interfaces` shows them"),
+        (WEB.replace('"host-1"', '""'), "as `pktmirror interfaces` shows them"),
+        (WEB + WEB.replace("10.0.0.48", "10.0.0.49"), "netns:web/eth0 on host-1 is declared twice"),
+        (WEB + WEB.replace("host-1", "host-2"), "10.0.0.48 is declared for another interface too"),
     ],
     ids=[
         "no TOML",
@@ -138,6 +165,15 @@ def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, 
         "one subnet twice",
         "one VPC twice",
         "VPCs that overlap",
+        "an outer source that nobody knows",
+        "a name for an interface's address",
+        "an IPv6 address for a primary one",
+        "no address of anybody",
+        "an address of a group",
+        "an interface without its provider",
+        "an interface without its host",
+        "one interface twice",
+        "one address for two interfaces",
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name_and_with_a_way_out(text: str, found: str) -> None:
@@ -165,3 +201,48 @@ def test_an_underlay_may_be_as_small_or_large_as_ipv4_allows(mtu: int) -> None:
 def test_an_underlay_that_no_packet_fits_is_refused(mtu: int) -> None:
     with pytest.raises(Refusal, match=f"mtu_max is {mtu}"):
         load(LAB.replace("9000", str(mtu)))
+
+
+@pytest.mark.parametrize("outer_source", ["eni", "host"])
+def test_the_outer_source_is_the_enis_unless_it_is_declared_the_hosts(outer_source: str) -> None:
+    assert load(LAB).vpcs[0].underlay.outer_source == "eni"
+    declared = load(LAB.replace('"br-u"', f'"br-u"\nouter_source = "{outer_source}"'))
+    assert declared.vpcs[0].underlay.outer_source == outer_source
+
+
+def test_an_interface_is_given_its_address_by_host_and_key() -> None:
+    assert load(OFFICE).addresses == {}
+    assert load(OFFICE + WEB).addresses == {("host-1", "netns:web/eth0"): ip_address("10.0.0.48")}
+
+
+@pytest.mark.parametrize("text", ["", OFFICE, LAB, WEB, OFFICE + LAB + WEB], ids=["nothing", "a", "b", "c", "all"])
+def test_what_is_shown_as_toml_declares_the_same(text: str) -> None:
+    assert parse(toml(parse(text))) == parse(text)
+
+
+def test_strings_of_any_kind_survive_being_shown_as_toml() -> None:
+    odd = Declaration(interface=(InterfaceDeclaration('h"\\', "netns:w\u00e9b\t\u7f51/eth0", "10.0.0.48"),))
+    assert parse(toml(odd)) == odd
+
+
+def test_the_address_of_one_interface_is_set_changed_and_taken_away_without_touching_another() -> None:
+    before = parse(OFFICE + WEB)
+    both = with_address(before, "host-1", "netns:db/eth0", "10.0.0.50")
+    assert [each.address for each in both.interface] == ["10.0.0.48", "10.0.0.50"]
+    changed = with_address(both, "host-1", "netns:web/eth0", "10.0.0.49")
+    assert {each.key: each.address for each in changed.interface} == {
+        "netns:db/eth0": "10.0.0.50",
+        "netns:web/eth0": "10.0.0.49",
+    }
+    assert with_address(both, "host-1", "netns:db/eth0", None) == before
+    assert with_address(before, "host-2", "netns:web/eth0", None) == before, "another host's"
+
+
+def test_differences_name_what_came_what_went_and_what_changed() -> None:
+    before, after = parse(OFFICE + WEB), parse(OFFICE.replace("10.0.1.0", "10.0.2.0") + LAB)
+    assert differences(before, after) == [
+        "VPC lab: added",
+        "VPC office: changed",
+        "address of netns:web/eth0 on host-1: removed",
+    ]
+    assert differences(before, before) == []

@@ -24,6 +24,7 @@ from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Filter, NetworkService, Rule
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import UNLIMITED, Rate
+from pktmirror.model.underlay import OuterSource
 
 Address = IPv4Address | IPv6Address
 
@@ -37,20 +38,25 @@ class Uncompilable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RouteQuery:
-    """A question to the route table: how would this host send to ``address``."""
+    """A question to the route table: how would this host send to ``address``, and, if asked, from which address."""
 
     address: Address
     table: int
     device: str | None
+    asks_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The answer: the device, the next hop, and how large an outer packet may be on the whole way."""
+    """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
+
+    ``source`` is the route's preferred source; None where it has none, or nobody asked.
+    """
 
     ifindex: int
     next_hop: Address
     mtu: int
+    source: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,33 +165,34 @@ def compile_state(desired: DesiredState, devices: Iterable[Device], ways: Mappin
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
     underlay = interface.underlay
-    return RouteQuery(_address(destination.address), underlay.route_table, underlay.device)
+    of_host = underlay.outer_source is OuterSource.HOST
+    return RouteQuery(_address(destination.address), underlay.route_table, underlay.device, of_host)
 
 
 def _session(
     interface: DesiredInterface, session: DesiredSession, filter_: bytes, ways: Mapping[RouteQuery, Way]
 ) -> tuple[WantedSession, str | None]:
-    nowhere = IPv4Address(0)
-    primary = _address(interface.primary_address)
-    source = primary if isinstance(primary, IPv4Address) else nowhere
-    packet_bytes_max = session.packet_bytes_max or 0
     delivery = session.delivery
     if isinstance(delivery, Undeliverable):
-        to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
-        return WantedSession(filter_, to, Stage.UNDELIVERABLE), delivery.reason
-    if not isinstance(primary, IPv4Address):
-        to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
-        problem = f"the source's primary address {primary} is not IPv4, as the outer source of a copy is"
-        return WantedSession(filter_, to, Stage.UNDELIVERABLE), problem
+        return _unsent(interface, session, filter_, Stage.UNDELIVERABLE), delivery.reason
     query = _query(interface, delivery)
+    primary = _address(interface.primary_address)
+    if not query.asks_source and not isinstance(primary, IPv4Address):
+        problem = f"the source's primary address {primary} is not IPv4, as the outer source of a copy is"
+        return _unsent(interface, session, filter_, Stage.UNDELIVERABLE), problem
     way = ways.get(query)
     target = query.address
+    by = f"table {query.table}" + (f", device {query.device}" if query.device else "")
     if way is None or not isinstance(way.next_hop, IPv4Address) or not isinstance(target, IPv4Address):
-        by = f"table {query.table}" + (f", device {query.device}" if query.device else "")
-        to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
-        return WantedSession(filter_, to, Stage.NO_ROUTE), f"no route to the target {target} ({by})"
+        return _unsent(interface, session, filter_, Stage.NO_ROUTE), f"no route to the target {target} ({by})"
+    source = way.source if query.asks_source else primary
+    if not isinstance(source, IPv4Address):
+        problem = (
+            f"the route to the target {target} ({by}) has no preferred source, and the host's address is to be the "
+            "outer source of the copies"
+        )
+        return _unsent(interface, session, filter_, Stage.NO_ROUTE), problem
     limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max]
-    room_bytes_max = max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES)
     to = WantedDelivery(
         session_id=session.session_id,
         outer_source=source,
@@ -194,10 +201,21 @@ def _session(
         port=delivery.port,
         vni=session.vni,
         ifindex=way.ifindex,
-        packet_bytes_max=packet_bytes_max,
-        room_bytes_max=room_bytes_max,
+        packet_bytes_max=session.packet_bytes_max or 0,
+        room_bytes_max=max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES),
     )
     return WantedSession(filter_, to, Stage.SENT), None
+
+
+def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes, stage: Stage) -> WantedSession:
+    """A session whose packets all end at ``stage``."""
+    nowhere = IPv4Address(0)
+    primary = _address(interface.primary_address)
+    of_eni = interface.underlay.outer_source is OuterSource.ENI
+    source = primary if of_eni and isinstance(primary, IPv4Address) else nowhere
+    packet_bytes_max = session.packet_bytes_max or 0
+    to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
+    return WantedSession(filter_, to, stage)
 
 
 def _filter(filter_id: str, document: FilterDocument) -> bytes:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import structlog
@@ -19,12 +20,15 @@ from pktmirror import __version__
 from pktmirror.agent.apply import DataPlane, is_agent_id, purge, remove_pins
 from pktmirror.agent.compile import RouteQuery, Uncompilable, Wanted, Way, compile_state, route_queries
 from pktmirror.agent.controller import Controller, refuse_bad_url
+from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.hops import HOP_PREFIX
 from pktmirror.agent.inventory import Device, NamespaceView, devices
 from pktmirror.agent.plan import NO_HOPS, Change, TableFull, applied, plan
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
+from pktmirror.kernel.preferred_source import PreferredSources
+from pktmirror.model.ledger import Stage
 from pktmirror.model.refusal import Refusal
 
 _log = structlog.get_logger("agent")
@@ -44,6 +48,7 @@ class Settings:
     state_dir: Path
     netns: str | None = None
     bpffs_root: Path = DEFAULT_BPFFS
+    namespace_gone_s: float = NAMESPACE_GONE_S
 
     def __post_init__(self) -> None:
         _refuse_bad_host_id(self.host_id)
@@ -111,8 +116,12 @@ def _purge(bpffs_root: Path, host_id: str) -> bool:
 class Host:
     """One network namespace of this machine, its data plane, and what the last turn found."""
 
-    def __init__(self, netlink: Netlink, data_plane: DataPlane, host_id: str) -> None:
+    def __init__(
+        self, netlink: Netlink, data_plane: DataPlane, host_id: str, *, namespace_gone_s: float = NAMESPACE_GONE_S
+    ) -> None:
         self.netlink = netlink
+        self._sources: PreferredSources | None = None  # most hosts never ask
+        self._departures = Departures(namespace_gone_s)
         self._data_plane = data_plane
         self._host_id = host_id
         self._devices: list[Device] = []
@@ -125,6 +134,8 @@ class Host:
     def close(self) -> None:
         self._data_plane.close()
         self.netlink.close()
+        if self._sources is not None:
+            self._sources.close()
 
     def turn(self, controller: Controller) -> None:
         """One turn of the loop. What fails is reported, logged once, and tried again at the next turn."""
@@ -133,6 +144,7 @@ class Host:
             changed = self.netlink.drain_events()
             if changed or time.monotonic() - self._looked_s >= FULL_LOOK_S:
                 self._look()
+            self._watch_names()
             problems = () if desired is None else self._follow(desired)
         except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)
@@ -154,8 +166,22 @@ class Host:
         links = self.netlink.links()
         nsids = {link.peer_nsid for link in links if link.peer_nsid is not None}
         self._devices = devices(
-            links, self.netlink.addresses(), _namespaces(self.netlink, nsids) if nsids else {}, own_prefix=HOP_PREFIX
+            links,
+            self.netlink.addresses(),
+            _namespaces(self.netlink, nsids) if nsids else {},
+            own_prefix=HOP_PREFIX,
+            neighbours=self.netlink.neighbours(),
         )
+
+    def _watch_names(self) -> None:
+        """Names go without an event of netlink, and where their directory itself is gone nothing was deleted."""
+        if not netns.DIRECTORY.is_dir():
+            return
+        keys: dict[str, list[str]] = {}
+        for device in self._devices:
+            if device.found.provider == "netns" and device.found.instance is not None:
+                keys.setdefault(device.found.instance, []).append(device.found.key)
+        self._departures.looked(keys, netns.names(), time.monotonic())
 
     def _follow(self, desired: DesiredState) -> tuple[str, ...]:
         """The problems. In the place of what cannot be compiled the last good state is kept true, as links change."""
@@ -204,7 +230,14 @@ class Host:
         link = None if route is None else links.get(route.ifindex)
         if route is None or link is None or not link.up:
             return None
-        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu))
+        source = self._preferred_source(query, device) if query.asks_source else None
+        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), source)
+
+    def _preferred_source(self, query: RouteQuery, device_ifindex: int | None) -> IPv4Address | None:
+        if not isinstance(query.address, IPv4Address):
+            return None
+        self._sources = self._sources or PreferredSources()
+        return self._sources.towards(query.address, device_ifindex=device_ifindex, table=query.table)
 
     def _unresolved(self, wanted: Wanted) -> dict[str, str]:
         """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them."""
@@ -219,15 +252,21 @@ class Host:
     def _report(self) -> Report:
         keys = {device.ifindex: device.found.key for device in self._devices}
         wanted = self._wanted
+        outer_sources = {} if wanted is None else _outer_sources(wanted)
         return Report(
             host_id=self._host_id,
             agent_version=__version__,
             applied_revision=self._applied_revision,
             interfaces=tuple(device.found for device in self._devices),
+            deleted=self._departures.deleted(time.monotonic()),
             statuses=()
             if wanted is None
             else tuple(
-                SessionStatus(session_id=session_id, problem=wanted.problems.get(session_id))
+                SessionStatus(
+                    session_id=session_id,
+                    problem=wanted.problems.get(session_id),
+                    outer_source=outer_sources.get(session_id),
+                )
                 for session_id in sorted(wanted.session_ids)
             ),
             sessions=tuple(
@@ -245,10 +284,21 @@ class Host:
         )
 
 
+def _outer_sources(wanted: Wanted) -> dict[str, str]:
+    """By session id: the address that its copies carry; nothing of those that send none."""
+    return {
+        session.delivery.session_id: str(session.delivery.outer_source)
+        for interface in wanted.interfaces
+        for session in interface.sessions
+        if session.stage is Stage.SENT
+    }
+
+
 def _open(settings: Settings) -> Host:
     netlink = Netlink()
     try:
-        return Host(netlink, DataPlane(netlink, settings.bpffs_root, settings.host_id), settings.host_id)
+        data_plane = DataPlane(netlink, settings.bpffs_root, settings.host_id)
+        return Host(netlink, data_plane, settings.host_id, namespace_gone_s=settings.namespace_gone_s)
     except OSError as error:
         netlink.close()
         first, *more = str(error).splitlines()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from pktmirror.desired import FoundInterface
-from pktmirror.kernel.netlink import InterfaceAddress, Link
+from pktmirror.kernel.netlink import InterfaceAddress, Link, Neighbour
 
 _SCOPE_GLOBAL = 0
 _IGNORED_KINDS = {"bridge", "ifb", "vxlan", "bond", "vlan", "dummy", "sit", "ip6tnl", "ipip", "gre", "wireguard"}
@@ -42,25 +42,34 @@ def devices(
     namespaces: Mapping[int, NamespaceView],
     *,
     own_prefix: str,
+    neighbours: Iterable[Neighbour] = (),
 ) -> list[Device]:
-    """Every veth, tap, bridge port and NIC; ``namespaces`` by nsid, ``own_prefix`` names the agent's own devices."""
-    addresses = list(addresses)
+    """Every veth, tap, bridge port and NIC; ``namespaces`` by nsid, ``own_prefix`` names the agent's own devices.
+
+    ``neighbours`` are the host's: what it has learnt of who is behind a device or bridge.
+    """
+    addresses, neighbours = list(addresses), list(neighbours)
     return [
-        _device(link, addresses, namespaces)
+        _device(link, addresses, namespaces, neighbours)
         for link in links
         if link.name != "lo" and link.kind not in _IGNORED_KINDS and not link.name.startswith(own_prefix)
     ]
 
 
-def _device(link: Link, addresses: list[InterfaceAddress], namespaces: Mapping[int, NamespaceView]) -> Device:
+def _device(
+    link: Link,
+    addresses: list[InterfaceAddress],
+    namespaces: Mapping[int, NamespaceView],
+    neighbours: list[Neighbour],
+) -> Device:
     if link.kind == "veth" and link.peer_nsid is not None and link.peer_nsid in namespaces:
-        far = _far_end(link, namespaces[link.peer_nsid])
+        far = _far_end(link, namespaces[link.peer_nsid], neighbours)
         if far is not None:
             return far
     return _own_device(link, addresses)
 
 
-def _far_end(link: Link, namespace: NamespaceView) -> Device | None:
+def _far_end(link: Link, namespace: NamespaceView, neighbours: list[Neighbour]) -> Device | None:
     far = next((other for other in namespace.links if other.ifindex == link.peer_ifindex), None)
     if far is None:  # it moved away between two dumps; the next one tells
         return None
@@ -76,7 +85,7 @@ def _far_end(link: Link, namespace: NamespaceView) -> Device | None:
         addresses=found_addresses,
         mtu=far.mtu,
         up=link.up and far.up,
-        not_mirrorable=_no_primary(found_addresses),
+        neighbours=() if found_addresses else _behind(link, far.mac, neighbours),
     )
     return Device(found, link.ifindex, is_host_side=True)
 
@@ -115,11 +124,15 @@ def _addresses_of(ifindex: int, addresses: Iterable[InterfaceAddress]) -> tuple[
     return tuple(str(entry.address) for entry in found)
 
 
-def _no_primary(addresses: tuple[str, ...]) -> str | None:
-    for address in addresses[:1]:
-        try:
-            IPv4Address(address)
-        except ValueError:
-            break
-        return None
-    return "it has no primary IPv4 address, which is the outer source of every copy"
+def _behind(link: Link, mac: str, neighbours: Iterable[Neighbour]) -> tuple[str, ...]:
+    """The IPv4 addresses that the host's neighbour table has for a MAC at this device or its bridge, in their order.
+
+    Some host on that link answered for them: an entry that failed or waits for its answer tells nothing.
+    """
+    where = {link.ifindex, link.master_ifindex}
+    found = {
+        entry.address
+        for entry in neighbours
+        if entry.ifindex in where and entry.mac == mac and not entry.failed and isinstance(entry.address, IPv4Address)
+    }
+    return tuple(str(address) for address in sorted(found))

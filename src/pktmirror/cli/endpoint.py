@@ -31,6 +31,14 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 _SERVICE = "pktmirror"
 _URL = re.compile(r"https?://[^/?#\s]+(/[^?#\s]*)?")
+_SAID_WHAT_TO_DO = {
+    "DependencyViolation",
+    "IncorrectState",
+    "InvalidHostId.NotFound",
+    "InvalidNetworkInterface.InUse",
+    "InvalidNetworkInterfaceID.NotFound",
+    "InvalidParameterValue",
+}
 _KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnauthorizedOperation"}
 # What botocore would otherwise read from the shell, where a profile may be named that does not exist here.
 _SESSION_VARIABLES = {
@@ -108,7 +116,18 @@ class Endpoint:
 
     def get(self, path: str, shape: type[T]) -> T:
         """``GET /pktmirror/v1/path``, as a value of the shape."""
-        answer = self._answer("GET", f"{self.access.url}/pktmirror/v1/{path}")
+        return self._asked("GET", path, b"", shape)
+
+    def put(self, path: str, body: bytes, shape: type[T]) -> T:
+        """``PUT /pktmirror/v1/path``; its answer as a value of the shape."""
+        return self._asked("PUT", path, body, shape)
+
+    def withdraw(self, path: str, shape: type[T]) -> T:
+        """``DELETE /pktmirror/v1/path`` of what answers with what has changed by it."""
+        return self._asked("DELETE", path, b"", shape)
+
+    def _asked(self, method: str, path: str, body: bytes, shape: type[T]) -> T:
+        answer = self._answer(method, f"{self.access.url}/pktmirror/v1/{path}", body)
         if answer.status_code != httpx.codes.OK:
             raise self._refused(*_code_and_message(answer))
         try:
@@ -141,13 +160,15 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise self._not_understood(str(error)) from None
 
-    def _answer(self, method: str, url: str) -> httpx.Response:
+    def _answer(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
         try:
-            request = AWSRequest(method, url)
+            request = AWSRequest(method, url, data=body)
             SigV4Auth(self._credentials, _SERVICE, self.access.region).add_auth(request)
             timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
             # No proxy: the operator named the control plane, and nothing stands between.
-            return httpx.request(method, url, headers=dict(request.headers.items()), timeout=timeout, trust_env=False)
+            return httpx.request(
+                method, url, content=body, headers=dict(request.headers.items()), timeout=timeout, trust_env=False
+            )
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
 
@@ -195,6 +216,12 @@ class Endpoint:
                 f"The control plane at {self.access.url} finds the request too old or too new.",
                 found=message,
                 do="set the clocks of both machines",
+            )
+        if code in _SAID_WHAT_TO_DO:
+            return Refusal(
+                f"The control plane at {self.access.url} refuses the request, and nothing has changed.",
+                found=f"{code}: {message}",
+                do="change what it names, and try again; `pktmirror interfaces` and `pktmirror network show` tell more",
             )
         return Refusal(
             f"The control plane at {self.access.url} refuses the request.",

@@ -1,5 +1,6 @@
-"""`pktmirror forget`: a host that is gone for good, and all that the control plane knows of it."""
+"""`pktmirror forget`: a host or an interface that is gone for good, and all that the control plane knows of it."""
 
+import re
 from typing import Annotated
 from urllib.parse import quote
 
@@ -7,14 +8,26 @@ import typer
 
 from pktmirror.cli.endpoint import Endpoint, StateOption
 
+_INTERFACE = re.compile(r"eni-[0-9a-f]{17}")
+
 
 def forget(
-    host: Annotated[str, typer.Argument(help="The host's id, as `pktmirror status` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST|INTERFACE",
+            help="A host's id, as `pktmirror status` shows it, or an eni id of `pktmirror interfaces`.",
+        ),
+    ],
     state: StateOption = None,
 ) -> None:
-    """Forget a host whose agent is gone: its interfaces are deleted, and their sessions with them.
+    """Forget a host whose agent is gone, or one interface that is gone: it is deleted, and its sessions with it.
 
-    Example: [bold]pktmirror forget old-hypervisor[/bold]
+    What is still there is refused: it would be back at once, as a new interface without sessions. Targets on a
+    deleted interface stay, and their sessions send nothing.
+
+    Example: [bold]pktmirror forget old-hypervisor[/bold], or [bold]pktmirror forget eni-0f3a5c1e77b2d4961[/bold]
     """
-    Endpoint.found(state).delete(f"hosts/{quote(host, safe='')}")
-    typer.echo(f"{host} is forgotten", err=True)
+    kind = "interfaces" if _INTERFACE.fullmatch(name) else "hosts"
+    Endpoint.found(state).delete(f"{kind}/{quote(name, safe='')}")
+    typer.echo(f"{name} is forgotten", err=True)

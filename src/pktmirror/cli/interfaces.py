@@ -16,7 +16,10 @@ from pktmirror.model.refusal import Refusal
 
 
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
-    """An interface as ``GET /pktmirror/v1/interfaces`` lists it; ``sessions`` are those that mirror it."""
+    """An interface as ``GET /pktmirror/v1/interfaces`` lists it; ``sessions`` are those that mirror it.
+
+    It is known by host, provider and key (spec 5.15). ``address_from`` says who tells the first of its addresses.
+    """
 
     interface_id: str
     host_id: str
@@ -24,6 +27,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     vpc_id: str | None
     subnet_id: str | None
     attached: bool
+    provider: str
     key: str
     instance: str | None
     name: str
@@ -31,6 +35,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     mac: str
     addresses: tuple[str, ...]
+    address_from: str | None
     mtu: int
     up: bool
     not_mirrorable: str | None
@@ -95,7 +100,7 @@ def described(interface: Interface, targets: Targets) -> dict[str, Any]:
 
 
 def meant(interfaces_: Iterable[Interface], name: str) -> Interface:
-    """The interface that somebody names by its id, an address, or its instance; raises `Refusal` unless it is one.
+    """The interface that somebody names by its id, key, an address, or its instance; raises `Refusal` unless it is one.
 
     An interface that is gone is meant by its id only: its address may be another's by now.
     """
@@ -103,7 +108,8 @@ def meant(interfaces_: Iterable[Interface], name: str) -> Interface:
     matching = [interface for interface in known if interface.interface_id == name] or [
         interface
         for interface in known
-        if interface.attached and name in (interface.instance, interface.instance_id, *interface.addresses)
+        if interface.attached
+        and name in (interface.instance, interface.instance_id, interface.key, *interface.addresses)
     ]
     match matching:
         case [one]:
@@ -121,7 +127,7 @@ def meant(interfaces_: Iterable[Interface], name: str) -> Interface:
 def shown(interfaces_: Iterable[Interface], targets: Targets) -> RenderableType:
     """The interfaces for people: those that can be mirrored first."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("interface", "instance", "name", "device", "kind", "addresses", "host", "state", "mirroring"):
+    for column in ("interface", "instance", "name", "device", "kind", "addresses", "host", "key", "state", "mirroring"):
         table.add_column(column, overflow="fold", no_wrap=column in ("interface", "name", "kind", "addresses", "state"))
     ordered = sorted(interfaces_, key=lambda one: (one.not_mirrorable is not None, one.host_id, one.key))
     for interface in ordered:
@@ -133,6 +139,7 @@ def shown(interfaces_: Iterable[Interface], targets: Targets) -> RenderableType:
             interface.kind,
             "\n".join(interface.addresses),
             interface.host_id,
+            interface.key,
             Text(interface.state, "" if interface.state == "up" else "yellow"),
             _role(interface, targets.get(interface.interface_id, [])),
         )

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pktmirror import __version__
-from pktmirror.cli import doctor, explain, forget, interfaces, lab, ledger, monitor, services, status, up
+from pktmirror.cli import doctor, explain, forget, interfaces, lab, ledger, monitor, network, services, status, up
 from pktmirror.model.refusal import Refusal
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     epilog="A first run: [bold]sudo script/demo[/bold]. What each word means: docs/reference/glossary.md.",
 )
 app.add_typer(lab.app, name="lab")
+app.add_typer(network.app, name="network")
 app.command("up")(up.up)
 app.command("serve")(services.serve)
 app.command("agent")(services.agent_)

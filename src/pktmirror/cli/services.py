@@ -31,7 +31,13 @@ def serve(
         DEFAULT_LISTEN
     ),
     state: State = DEFAULT_STATE,
-    networks: Annotated[Path | None, typer.Option(help="networks.toml: the VPCs, subnets and resolvers.")] = None,
+    networks: Annotated[
+        Path | None,
+        typer.Option(
+            help="networks.toml: VPCs, subnets, resolvers. Applied unless it says what it said at the last start; "
+            "`pktmirror network` shows and changes what is in force."
+        ),
+    ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Listen beyond loopback although this version has no TLS.")
     ] = False,
@@ -74,6 +80,13 @@ def agent_(
         Path | None, typer.Option(help="The agents' token (default: agent-token in the state directory).")
     ] = None,
     bpffs: Annotated[Path, typer.Option(help="Where programs and maps are pinned.")] = agent.DEFAULT_BPFFS,
+    namespace_gone_s: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="A network namespace whose name has been gone so long is deleted, its interfaces and sessions too.",
+        ),
+    ] = agent.NAMESPACE_GONE_S,
 ) -> None:
     """Run the agent of this host: find interfaces, mirror what is desired, report.
 
@@ -88,6 +101,7 @@ def agent_(
         state_dir=state,
         netns=netns_name,
         bpffs_root=bpffs,
+        namespace_gone_s=namespace_gone_s,
     )
     agent.run(settings, stop_at_signals())
 

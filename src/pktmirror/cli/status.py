@@ -26,7 +26,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """``problem`` None: its agent says that it mirrors."""
+    """``problem`` None: its agent says that it mirrors. ``outer_source``: whose address its copies carry."""
 
     session_id: str
     interface_id: str
@@ -35,6 +35,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     filter_id: str
     number: int
     vni: int
+    outer_source: str | None = None
     problem: str | None
 
 
@@ -124,13 +125,14 @@ def _progress(host: Host, status_: Status) -> Text:
 def _sessions(status_: Status) -> RenderableType:
     if not status_.sessions:
         return Text("No session is there. Make one with `aws ec2 create-traffic-mirror-session`.\n")
-    table = _table("session", "number", "interface", "host", "state")
+    table = _table("session", "number", "interface", "host", "outer source", "state")
     for session in sorted(status_.sessions, key=lambda session: (session.interface_id, session.number)):
         table.add_row(
             session.session_id,
             str(session.number),
             session.interface_id,
             session.host_id,
+            session.outer_source or "",
             Text("mirroring", "green") if session.problem is None else Text(session.problem, "red"),
         )
     return table

@@ -15,13 +15,14 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from pktmirror.aws import ApiError
 from pktmirror.control.http import Endpoint
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
 from pktmirror.model.refusal import Refusal
-from pktmirror.networks import Networks, load
+from pktmirror.networks import Declaration, networks, parse
 
 DEFAULT_LISTEN = "127.0.0.1:8773"
 DEFAULT_REGION = "local-1"  # botocore and the aws CLI take any host label, and this one is no region of AWS
@@ -58,19 +59,11 @@ def serve(
     """
     settings = settings or Settings()
     _check(settings)
-    networks = _networks(networks_file)
+    declared = _declaration(networks_file)
     with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
         store = Store.open(state.store)
         try:
-            plane = ControlPlane(
-                store,
-                state.key(),
-                region=settings.region,
-                networks=networks,
-                quotas=settings.quotas,
-                eni_forget_s=settings.eni_forget_s,
-                now_s=time.time(),
-            )
+            plane = _plane(store, state, settings, declared, networks_file)
             url = _url(listening)
             state.write_client(
                 Client(
@@ -85,6 +78,30 @@ def serve(
                 asyncio.run(_serve(endpoint, listening, stop_))
         finally:
             store.close()
+
+
+def _plane(
+    store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
+) -> ControlPlane:
+    try:
+        plane = ControlPlane(
+            store,
+            state.key(),
+            region=settings.region,
+            networks=declared,
+            quotas=settings.quotas,
+            eni_forget_s=settings.eni_forget_s,
+            now_s=time.time(),
+        )
+    except ApiError as error:
+        raise Refusal(
+            f"The declaration of networks {file} cannot take the place of the one in force.",
+            found=error.message,
+            do="correct the file, or start without --networks and delete what is in the way",
+        ) from None
+    for change in plane.networks_applied:
+        _log.info("the declaration of networks has changed", file=str(file), change=change)
+    return plane
 
 
 def _announce(url: str, ready: Callable[[str], None]) -> None:
@@ -185,11 +202,13 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _networks(file: Path | None) -> Networks:
+def _declaration(file: Path | None) -> Declaration | None:
     if file is None:
-        return Networks()
+        return None
     try:
-        return load(file.read_text(encoding="utf-8"))
+        declared = parse(file.read_text(encoding="utf-8"))
+        networks(declared)
+        return declared
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(
             f"The declaration of networks {file} cannot be read.",

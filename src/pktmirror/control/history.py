@@ -9,18 +9,21 @@ they had come to before.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pktmirror.control.placement import Resources, delivery
+from pktmirror.control.placement import Resources, delivery, underlay
 from pktmirror.control.records import CarriedRecord, EndedSessionRecord, InterfaceRecord, SessionRecord, StreamRecord
 from pktmirror.control.reports import MonitorReport, StreamReport, sent
 from pktmirror.control.store import Transaction
 from pktmirror.desired import Destination, Report, Undeliverable
 from pktmirror.model.ledger import Tally
+from pktmirror.model.underlay import OuterSource
 
 ENDED_MAX = 10_000
 """So many ended sessions are remembered; the oldest are forgotten first, and then count for no stream any more."""
 
 Stream = tuple[int, str, str]
 """VNI, outer source, outer destination."""
+
+OUTER_SOURCE_NOT_TOLD = "its agent has not said yet which address of the host its copies carry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +56,40 @@ def subject(stream: Stream) -> str:
     return " ".join(map(str, stream))
 
 
-def stream_of(session: SessionRecord, resources: Resources) -> Stream | Undeliverable:
-    """The stream that a session uses now. Where its source has no address, it has none."""
+def stream_of(session: SessionRecord, resources: Resources, told: str | None) -> Stream | Undeliverable:
+    """The stream that a session uses now. Where its source has no address, it has none.
+
+    ``told`` is the outer source that its agent says it uses: only the host knows what its routes prefer.
+    """
     match delivery(session, resources):
         case Destination(address=address):
-            return session.vni, str(resources.interfaces[session.interface_id].primary_address), address
+            source = resources.interfaces[session.interface_id]
+            if underlay(source, resources.networks).outer_source is OuterSource.ENI:
+                return session.vni, str(source.primary_address), address
+            return Undeliverable(reason=OUTER_SOURCE_NOT_TOLD) if told is None else (session.vni, told, address)
         case Undeliverable() as nowhere:
             return nowhere
 
 
 def sessions_changed(transaction: Transaction, sessions: Iterable[SessionRecord]) -> None:
-    """Note the streams that these sessions use from now on."""
+    """Note the streams that these sessions use from now on.
+
+    Where the outer source is the host's, each that the session is known to have had; `agent_told` adds to them.
+    """
     for session in sessions:
-        _note(transaction, session)
+        _note(transaction, session, None)
+        for stream in transaction.streams.where(session_id=session.session_id):
+            _note(transaction, session, stream.outer_source)
+
+
+def agent_told(transaction: Transaction, outer_sources: Mapping[str, str]) -> dict[str, str]:
+    """Note the streams of sessions whose agent says which outer source they use, by session id; those noted."""
+    noted: dict[str, str] = {}
+    for session_id, outer_source in outer_sources.items():
+        session = transaction.sessions.get(session_id)
+        if session is not None and _note(transaction, session, outer_source):
+            noted[session_id] = outer_source
+    return noted
 
 
 def interfaces_changed(transaction: Transaction, interfaces: Iterable[InterfaceRecord]) -> None:
@@ -128,19 +152,23 @@ def carry_stream(transaction: Transaction, stream: StreamReport) -> None:
         )
 
 
-def _note(transaction: Transaction, session: SessionRecord) -> None:
+def _note(transaction: Transaction, session: SessionRecord, told: str | None) -> bool:
+    """Whether the session uses a stream, which is noted then."""
     source = transaction.interfaces.get(session.interface_id)
     target = transaction.targets.get(session.target_id)
     if source is None or target is None or source.primary_address is None:
-        return
+        return False
     ids = {source.interface_id: source}
     aimed = transaction.interfaces.get(getattr(target.target, "interface_id", ""))
     if aimed is not None:
         ids[aimed.interface_id] = aimed
-    match stream_of(session, Resources(0, ids, {target.target_id: target}, {}, (), (session,))):
+    known = Resources(0, ids, {target.target_id: target}, {}, (), (session,), transaction.networks)
+    match stream_of(session, known, told):
         case (vni, outer_source, outer_destination) as stream:
             entry = f"{session.session_id} {subject(stream)}"
             transaction.streams.put(StreamRecord(entry, session.session_id, vni, outer_source, outer_destination))
+            return True
+    return False
 
 
 def _forget(transaction: Transaction, session_id: str) -> None:

@@ -9,6 +9,11 @@
                                               ``ledger``, ``interfaces`` and ``hosts/HOST/desired``
 ``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
                                               with its interfaces and their sessions; 204
+``DELETE /pktmirror/v1/interfaces/ENI``       signed: delete an interface that is gone, with its sessions
+``GET /pktmirror/v1/networks``                signed: the declaration of networks, and what it means
+``PUT /pktmirror/v1/networks``                signed: another declaration (TOML); the changes, as JSON
+``PUT /pktmirror/v1/interfaces/ENI/address``  signed: declare its primary address (plain text); ``DELETE``
+                                              takes the declared one away; the changes, as JSON
 ============================================  ======================================================
 
 Every refusal has a code and is counted by it. What goes wrong here is logged, and nothing of it is in the answer.
@@ -117,6 +122,10 @@ class Endpoint:
             Route(f"{own}/status", self._own(self._status), methods=["GET"]),
             Route(f"{own}/ledger", self._own(self._ledger), methods=["GET"]),
             Route(f"{own}/interfaces", self._own(self._interfaces), methods=["GET"]),
+            Route(f"{own}/interfaces/{{name}}", self._own(self._forget_interface), methods=["DELETE"]),
+            Route(f"{own}/interfaces/{{name}}/address", self._own(self._set_address), methods=["PUT", "DELETE"]),
+            Route(f"{own}/networks", self._own(self._networks), methods=["GET"]),
+            Route(f"{own}/networks", self._own(self._declare), methods=["PUT"]),
             Route(f"{own}/hosts/{{name}}/desired", self._own(self._desired), methods=["GET"]),
             Route(f"{own}/hosts/{{name}}", self._own(self._forget_host), methods=["DELETE"]),
         ]
@@ -243,6 +252,24 @@ class Endpoint:
         await self._changing(self._plane.forget_host, _name(request), time.time())
         return Response(status_code=204)
 
+    async def _forget_interface(self, request: Request) -> Response:
+        await self._require_signature(request)
+        await self._changing(self._plane.forget_interface, _name(request), time.time())
+        return Response(status_code=204)
+
+    async def _networks(self, request: Request) -> Response:
+        await self._require_signature(request)
+        return _json(await run_in_threadpool(self._plane.declared))
+
+    async def _declare(self, request: Request) -> Response:
+        text = _text(await self._require_signature(request))
+        return _json(await self._changing(self._plane.declare, text, time.time()))
+
+    async def _set_address(self, request: Request) -> Response:
+        text = _text(await self._require_signature(request))
+        address = None if request.method == "DELETE" else text.strip()
+        return _json(await self._changing(self._plane.set_address, _name(request), address, time.time()))
+
     async def _changing(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""
         result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
@@ -259,11 +286,13 @@ class Endpoint:
                 "AuthFailure", "The bearer token is not the one in STATE/agent-token of the control plane", 401
             )
 
-    async def _require_signature(self, request: Request) -> None:
+    async def _require_signature(self, request: Request) -> bytes:
+        """The body, which the signature covers."""
         signed = await _signed(request, BODY_BYTES_MAX)
         await run_in_threadpool(
             verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset({OWN_SERVICE})
         )
+        return signed.body
 
 
 class SecurityHeaders:
@@ -317,6 +346,13 @@ def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
         return decode(body)
     except msgspec.DecodeError as error:
         raise errors.invalid_parameter_value(f"The report cannot be read: {error}") from None
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise errors.invalid_parameter_value(f"The body is no text: {error.reason} at byte {error.start}") from None
 
 
 def _name(request: Request) -> str:

@@ -7,29 +7,63 @@ vanishes is detached and keeps its sessions; it heals when it returns.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import msgspec
+
 from pktmirror.control.records import InterfaceRecord
-from pktmirror.desired import Report
+from pktmirror.desired import FoundInterface, Report
 from pktmirror.model.ids import Prefix, new_id
+from pktmirror.networks import Networks
 
 
 def changes(
     known: Iterable[InterfaceRecord],
     report: Report,
     now_s: float,
+    networks: Networks | None = None,
     *,
     interface_id: Callable[[], str] = lambda: new_id(Prefix.INTERFACE),
 ) -> list[InterfaceRecord]:
     """The records to store, given all that is known of the report's host. Empty when nothing has changed."""
     by_key = {record.found.key: record for record in known}
+    declared = {} if networks is None else networks.addresses
     changed: list[InterfaceRecord] = []
     for found in report.interfaces:
         record = by_key.pop(found.key, None)
         if record is None:
-            changed.append(InterfaceRecord(interface_id(), report.host_id, found))
-        elif record.found != found or not record.attached:
-            changed.append(replace(record, found=found, detached_at_s=None))
+            address = declared.get((report.host_id, found.key))
+            record = InterfaceRecord(
+                interface_id(), report.host_id, found, None, None if address is None else str(address)
+            )
+            changed.append(replace(record, found=_with_one_neighbour(None, found)))
+            continue
+        now = _with_one_neighbour(record.found, found)
+        if record.found != now or not record.attached:
+            changed.append(replace(record, found=now, detached_at_s=None))
     gone = [replace(record, detached_at_s=now_s) for record in by_key.values() if record.attached]
     return changed + gone
+
+
+def deleted(known: Iterable[InterfaceRecord], report: Report) -> list[InterfaceRecord]:
+    """The interfaces that their provider has deleted, as its agent says (spec 5.15).
+
+    One that the same report lists is there, whatever else it says.
+    """
+    there = {found.key for found in report.interfaces}
+    gone = set(report.deleted) - there
+    return [record for record in known if record.found.key in gone]
+
+
+def _with_one_neighbour(before: FoundInterface | None, found: FoundInterface) -> FoundInterface:
+    """What the neighbour table tells comes and goes: the first answer stays while nothing contradicts it.
+
+    Entries expire when nobody talks, and that is no reason for an interface to lose its address.
+    """
+    if found.addresses:
+        return msgspec.structs.replace(found, neighbours=()) if found.neighbours else found
+    known = () if before is None or before.mac != found.mac else before.neighbours
+    if known and (not found.neighbours or known[0] in found.neighbours):
+        return msgspec.structs.replace(found, neighbours=known)
+    return msgspec.structs.replace(found, neighbours=found.neighbours[:1])
 
 
 def forgotten(known: Iterable[InterfaceRecord], now_s: float, eni_forget_s: float | None) -> list[InterfaceRecord]:

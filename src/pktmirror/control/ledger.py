@@ -19,7 +19,7 @@ import msgspec
 from pktmirror.control.history import History, Stream, stream_of, subject
 from pktmirror.control.placement import Resources
 from pktmirror.control.records import SessionRecord
-from pktmirror.control.reports import Reports, sent
+from pktmirror.control.reports import Reports, outer_sources, sent
 from pktmirror.desired import Undeliverable
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
@@ -105,7 +105,11 @@ def rows(
     figures = {
         session.session_id: session.directions for told in reports.agents.values() for session in told.report.sessions
     }
-    current = {session.session_id: stream_of(session, resources) for session in resources.sessions}
+    told = outer_sources(reports)
+    current = {
+        session.session_id: stream_of(session, resources, told.get(session.session_id))
+        for session in resources.sessions
+    }
     sent_by: dict[str, Tally | None] = dict(history.ended)
     for session_id in current:
         sent_by[session_id] = sent(figures[session_id]) if session_id in figures else None

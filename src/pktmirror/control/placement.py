@@ -1,7 +1,7 @@
 """What each host must make true: the account's resources become one document for each agent. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pktmirror.control.records import (
     FilterRecord,
@@ -24,6 +24,7 @@ from pktmirror.desired import (
 from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Filter
 from pktmirror.model.target import InterfaceTarget
+from pktmirror.model.underlay import OuterSource
 from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks
 
 TARGET_TYPE_NOT_DELIVERABLE = "target type not yet deliverable"
@@ -42,6 +43,7 @@ class Resources:
     filters: dict[str, FilterRecord]
     rules: tuple[RuleRecord, ...]
     sessions: tuple[SessionRecord, ...]
+    networks: Networks = field(default_factory=Networks)
 
     @classmethod
     def of(cls, transaction: Transaction) -> "Resources":
@@ -52,10 +54,11 @@ class Resources:
             {record.filter_id: record for record in transaction.filters.where()},
             tuple(transaction.rules.where()),
             tuple(transaction.sessions.where()),
+            transaction.networks,
         )
 
 
-def desired_state(resources: Resources, networks: Networks, host_id: str) -> DesiredState:
+def desired_state(resources: Resources, host_id: str) -> DesiredState:
     """The document of one host: its interfaces with sessions, and the filters that these use."""
     placed: dict[str, list[SessionRecord]] = {}
     for session in resources.sessions:
@@ -68,7 +71,7 @@ def desired_state(resources: Resources, networks: Networks, host_id: str) -> Des
         host_id=host_id,
         revision=resources.revision,
         interfaces=tuple(
-            _interface(resources, networks, resources.interfaces[interface_id], sessions)
+            _interface(resources, resources.interfaces[interface_id], sessions)
             for interface_id, sessions in sorted(placed.items())
         ),
         filters={filter_id: _filter(resources, filter_id) for filter_id in sorted(used)},
@@ -87,29 +90,38 @@ def delivery(session: SessionRecord, resources: Resources) -> Destination | Unde
     address = interface.primary_address
     if address is None:
         return Undeliverable(reason=TARGET_WITHOUT_ADDRESS)
-    source = resources.interfaces[session.interface_id].primary_address
-    if source is not None and source.version != address.version:
+    source = resources.interfaces[session.interface_id]
+    own = source.primary_address
+    of_eni = underlay(source, resources.networks).outer_source is OuterSource.ENI
+    if of_eni and own is not None and own.version != address.version:
         return Undeliverable(reason=TARGET_OF_OTHER_FAMILY)
     return Destination(address=str(address), mtu=interface.found.mtu)
 
 
-def _interface(
-    resources: Resources, networks: Networks, interface: InterfaceRecord, sessions: Sequence[SessionRecord]
-) -> DesiredInterface:
-    address = interface.primary_address
-    place = networks.place(address) if address is not None else None
+def underlay(interface: InterfaceRecord, networks: Networks) -> Underlay:
+    """The network on which the copies of an interface leave: its VPC's, or the host's main one where it has none."""
+    place = networks.place(interface.primary_address) if interface.primary_address is not None else None
     if place is None:
-        underlay, resolvers = Underlay(), [str(LINK_LOCAL_RESOLVER)]
-    else:
-        declared = place[0].underlay
-        underlay = Underlay(route_table=declared.route_table, device=declared.device, mtu_max=declared.mtu_max)
-        resolvers = [str(resolver) for resolver in place[0].resolvers]
+        return Underlay()
+    declared = place[0].underlay
+    return Underlay(
+        route_table=declared.route_table,
+        device=declared.device,
+        mtu_max=declared.mtu_max,
+        outer_source=OuterSource(declared.outer_source),
+    )
+
+
+def _interface(resources: Resources, interface: InterfaceRecord, sessions: Sequence[SessionRecord]) -> DesiredInterface:
+    address = interface.primary_address
+    place = resources.networks.place(address) if address is not None else None
+    resolvers = (LINK_LOCAL_RESOLVER,) if place is None else place[0].resolvers
     return DesiredInterface(
         key=interface.found.key,
         interface_id=interface.interface_id,
         primary_address=str(address),
-        underlay=underlay,
-        resolvers=tuple(resolvers),
+        underlay=underlay(interface, resources.networks),
+        resolvers=tuple(str(resolver) for resolver in resolvers),
         sessions=tuple(
             _session(resources, session) for session in sorted(sessions, key=lambda session: session.number)
         ),

@@ -6,7 +6,7 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,23 +15,25 @@ import msgspec
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
-from pktmirror.control import history, inventory, ledger, operations, status
+from pktmirror.control import declaration, history, inventory, ledger, operations, status
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state
-from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord
+from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
 from pktmirror.control.reports import (
     MonitorReport,
     Received,
     Reports,
     agent_nonsense,
     monitor_nonsense,
+    outer_sources,
     sent,
 )
 from pktmirror.control.store import Store, Transaction
 from pktmirror.desired import DesiredState, Report
 from pktmirror.model.limits import Quotas
-from pktmirror.networks import Networks
+from pktmirror.model.refusal import Refusal
+from pktmirror.networks import Declaration, Networks, parse, with_address
 
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
@@ -67,7 +69,11 @@ class Identity:
 
 
 class ControlPlane:
-    """``eni_forget_s`` None keeps an interface that is gone, and its sessions, for ever (spec 5.15)."""
+    """``eni_forget_s`` None keeps an interface that is gone, and its sessions, for ever (spec 5.15).
+
+    ``networks`` is what the file of the start declares; None: there was no file. It is applied where it is not the
+    declaration that the last file of a start was (docs/decisions/0006): ApiError where it cannot be.
+    """
 
     def __init__(
         self,
@@ -75,7 +81,7 @@ class ControlPlane:
         key: Key,
         *,
         region: str,
-        networks: Networks,
+        networks: Declaration | None,
         quotas: Quotas,
         eni_forget_s: float | None,
         now_s: float,
@@ -84,13 +90,17 @@ class ControlPlane:
         self._store = store
         self._key = key
         self._region = region
-        self._networks = networks
         self._quotas = quotas
         self._eni_forget_s = eni_forget_s
         self._started_at_s = now_s
         self._reports = Reports()
         self._page_key = key.derived("pagination")
+        self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
         self.identity = self._identity(now_s)
+        self.networks_applied: list[str] = []
+        if networks is not None:
+            with store.write() as transaction:
+                self.networks_applied = declaration.apply_file(transaction, networks)
 
     def secret_of(self, access_key_id: str) -> str | None:
         """The secret of an access key; None for one that does not exist."""
@@ -112,10 +122,12 @@ class ControlPlane:
     def desired(self, host_id: str) -> DesiredState:
         with self._store.read() as transaction:
             resources = Resources.of(transaction)
-        return desired_state(resources, self._networks, host_id)
+        return desired_state(resources, host_id)
 
     def agent_reported(self, report: Report, now_s: float) -> None:
         """Take in what an agent tells; only what changed of its interfaces is written.
+
+        What their provider has deleted goes, with its sessions (spec 5.15).
 
         Raises ApiError for a report that makes no sense, and then nothing of it is kept.
         """
@@ -125,19 +137,24 @@ class ControlPlane:
         self._take_in_sent(report)
         self._reports.agents[report.host_id] = Received(report, now_s)
         with self._store.read() as transaction:
-            changed = _inventory_changes(transaction, report, now_s)
+            changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
+            told = self._outer_sources_told(transaction, report)
         fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
-        if fresh and not changed:
+        if fresh and not (changed or deleted or told):
             return
-        with self._store.write() as transaction:
-            changed = _inventory_changes(transaction, report, now_s)
+        with self._writing(now_s) as transaction:
+            changed, deleted = _inventory_changes(transaction, report, now_s)
             for record in changed:
                 transaction.interfaces.put(record)
             history.interfaces_changed(transaction, changed)
-            if changed:
+            for record in deleted:
+                transaction.remove_interface(record.interface_id)
+            if changed or deleted:
                 transaction.bump_revision()
+            noted = history.agent_told(transaction, told)
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
+        self._outer_sources.update(noted)
 
     def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:
         """Take in what a monitor tells; False when there are too many monitors already.
@@ -180,6 +197,47 @@ class ControlPlane:
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
 
+    def forget_interface(self, interface_id: str, now_s: float) -> None:
+        """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
+
+        Raises ApiError for one that is not known, and for one that is there: it would be back at once, as a new one.
+        """
+        with self._writing(now_s) as transaction:
+            record = _interface(transaction, interface_id)
+            if record.attached and self._silent_s(record.host_id, now_s) <= status.AGENT_SILENT_S:
+                raise ApiError(
+                    "InvalidNetworkInterface.InUse",
+                    f"{interface_id} is there: {record.found.key} on {record.host_id}. Take it away from its host "
+                    "first: as long as it is there it would come back as a new interface",
+                )
+            transaction.remove_interface(interface_id)
+            transaction.bump_revision()
+
+    def declared(self) -> dict[str, Any]:
+        """The declaration, and what it means here and now."""
+        with self._store.read() as transaction:
+            return declaration.described(transaction)
+
+    def declare(self, text: str, now_s: float) -> list[str]:
+        """Put a ``networks.toml`` in the place of the declaration in force; what changes by it, a line each."""
+        return self._apply(lambda _: parse(text), now_s)
+
+    def set_address(self, interface_id: str, address: str | None, now_s: float) -> list[str]:
+        """Declare the primary address of an interface; None takes the declared one away."""
+
+        def changed(transaction: Transaction) -> Declaration:
+            record = _interface(transaction, interface_id)
+            return with_address(transaction.declaration, record.host_id, record.found.key, address)
+
+        return self._apply(changed, now_s)
+
+    def _apply(self, wanted: Callable[[Transaction], Declaration], now_s: float) -> list[str]:
+        try:
+            with self._writing(now_s) as transaction:
+                return declaration.apply(transaction, wanted(transaction))
+        except Refusal as refusal:
+            raise errors.invalid_parameter_value(f"{refusal.what} Found: {refusal.found}") from None
+
     def forget_interfaces(self, now_s: float) -> None:
         """Delete the interfaces that are gone for longer than ``eni_forget_s``, with their sessions."""
         if self._eni_forget_s is None:
@@ -196,6 +254,7 @@ class ControlPlane:
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
         problems = status.problems(resources, self._reports, now_s)
+        told = outer_sources(self._reports)
         return {
             "version": pktmirror.__version__,
             "account_id": self.identity.account_id,
@@ -212,6 +271,7 @@ class ControlPlane:
                     "filter_id": session.filter_id,
                     "number": session.number,
                     "vni": session.vni,
+                    "outer_source": _outer_source(session, resources, told.get(session.session_id)),
                     "problem": problems[session.session_id],
                 }
                 for session in resources.sessions
@@ -259,9 +319,10 @@ class ControlPlane:
         """The inventory, mirrorable or not, with where each interface was found."""
         with self._store.read() as transaction:
             records, sessions = transaction.interfaces.where(), transaction.sessions.where()
+            networks = transaction.networks
         return [
             {
-                **self._placed(record),
+                **self._placed(record, networks),
                 "sessions": [s.session_id for s in sessions if s.interface_id == record.interface_id],
             }
             for record in records
@@ -276,6 +337,7 @@ class ControlPlane:
             removed = transaction.removed_sessions
         for session_id in removed:
             self._reports.sent.pop(session_id, None)
+            self._outer_sources.pop(session_id, None)
 
     def _take_in_sent(self, report: Report) -> None:
         """Remember what each session has sent, and carry on where the counters of one begin anew."""
@@ -290,17 +352,34 @@ class ControlPlane:
             there = {id_ for id_ in told if id_ in known or transaction.sessions.get(id_) is not None}
         known.update((session_id, told[session_id]) for session_id in there)
 
-    def _placed(self, record: InterfaceRecord) -> dict[str, Any]:
-        address = record.primary_address
-        place = None if address is None else self._networks.place(address)
+    def _outer_sources_told(self, transaction: Transaction, report: Report) -> dict[str, str]:
+        """The outer source of each session whose agent says another one than before, by session id."""
+        return {
+            told.session_id: told.outer_source
+            for told in report.statuses
+            if told.outer_source is not None
+            and self._outer_sources.get(told.session_id) != told.outer_source
+            and transaction.sessions.get(told.session_id) is not None
+        }
+
+    def _silent_s(self, host_id: str, now_s: float) -> float:
+        """For how long a host's agent is known to have said nothing: at most since this process started."""
+        told = self._reports.agents.get(host_id)
+        return now_s - (self._started_at_s if told is None else told.received_at_s)
+
+    def _placed(self, record: InterfaceRecord, networks: Networks) -> dict[str, Any]:
+        vpc_id, subnet_id = declaration.place_of(record, networks)
         return {
             "interface_id": record.interface_id,
             "host_id": record.host_id,
             "instance_id": record.instance_id,
-            "vpc_id": place and place[0].vpc_id,
-            "subnet_id": place and place[1].subnet_id,
+            "vpc_id": vpc_id,
+            "subnet_id": subnet_id,
             "attached": record.attached,
             **msgspec.to_builtins(record.found),
+            "addresses": record.addresses,
+            "address_from": record.address_from,
+            "not_mirrorable": record.not_mirrorable,
         }
 
     def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
@@ -320,7 +399,6 @@ class ControlPlane:
             transaction,
             self.identity.account_id,
             self._region,
-            self._networks,
             self._quotas,
             self._page_key,
             now_s,
@@ -333,7 +411,7 @@ class ControlPlane:
             if account_id is None:
                 account_id = str(10**11 + secrets.randbelow(9 * 10**11))
                 transaction.set_setting(_ACCOUNT_ID, account_id)
-            # The declared networks may be others than at the last start, and equal revisions are equal documents.
+            # Another version may compose other documents of the same store, and equal revisions are equal documents.
             transaction.bump_revision()
             keys = transaction.access_keys.where()
             if keys:
@@ -348,5 +426,27 @@ class ControlPlane:
         return self._key.open(record.sealed_secret, bound_to=record.access_key_id)
 
 
-def _inventory_changes(transaction: Transaction, report: Report, now_s: float) -> list[InterfaceRecord]:
-    return inventory.changes(transaction.interfaces.where(host_id=report.host_id), report, now_s)
+def _inventory_changes(
+    transaction: Transaction, report: Report, now_s: float
+) -> tuple[list[InterfaceRecord], list[InterfaceRecord]]:
+    """The records to store, and those to delete."""
+    known = transaction.interfaces.where(host_id=report.host_id)
+    deleted = inventory.deleted(known, report)
+    kept = [record for record in known if record not in deleted]
+    return inventory.changes(kept, report, now_s, transaction.networks), deleted
+
+
+def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
+    record = transaction.interfaces.get(interface_id)
+    if record is None:
+        raise ApiError(
+            "InvalidNetworkInterfaceID.NotFound",
+            f"The network interface ID '{errors.echo(interface_id)}' does not exist",
+            404,
+        )
+    return record
+
+
+def _outer_source(session: SessionRecord, resources: Resources, told: str | None) -> str | None:
+    stream = history.stream_of(session, resources, told)
+    return stream[1] if isinstance(stream, tuple) else None

@@ -1,13 +1,18 @@
 """What the store keeps, as frozen values: one for each resource of the API, and one each for interfaces and hosts."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import NetworkService, Rule
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.target import Target
 from pktmirror.networks import Address
+
+NO_PRIMARY_ADDRESS = (
+    "no primary address is known: neither its namespace nor the host's neighbour table tells an IPv4 address, and none "
+    "is declared (`pktmirror network set-address`)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +53,48 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceRecord:
-    """A network interface as its agent last found it; ``detached_at_s`` is None while it is there (spec 5.15)."""
+    """A network interface as its agent last found it; ``detached_at_s`` is None while it is there (spec 5.15).
+
+    ``declared_address`` is what the declaration of networks says of it, kept in step with that.
+    """
 
     interface_id: str
     host_id: str
     found: FoundInterface
     detached_at_s: float | None = None
+    declared_address: str | None = None
 
     @property
     def attached(self) -> bool:
         return self.detached_at_s is None
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The primary one first: the operator's, else the provider's, else the neighbour table's (spec 5.14)."""
+        found = self.found.addresses or self.found.neighbours[:1]
+        if self.declared_address is None:
+            return found
+        return self.declared_address, *(address for address in self.found.addresses if address != self.declared_address)
+
+    @property
+    def address_from(self) -> str | None:
+        """Who says what the primary address is."""
+        if self.declared_address is not None:
+            return "operator"
+        if self.found.addresses:
+            return "provider"
+        return "neighbour table" if self.found.neighbours else None
+
+    @property
     def primary_address(self) -> Address | None:
-        return ip_address(self.found.addresses[0]) if self.found.addresses else None
+        return ip_address(self.addresses[0]) if self.addresses else None
+
+    @property
+    def not_mirrorable(self) -> str | None:
+        """Why it cannot be a source: what its agent says, or that no IPv4 address is known (spec 5.14)."""
+        if self.found.not_mirrorable is not None:
+            return self.found.not_mirrorable
+        return None if isinstance(self.primary_address, IPv4Address) else NO_PRIMARY_ADDRESS
 
     @property
     def instance_id(self) -> str | None:

@@ -70,6 +70,16 @@ def sent(directions: Mapping[Direction, SessionLedger]) -> Tally:
     return sum((ledger.stage(Stage.SENT) for ledger in directions.values()), Tally())
 
 
+def outer_sources(reports: Reports) -> dict[str, str]:
+    """By session id: the outer source that its agent says its copies carry."""
+    return {
+        status.session_id: status.outer_source
+        for told in reports.agents.values()
+        for status in told.report.statuses
+        if status.outer_source is not None
+    }
+
+
 def agent_nonsense(report: Report) -> str | None:
     """What makes no sense in an agent's report, in a sentence; None: it can be kept."""
     if not 0 <= report.applied_revision <= FIGURE_MAX:
@@ -88,6 +98,9 @@ def agent_nonsense(report: Report) -> str | None:
         wrong = _interface_nonsense(found)
         if wrong is not None:
             return f"the interface {_short(found.key)} has {wrong}"
+    for status in report.statuses:
+        if status.outer_source is not None and not _is_address(status.outer_source):
+            return f"the outer source of {_short(status.session_id)} is no address: {_short(status.outer_source)}"
     for name, tally in _tallies(report):
         for figure in (tally.packets, tally.bytes):
             if not 0 <= figure <= FIGURE_MAX:
@@ -120,12 +133,18 @@ def _interface_nonsense(found: FoundInterface) -> str | None:
         return "no key"
     if not 0 <= found.mtu <= 0xFFFFFFFF:
         return f"an MTU of {_short(found.mtu)}"
-    for address in found.addresses:
-        try:
-            ip_address(address)
-        except ValueError:
+    for address in (*found.addresses, *found.neighbours):
+        if not _is_address(address):
             return f"an address that is none: {_short(address)}"
     return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _tallies(report: Report) -> Iterator[tuple[str, Tally]]:

@@ -44,7 +44,7 @@ from pktmirror.model.target import (
     LoadBalancerTarget,
 )
 
-VERSION = 2
+VERSION = 3
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -96,6 +96,7 @@ _INTERFACES = Table(
     Column("provider_key", Text, nullable=False),
     Column("found", Text, nullable=False),
     Column("detached_at_s", Float),
+    Column("declared_address", Text),
     UniqueConstraint("host_id", "provider_key"),
 )
 
@@ -270,12 +271,13 @@ def _interface_row(record: InterfaceRecord) -> Row:
         "provider_key": record.found.key,
         "found": msgspec.json.encode(record.found).decode(),
         "detached_at_s": record.detached_at_s,
+        "declared_address": record.declared_address,
     }
 
 
 def _interface(row: Row) -> InterfaceRecord:
     found = msgspec.json.decode(row["found"], type=FoundInterface)
-    return InterfaceRecord(row["interface_id"], row["host_id"], found, row["detached_at_s"])
+    return InterfaceRecord(row["interface_id"], row["host_id"], found, row["detached_at_s"], row["declared_address"])
 
 
 ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)

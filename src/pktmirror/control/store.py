@@ -4,6 +4,7 @@ What a transaction changed is on the disk when it ends, or nothing of it is. A c
 calls `Transaction.bump_revision` in the same transaction.
 """
 
+import functools
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -11,17 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from pktmirror import networks
 from pktmirror.control import schema
 from pktmirror.model.refusal import Refusal
+from pktmirror.networks import Declaration, Networks
 
 R = TypeVar("R")
 
 BUSY_TIMEOUT_MS = 5_000
 _REVISION = "revision"
+_DECLARATION = "networks"
 
 
 class Collection(Generic[R]):
@@ -129,6 +134,20 @@ class Transaction:
         statement = insert(schema.SETTINGS).values(name=name, value=value)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
+    @property
+    def declaration(self) -> Declaration:
+        """What the operator declares of the networks; nothing until `declare`."""
+        return _declaration(self.setting(_DECLARATION))
+
+    @property
+    def networks(self) -> Networks:
+        """What the declaration means."""
+        return _networks(self.setting(_DECLARATION))
+
+    def declare(self, declaration: Declaration) -> None:
+        """Put another declaration in the place of the one there is. `declaration.apply` keeps all else in step."""
+        self.set_setting(_DECLARATION, msgspec.json.encode(declaration).decode())
+
     def remove_session(self, session_id: str) -> None:
         """A session and its tags."""
         self.sessions.remove(session_id)
@@ -212,6 +231,16 @@ class Store:
                 found=f"store version {found}, and this program writes version {schema.VERSION}",
                 do="run the version of pktmirror that made it, or give an empty directory as --state",
             )
+
+
+@functools.lru_cache(maxsize=2)
+def _declaration(stored: str | None) -> Declaration:
+    return Declaration() if stored is None else msgspec.json.decode(stored, type=Declaration)
+
+
+@functools.lru_cache(maxsize=2)
+def _networks(stored: str | None) -> Networks:
+    return networks.networks(_declaration(stored))
 
 
 def _configure(connection: Any, _record: object) -> None:

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from pktmirror.agent.inventory import Device, NamespaceView, devices
-from pktmirror.kernel.netlink import InterfaceAddress, Link
+from pktmirror.kernel.netlink import InterfaceAddress, Link, Neighbour
 
 NSID = 4
 OWN_PREFIX = "pktm-"
@@ -79,13 +79,44 @@ def test_the_primary_ipv4_address_comes_first_and_others_links_and_scopes_do_not
     assert device.found.addresses == ("10.0.0.48", "10.0.0.49", "fd00::48")
 
 
-@pytest.mark.parametrize("addresses", [(), (address("fd00::48"),)], ids=["no address", "IPv6 only"])
-def test_an_interface_without_a_primary_ipv4_address_is_found_and_cannot_be_mirrored(
-    addresses: tuple[InterfaceAddress, ...],
-) -> None:
-    (device,) = found(link(), namespace=NamespaceView("web", (INSIDE,), addresses))
-    assert device.found.key == "netns:web/eth0"
-    assert "no primary IPv4 address" in (device.found.not_mirrorable or "")
+def neighbour(text: str, ifindex: int = 10, mac: str | None = INSIDE.mac, *, failed: bool = False) -> Neighbour:
+    return Neighbour(ifindex, ip_address(text), mac, failed)
+
+
+def behind(
+    *neighbours: Neighbour, addresses: tuple[InterfaceAddress, ...] = (), master: int | None = None
+) -> tuple[str, ...]:
+    """What the host's neighbour table tells of the interface."""
+    namespace = NamespaceView("web", (INSIDE,), addresses)
+    (device,) = devices([link(master=master)], (), {NSID: namespace}, own_prefix=OWN_PREFIX, neighbours=neighbours)
+    assert (device.found.key, device.found.not_mirrorable) == ("netns:web/eth0", None)
+    return device.found.neighbours
+
+
+def test_without_an_address_in_its_namespace_the_hosts_neighbour_table_tells_it() -> None:
+    assert behind(neighbour("10.0.0.48")) == ("10.0.0.48",)
+    assert behind(neighbour("10.0.0.48", ifindex=3), master=3) == ("10.0.0.48",), "the bridge knows who is behind"
+    assert behind(neighbour("10.0.0.100"), neighbour("10.0.0.48")) == ("10.0.0.48", "10.0.0.100"), "by number"
+    assert behind() == ()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        neighbour("10.0.0.49", mac="02:00:00:00:00:49"),
+        neighbour("10.0.0.49", ifindex=11),
+        neighbour("10.0.0.49", failed=True),
+        neighbour("10.0.0.49", mac=None),
+        neighbour("fe80::48"),
+    ],
+    ids=["of another MAC", "at another device", "that failed", "that waits for its answer", "of IPv6"],
+)
+def test_an_entry_of_the_neighbour_table_does_not_count(entry: Neighbour) -> None:
+    assert behind(entry) == ()
+
+
+def test_the_namespaces_own_address_leaves_the_neighbour_table_no_say() -> None:
+    assert behind(neighbour("10.0.0.49"), addresses=(address("10.0.0.48"),)) == ()
 
 
 @pytest.mark.parametrize(

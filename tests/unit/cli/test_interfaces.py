@@ -17,6 +17,7 @@ def interface(interface_id: str, instance: str | None, *addresses: str, **change
             "vpc_id": None,
             "subnet_id": None,
             "attached": True,
+            "provider": "netns",
             "key": f"netns:{instance}/eth0",
             "instance": instance,
             "name": "eth0",
@@ -24,6 +25,7 @@ def interface(interface_id: str, instance: str | None, *addresses: str, **change
             "kind": "veth",
             "mac": "02:00:00:00:00:01",
             "addresses": addresses,
+            "address_from": "provider" if addresses else None,
             "mtu": 1500,
             "up": True,
             "not_mirrorable": None,
@@ -40,8 +42,8 @@ NIC = interface("eni-5", None)
 KNOWN = (WEB, GONE, *ROUTER, NIC)
 
 
-@pytest.mark.parametrize("name", ["eni-1", "web", "i-web", "10.0.0.48", "2001:db8::48"])
-def test_an_interface_is_meant_by_its_id_its_instance_or_an_address(name: str):
+@pytest.mark.parametrize("name", ["eni-1", "web", "i-web", "netns:web/eth0", "10.0.0.48", "2001:db8::48"])
+def test_an_interface_is_meant_by_its_id_its_key_its_instance_or_an_address(name: str):
     assert meant(KNOWN, name) is WEB
 
 

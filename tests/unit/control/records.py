@@ -4,6 +4,7 @@ from pktmirror.control.placement import Resources
 from pktmirror.control.records import FilterRecord, InterfaceRecord, RuleRecord, SessionRecord, TargetRecord
 from pktmirror.desired import FoundInterface, Report
 from pktmirror.model.target import InterfaceTarget, Target
+from pktmirror.networks import Networks
 
 HOST = "h1"
 
@@ -43,6 +44,7 @@ def resources(
     sessions: list[SessionRecord],
     filters: list[FilterRecord] | None = None,
     rules: list[RuleRecord] | None = None,
+    networks: Networks | None = None,
 ) -> Resources:
     return Resources(
         3,
@@ -51,6 +53,7 @@ def resources(
         {record.filter_id: record for record in filters or [FilterRecord("tmf-f")]},
         tuple(rules or []),
         tuple(sessions),
+        networks or Networks(),
     )
 
 

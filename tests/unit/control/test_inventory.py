@@ -1,7 +1,12 @@
 from dataclasses import replace
 
-from pktmirror.control.inventory import changes, forgotten
+import msgspec
+import pytest
+
+from pktmirror.control.inventory import changes, deleted, forgotten
 from pktmirror.control.records import InterfaceRecord
+from pktmirror.desired import FoundInterface
+from pktmirror.networks import load
 from tests.unit.control.records import HOST, found, interface, report
 
 
@@ -44,3 +49,79 @@ def test_an_instance_is_named_by_host_provider_and_name() -> None:
     assert one.instance_id == interface("web", "10.0.0.9").instance_id
     assert one.instance_id != interface("web", host="h2").instance_id
     assert replace(one, found=found("db")).instance_id != one.instance_id
+
+
+def test_only_what_is_said_to_be_deleted_is_and_never_what_is_there() -> None:
+    web, db, gone = interface("web"), interface("db"), interface("old", detached_at_s=1.0)
+    known = [web, db, gone]
+    assert deleted(known, report()) == [], "a report without it is one of an interface that is gone"
+    assert deleted(known, msgspec.structs.replace(report(found("db")), deleted=("web", "old", "never"))) == [web, gone]
+    assert deleted(known, msgspec.structs.replace(report(found("web")), deleted=("web",))) == []
+
+
+DECLARED = load('[[interface]]\nhost = "h1"\nkey = "netns:web/eth0"\naddress = "10.0.0.48"\n')
+
+
+def of_namespace(name: str, *addresses: str, neighbours: tuple[str, ...] = (), mac: str = "02::1") -> FoundInterface:
+    return msgspec.structs.replace(found(name, *addresses), key=f"netns:{name}/eth0", neighbours=neighbours, mac=mac)
+
+
+def test_a_new_interface_has_the_address_that_was_declared_for_it_before() -> None:
+    web, db = changes([], report(of_namespace("web"), of_namespace("db")), 1.0, DECLARED)
+    assert (web.primary_address, web.address_from) == (DECLARED.addresses["h1", "netns:web/eth0"], "operator")
+    assert (db.primary_address, db.address_from) == (None, None)
+    [other] = changes([], report(of_namespace("web"), host="h2"), 1.0, DECLARED)
+    assert other.primary_address is None, "the same name on another host is another interface"
+
+
+@pytest.mark.parametrize(
+    ("declared", "addresses", "neighbours", "primary", "told_by"),
+    [
+        ("10.0.0.1", ("10.0.0.2", "10.0.0.1"), ("10.0.0.3",), ("10.0.0.1", "10.0.0.2"), "operator"),
+        (None, ("10.0.0.2",), ("10.0.0.3",), ("10.0.0.2",), "provider"),
+        (None, (), ("10.0.0.3", "10.0.0.4"), ("10.0.0.3",), "neighbour table"),
+        (None, (), (), (), None),
+    ],
+)
+def test_the_operator_comes_before_the_provider_and_that_before_the_neighbour_table(
+    declared: str | None,
+    addresses: tuple[str, ...],
+    neighbours: tuple[str, ...],
+    primary: tuple[str, ...],
+    told_by: str | None,
+) -> None:
+    record = InterfaceRecord("eni-web", HOST, of_namespace("web", *addresses, neighbours=neighbours), None, declared)
+    assert (record.addresses, record.address_from) == (primary, told_by)
+    assert (record.not_mirrorable is None) is bool(primary)
+
+
+def test_an_interface_with_ipv6_only_is_no_source() -> None:
+    assert "no primary address is known" in (interface("web", "2001:db8::1").not_mirrorable or "")
+
+
+def neighbour_after(before: FoundInterface, now: FoundInterface) -> tuple[str, ...]:
+    known = InterfaceRecord("eni-web", HOST, before)
+    [record, *_] = [*changes([known], report(now), 1.0), known]
+    return record.found.neighbours
+
+
+@pytest.mark.parametrize(
+    ("now", "kept"),
+    [
+        pytest.param(of_namespace("web"), ("10.0.0.3",), id="an entry that expires is no reason"),
+        pytest.param(of_namespace("web", neighbours=("10.0.0.1", "10.0.0.3")), ("10.0.0.3",), id="one more is not"),
+        pytest.param(of_namespace("web", neighbours=("10.0.0.9",)), ("10.0.0.9",), id="another in its place is"),
+        pytest.param(of_namespace("web", mac="02::2"), (), id="another card is"),
+        pytest.param(of_namespace("web", "10.0.0.7"), (), id="the provider's word is"),
+    ],
+)
+def test_what_the_neighbour_table_said_stays_until_it_is_contradicted(
+    now: FoundInterface, kept: tuple[str, ...]
+) -> None:
+    assert neighbour_after(of_namespace("web", neighbours=("10.0.0.3",)), now) == kept
+
+
+def test_an_expired_entry_of_the_neighbour_table_is_no_change() -> None:
+    known = InterfaceRecord("eni-web", HOST, of_namespace("web", neighbours=("10.0.0.3",)))
+    assert changes([known], report(of_namespace("web")), 1.0) == []
+    assert changes([known], report(of_namespace("web", neighbours=("10.0.0.1", "10.0.0.3"))), 1.0) == []

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from pktmirror.control import status
-from pktmirror.control.history import History, Stream, subject
+from pktmirror.control.history import OUTER_SOURCE_NOT_TOLD, History, Stream, subject
 from pktmirror.control.ledger import CollectorRow, SessionRow, Uncollected, rows
 from pktmirror.control.placement import Resources
 from pktmirror.control.records import CarriedRecord
@@ -11,6 +11,7 @@ from pktmirror.desired import Report, SessionFigures, SessionStatus
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
+from pktmirror.networks import load
 from tests.unit.control.records import interface, report, resources, session, target
 
 SOURCE, SENSOR = interface("web", "10.0.0.1"), interface("s", "10.0.0.9")
@@ -266,3 +267,44 @@ def test_a_session_that_no_agent_reports_is_not_compared() -> None:
 )
 def test_a_session_says_why_it_does_not_mirror(all_: Resources, reports: Reports, problem: str | None) -> None:
     assert status.problems(all_, reports, 101.0) == {"tms-a": problem}
+
+
+OF_HOST = load("""
+[[vpc]]
+name = "v"
+cidr = "10.0.0.0/16"
+underlay = { outer_source = "host" }
+[[vpc.subnet]]
+name = "a"
+cidr = "10.0.0.0/24"
+""")
+
+
+def told_with_source(outer_source: str | None) -> Received[Report]:
+    [status_] = told(figures("tms-a", 5, 5)).report.statuses
+    statuses = (msgspec.structs.replace(status_, outer_source=outer_source),)
+    return Received(msgspec.structs.replace(told(figures("tms-a", 5, 5)).report, statuses=statuses), 100.0)
+
+
+def test_where_the_host_is_the_outer_source_the_stream_is_the_one_that_the_agent_says() -> None:
+    all_ = resources([SOURCE, SENSOR], [target("s")], [session("a", "web", "s")], networks=OF_HOST)
+    monitors = {"m": monitor(stream("10.0.0.3", 5, 5), stream("10.0.0.1", 99, 99))}
+    [row] = all_rows(all_, Reports({"h1": told_with_source("10.0.0.3")}, monitors))
+    assert (row.outer_source, row.outer_destination) == ("10.0.0.3", "10.0.0.9")
+    assert compared(row.collector) == (Tally(5, 500), 0, ()), "the interface's own address is somebody else's stream"
+
+
+def test_before_the_agent_has_said_it_there_is_nothing_to_compare() -> None:
+    all_ = resources([SOURCE, SENSOR], [target("s")], [session("a", "web", "s")], networks=OF_HOST)
+    monitors = {"m": monitor(stream("10.0.0.3", 5, 5))}
+    [row] = all_rows(all_, Reports({"h1": told_with_source(None)}, monitors))
+    assert row.outer_source is None
+    assert row.collector == Uncollected(reason=OUTER_SOURCE_NOT_TOLD)
+
+
+def test_what_left_from_both_addresses_is_of_one_session() -> None:
+    all_ = resources([SOURCE, SENSOR], [target("s")], [session("a", "web", "s")], networks=OF_HOST)
+    monitors = {"m": monitor(stream("10.0.0.1", 2, 2), stream("10.0.0.3", 3, 3))}
+    remembered = History(streams={"tms-a": frozenset({(7, "10.0.0.1", "10.0.0.9"), (7, "10.0.0.3", "10.0.0.9")})})
+    [row] = all_rows(all_, Reports({"h1": told_with_source("10.0.0.3")}, monitors), remembered=remembered)
+    assert compared(row.collector) == (Tally(5, 500), 0, ())

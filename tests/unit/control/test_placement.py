@@ -1,3 +1,4 @@
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -8,6 +9,7 @@ from pktmirror.desired import Destination, Undeliverable, Underlay
 from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Action, Direction, Rule
 from pktmirror.model.target import LoadBalancerTarget
+from pktmirror.model.underlay import OuterSource
 from pktmirror.networks import Networks, load
 from tests.unit.control.records import HOST, interface, resources, session, target
 
@@ -44,8 +46,9 @@ def test_a_host_gets_its_own_interfaces_with_sessions_and_the_filters_in_use() -
         [session("b", "web", "sensor", 20), session("a", "web", "sensor", 10), session("c", "far", "sensor")],
         [FilterRecord("tmf-f"), FilterRecord("tmf-unused")],
         [rule("f", 20), rule("f", 10), rule("unused", 1)],
+        NETWORKS,
     )
-    desired = desired_state(all_, NETWORKS, HOST)
+    desired = desired_state(all_, HOST)
     [web] = desired.interfaces
     assert (desired.host_id, desired.revision) == (HOST, 3)
     assert (web.key, web.interface_id, web.primary_address) == ("web", "eni-web", "10.0.0.1")
@@ -59,11 +62,10 @@ def test_a_host_gets_its_own_interfaces_with_sessions_and_the_filters_in_use() -
 
 
 def test_an_interface_in_no_declared_subnet_leaves_by_the_hosts_routes() -> None:
-    all_ = resources(
-        [interface("web", "192.0.2.1"), interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")]
-    )
     for networks in (NETWORKS, Networks()):
-        [web] = desired_state(all_, networks, HOST).interfaces
+        there = [interface("web", "192.0.2.1"), interface("s", "10.0.0.4")]
+        all_ = resources(there, [target("s")], [session("a", "web", "s")], networks=networks)
+        [web] = desired_state(all_, HOST).interfaces
         assert web.underlay == Underlay()
         assert web.resolvers == ("169.254.169.253",)
 
@@ -92,16 +94,59 @@ def test_a_session_that_cannot_deliver_is_kept_with_the_reason(
 ) -> None:
     there = [interface("web", "10.0.0.1")] + ([sensor] if sensor else [])
     all_ = resources(there, [of_target], [session("a", "web", "s")])
-    [web] = desired_state(all_, NETWORKS, HOST).interfaces
+    [web] = desired_state(all_, HOST).interfaces
     assert web.sessions[0].delivery == Undeliverable(reason=reason)
 
 
 def test_a_source_without_an_address_is_not_placed() -> None:
     all_ = resources([interface("web"), interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")])
-    assert desired_state(all_, NETWORKS, HOST).interfaces == ()
+    assert desired_state(all_, HOST).interfaces == ()
 
 
 def test_a_detached_source_stays_in_the_document_so_that_it_heals_at_once() -> None:
     web = interface("web", "10.0.0.1", detached_at_s=1.0)
     all_ = resources([web, interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")])
-    assert [placed.key for placed in desired_state(all_, NETWORKS, HOST).interfaces] == ["web"]
+    assert [placed.key for placed in desired_state(all_, HOST).interfaces] == ["web"]
+
+
+OF_HOST = load("""
+[[vpc]]
+name = "v"
+cidr = "10.0.0.0/16"
+ipv6_cidr = "2001:db8::/56"
+underlay = { outer_source = "host" }
+[[vpc.subnet]]
+name = "a"
+cidr = "10.0.0.0/24"
+ipv6_cidr = "2001:db8::/64"
+""")
+
+
+def test_the_outer_source_of_a_network_reaches_the_interfaces_that_are_in_it_and_no_others() -> None:
+    all_ = resources(
+        [interface("web", "10.0.0.1"), interface("other", "192.0.2.1"), interface("s", "10.0.0.4")],
+        [target("s")],
+        [session("a", "web", "s"), session("b", "other", "s")],
+        networks=OF_HOST,
+    )
+    other, web = desired_state(all_, HOST).interfaces
+    assert (web.key, web.underlay) == ("web", Underlay(outer_source=OuterSource.HOST))
+    assert (other.key, other.underlay) == ("other", Underlay())
+
+
+@pytest.mark.parametrize(("networks", "delivered"), [(OF_HOST, True), (NETWORKS, False)], ids=["of host", "of ENI"])
+def test_with_the_hosts_address_outside_the_family_of_the_source_does_not_matter(
+    networks: Networks, delivered: bool
+) -> None:
+    there = [interface("web", "2001:db8::1"), interface("s", "10.0.0.4")]
+    [web] = desired_state(
+        resources(there, [target("s")], [session("a", "web", "s")], networks=networks), HOST
+    ).interfaces
+    assert isinstance(web.sessions[0].delivery, Destination) is delivered
+
+
+def test_the_operators_address_counts_before_what_was_found() -> None:
+    web = replace(interface("web", "192.0.2.1"), declared_address="10.0.0.1")
+    all_ = resources([web, interface("s", "10.0.0.4")], [target("s")], [session("a", "web", "s")], networks=NETWORKS)
+    [placed] = desired_state(all_, HOST).interfaces
+    assert (placed.primary_address, placed.underlay.route_table) == ("10.0.0.1", 7)

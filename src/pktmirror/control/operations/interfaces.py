@@ -51,9 +51,7 @@ def require(transaction: Transaction, interface_id: str) -> InterfaceRecord:
 def require_source(transaction: Transaction, interface_id: str) -> InterfaceRecord:
     """The interface, if it can be the source of a session (spec 1.2, 5.14)."""
     record = require(transaction, interface_id)
-    reason = record.found.not_mirrorable
-    if reason is None and record.primary_address is None:
-        reason = "no primary address is known"
+    reason = record.not_mirrorable
     if reason is not None:
         raise ApiError(
             "NetworkInterfaceNotSupported", f"{interface_id} must be attached to a supported instance: {reason}"
@@ -76,7 +74,7 @@ def zone_of(record: InterfaceRecord, context: Context) -> str:
 
 def ipv4_addresses(record: InterfaceRecord) -> list[str]:
     """The primary one first, where it is an IPv4 address."""
-    return [address for address in record.found.addresses if ":" not in address]
+    return [address for address in record.addresses if ":" not in address]
 
 
 def described(record: InterfaceRecord, context: Context) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def described(record: InterfaceRecord, context: Context) -> dict[str, Any]:
         "MacAddress": found.mac,
         "PrivateIpAddress": ipv4[0] if ipv4 else None,
         "PrivateIpAddresses": [{"Primary": address == ipv4[0], "PrivateIpAddress": address} for address in ipv4],
-        "Ipv6Addresses": [{"Ipv6Address": address} for address in found.addresses if ":" in address],
+        "Ipv6Addresses": [{"Ipv6Address": address} for address in record.addresses if ":" in address],
         "Groups": [],
         "Attachment": _attachment(record, context),
     }
@@ -144,7 +142,7 @@ _FIELDS: selection.Fields[InterfaceRecord] = {
     "description": lambda record: one(description(record)),
     "group-id": lambda _: (),
     "interface-type": lambda _: one("interface"),
-    "ipv6-addresses.ipv6-address": lambda record: [a for a in record.found.addresses if ":" in a],
+    "ipv6-addresses.ipv6-address": lambda record: [a for a in record.addresses if ":" in a],
     "mac-address": lambda record: one(record.found.mac),
     "network-interface-id": lambda record: one(record.interface_id),
     "private-ip-address": lambda record: ipv4_addresses(record)[:1],

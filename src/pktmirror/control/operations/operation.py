@@ -69,10 +69,14 @@ class Context:
     transaction: Transaction
     account_id: str
     region: str
-    networks: Networks
     quotas: Quotas
     page_key: bytes
     now_s: float
+
+    @property
+    def networks(self) -> Networks:
+        """What the operator declares."""
+        return self.transaction.networks
 
     @property
     def zone(self) -> str:
