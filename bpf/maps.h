@@ -76,13 +76,13 @@ struct {
 	__type(value, struct bucket);
 } host_bucket SEC(".maps");
 
-/* The ifindex of the finishing hop. */
+/* Written before the first policy, and when a hop had to be made anew. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
-} finishing_hop SEC(".maps");
+	__type(value, struct lanes);
+} hop_lanes SEC(".maps");
 
 /* By delivery slot: when its session last took a super-packet, in ns of the monotonic clock; 0: never. */
 struct {

@@ -23,7 +23,7 @@ from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.hops import HOP_PREFIX
 from pktmirror.agent.inventory import Device, NamespaceView, devices
-from pktmirror.agent.plan import NO_HOPS, Change, TableFull, applied, plan
+from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
@@ -207,13 +207,14 @@ class Host:
         )
 
     def _planned(self, desired: DesiredState) -> tuple[Wanted, list[Change]]:
-        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hop."""
+        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
         links = {link.ifindex: link for link in self.netlink.links()}
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
             wanted = compile_state(desired, self._devices, ways)
-            hops = self._data_plane.hops() if wanted.interfaces else NO_HOPS
-            return wanted, plan(wanted, self._data_plane.tables, hops=hops)
+            if wanted.interfaces:
+                self._data_plane.make_hops()
+            return wanted, plan(wanted, self._data_plane.tables)
         except Uncompilable as error:
             raise Uncompilable(
                 f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
