@@ -241,14 +241,21 @@ class Host:
         return self._sources.towards(query.address, device_ifindex=device_ifindex, table=query.table)
 
     def _unresolved(self, wanted: Wanted) -> dict[str, str]:
-        """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them."""
-        failed = {(entry.ifindex, str(entry.address)) for entry in self.netlink.neighbours() if entry.failed}
-        return {
-            session.delivery.session_id: f"the next hop {session.delivery.next_hop} does not answer ARP"
-            for interface in wanted.interfaces
-            for session in interface.sessions
-            if (session.delivery.ifindex, str(session.delivery.next_hop)) in failed
-        }
+        """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them.
+
+        It keeps no more than some 160 packets for a next hop that is being asked for, so one that is not known is asked
+        for before there are copies.
+        """
+        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
+        problems = {}
+        for interface in wanted.interfaces:
+            for to in (session.delivery for session in interface.sessions if session.stage is Stage.SENT):
+                neighbour = neighbours.get((to.ifindex, str(to.next_hop)))
+                if neighbour is None:
+                    self.netlink.ask_for_neighbour(to.ifindex, to.next_hop)
+                elif neighbour.failed:
+                    problems[to.session_id] = f"the next hop {to.next_hop} does not answer ARP"
+        return problems
 
     def _report(self) -> Report:
         keys = {device.ifindex: device.found.key for device in self._devices}

@@ -25,6 +25,7 @@ _AF_OF_VERSION = {4: 2, 6: 10}
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_SECONDARY = 0x01
 _NUD_FAILED = 0x20
+_NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _GRO = "generic-receive-offload"
@@ -135,6 +136,18 @@ class Netlink:
                 for message in self._route.get_neighbours(family=_AF_OF_VERSION[version])
                 if message.get("dst") is not None
             ]
+
+    def ask_for_neighbour(self, ifindex: int, address: Address) -> None:
+        """Let the kernel ask for a neighbour's link address now, so that the first packet need not wait for it."""
+        with _as_os_error(f"ask for the neighbour {address}"):
+            self._route.neigh(
+                "add",
+                dst=str(address),
+                ifindex=ifindex,
+                family=_AF_OF_VERSION[address.version],
+                state=0,
+                flags=_NTF_USE,
+            )
 
     def route_to(
         self, destination: Address, *, device_ifindex: int | None = None, table: int = _RT_TABLE_MAIN
