@@ -9,13 +9,14 @@
  */
 #pragma once
 
-#define RULES_MAX 16		/* per filter and direction */
-#define SESSIONS_MAX 3		/* per interface */
+#define RULES_MAX 10000		/* per filter, both directions together */
+#define SESSIONS_MAX 64		/* per interface */
 #define RESOLVERS_MAX 8		/* per interface */
 #define EXCLUSIONS_MAX 32	/* lines of the never-mirrored table */
 
 #define INTERFACES_MAX 4096
-#define FILTER_SLOTS 2048
+#define CELL_BYTES 16
+#define FILTER_CELLS 2097152	/* all filters of the host together: 32 MiB */
 #define DELIVERY_SLOTS 16384	/* 14 of the mark's 16 bits */
 #define EXCLUSION_SLOTS 8
 #define LEDGER_ROWS 8192
@@ -66,28 +67,81 @@ struct tally {
 	__u64 bytes;
 };
 
-struct rule {
-	__be32 source_be[4];	/* IPv4: one word, then zeros */
-	__be32 source_mask_be[4];
-	__be32 destination_be[4];
-	__be32 destination_mask_be[4];
+/* What a filter asks of a packet: one number a word, in host order. An IPv6 address has four words, an IPv4 address the
+ * first of them. */
+#define WORD_SOURCE 0
+#define WORD_DESTINATION 4
+#define WORD_SOURCE_PORT 8
+#define WORD_DESTINATION_PORT 9
+#define WORD_PROTOCOL 10
+#define WORDS 16		/* of which some are not used */
+
+/* A rule's ports count for some packets only (spec 1.4.4, 5.8), so each kind of packet has trees of its own, of the
+ * rules that it can match. */
+#define PORTS_SHOWN 0		/* TCP, UDP: ports are compared */
+#define PORTS_HIDDEN 1		/* TCP, UDP, a later fragment: rules that name ports do not match */
+#define PORTS_MEANINGLESS 2	/* any other protocol: whatever a rule says of ports holds */
+#define KINDS 3
+
+/* What a rule says beside its addresses. */
+struct criteria {
 	__u16 source_port_first;
 	__u16 source_port_last;
 	__u16 destination_port_first;
 	__u16 destination_port_last;
-	__u8 family;		/* 4 or 6 */
 	__u8 protocol;
 	__u8 protocol_mask;	/* 0: any protocol */
-	__u8 names_ports;	/* at least one port range is set */
 	__u8 accepts;
-	__u8 reserved[3];
+	__u8 reserved;
+	__u32 number;
 };
 
-struct filter {
-	__u32 rule_count[DIRECTION_COUNT];
-	__u32 amazon_dns;	/* the network service is enabled */
+struct rule4 {
+	__u32 source;
+	__u32 source_mask;
+	__u32 destination;
+	__u32 destination_mask;
+	struct criteria criteria;
+};
+
+struct rule6 {
+	__u32 source[4];
+	__u32 source_mask[4];
+	__u32 destination[4];
+	__u32 destination_mask[4];
+	struct criteria criteria;
+};
+
+/* A node of a tree; those of a tree stand in preorder: below the threshold the next one follows, from the threshold on
+ * the one at `link`. The last word, WORD_LEAF, is above all thresholds, and the link of a leaf is the leaf itself. At
+ * its `threshold`, counted in __u16, stand how many rules it has and their positions, ascending. */
+#define WORD_LEAF 15
+#define NODE_WORD_BITS 4
+#define TREE_DEPTH_MAX 40	/* leaves included */
+#define TREES_MAX 4
+
+struct node {
+	__u32 threshold;
+	__u32 word_link;	/* the lowest bits are the word */
+};
+
+/* Trees whose leaves name together all rules that a packet may match; the lowest position decides. All are walked at
+ * once, step by step, since the steps of one tree wait for each other. */
+struct forest {
+	__u32 roots[TREES_MAX];		/* beyond tree_count: an empty leaf */
+	__u16 positions_min[TREES_MAX];	/* the lowest in each tree, ascending */
+	__u16 tree_count;
+	__u16 steps;			/* from a root to the deepest leaf */
 	__u32 reserved;
-	struct rule rules[DIRECTION_COUNT][RULES_MAX];	/* in ascending number */
+};
+
+/* A filter begins so, at a cell of its own; then come rules, nodes and positions. All offsets are from its beginning:
+ * of rules in cells, of nodes in nodes. Families are IPv4, IPv6. */
+struct filter {
+	__u32 cell_count;
+	__u32 amazon_dns;		/* the network service is enabled */
+	__u32 rules[DIRECTION_COUNT][2];	/* in ascending number; the place in this list is the position */
+	struct forest forests[DIRECTION_COUNT][2][KINDS];
 };
 
 struct exclusion {
@@ -107,13 +161,15 @@ struct exclusion_table {
 };
 
 struct session_policy {
-	__u32 filter_slot;
+	__u32 filter_cell;
 	__u32 mark;
 	__u32 stage;		/* STAGE_SENT: clone; anything else: clone nothing, and count what is taken as this */
 	__u32 ledger_row;
 };
 
 struct interface_policy {
+	__u64 generation;	/* of what is remembered of flows: never the same again; 0: nothing is remembered */
+	__u32 reserved;
 	__u32 ledger_row;
 	__u32 hop_ifindex;
 	__u32 session_count;
@@ -153,7 +209,8 @@ struct interface_counters {
 };
 
 _Static_assert(RESOLVERS_MAX <= 8, "a bit each");
-_Static_assert(sizeof(struct rule) == 80, "no holes");
+_Static_assert(sizeof(struct rule4) == 2 * CELL_BYTES && sizeof(struct rule6) == 5 * CELL_BYTES, "whole cells");
+_Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 28 + 16 * RESOLVERS_MAX + 16 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 40 + 16 * RESOLVERS_MAX + 16 * SESSIONS_MAX, "no holes");

@@ -17,7 +17,15 @@ import structlog
 
 from pktmirror import __version__
 from pktmirror.agent.apply import HOP_PREFIX, DataPlane, is_agent_id, purge, remove_pins
-from pktmirror.agent.compile import RouteQuery, Uncompilable, Wanted, Way, compile_state, route_queries
+from pktmirror.agent.compile import (
+    CompiledFilters,
+    RouteQuery,
+    Uncompilable,
+    Wanted,
+    Way,
+    compile_state,
+    route_queries,
+)
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.inventory import Device, NamespaceView, devices
 from pktmirror.agent.plan import Change, TableFull, applied, plan
@@ -120,6 +128,7 @@ class Host:
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
         self._last_good: DesiredState | None = None
+        self._compiled = CompiledFilters()
 
     def close(self) -> None:
         self._data_plane.close()
@@ -184,7 +193,7 @@ class Host:
         links = {link.ifindex: link for link in self.netlink.links()}
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
-            wanted = compile_state(desired, self._devices, ways)
+            wanted = compile_state(desired, self._devices, ways, self._compiled)
             hop_ifindex = self._data_plane.hop_ifindex() if wanted.interfaces else 0
             return wanted, plan(wanted, self._data_plane.tables, hop_ifindex=hop_ifindex)
         except Uncompilable as error:
