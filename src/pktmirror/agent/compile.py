@@ -106,20 +106,35 @@ def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
 
 
 class CompiledFilters:
-    """The filters of the last states, so that a document that has not changed is not compiled again."""
+    """Filters compiled before, so that a document that has not changed is not compiled again.
+
+    What the last two states held is known: where one of them cannot be compiled, the agent goes on with the other, and
+    asks for both in turn.
+    """
 
     def __init__(self) -> None:
-        self._compiled: dict[str, tuple[FilterDocument, bytes]] = {}
+        self._known: tuple[dict[str, _Compiled], dict[str, _Compiled]] = ({}, {})
 
     def of(self, desired: DesiredState) -> dict[str, bytes]:
-        """All filters of a state by id, and from now on only these are known. Raises Uncompilable."""
-        known = self._compiled
-        self._compiled = {}
+        """All filters of a state, by id. Raises Uncompilable."""
+        last, before = self._known
+        found: dict[str, _Compiled] = {}
+        self._known = found, last
         for filter_id, document in desired.filters.items():
-            was = known.get(filter_id)
-            is_known = was is not None and (was[0] is document or was[0] == document)
-            self._compiled[filter_id] = (document, was[1] if was and is_known else _filter(filter_id, document))
-        return {filter_id: compiled for filter_id, (_, compiled) in self._compiled.items()}
+            candidates = (last.get(filter_id), before.get(filter_id))
+            known = next((each for each in candidates if each is not None and _is_of(each, document)), None)
+            found[filter_id] = known or _Compiled(document, _filter(filter_id, document))
+        return {filter_id: compiled.value for filter_id, compiled in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    document: FilterDocument
+    value: bytes
+
+
+def _is_of(compiled: _Compiled, document: FilterDocument) -> bool:
+    return compiled.document is document or compiled.document == document
 
 
 def compile_state(
@@ -207,12 +222,11 @@ def _session(
 
 
 def _filter(filter_id: str, document: FilterDocument) -> bytes:
+    _refuse_more(len(document.rules), abi.RULES_MAX, f"rules in filter {filter_id}")
     try:
-        filter_ = document.filter()
+        return filter_bytes(document.filter())
     except ValueError as error:
         raise Uncompilable(f"filter {filter_id}: {error}") from None
-    _refuse_more(len(filter_.rules), abi.RULES_MAX, f"rules in filter {filter_id}")
-    return filter_bytes(filter_)
 
 
 def _exclusion(line: ExclusionDocument) -> Exclusion:

@@ -11,7 +11,7 @@ own (Taylor, "Survey and taxonomy of packet classification techniques", 2005, se
 What cuts cannot part within the memory that a tree may take stays together in a long leaf: that is slow, never wrong.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ Box = tuple[int, ...]
 
 LEAF_BOXES = 4  # a leaf with more is cut, where it can be
 LINEAR_BOXES = 16  # with so few there is one leaf
-COPIES_MAX = 8  # in the leaves of a tree, for each of its boxes on the mean
+COPIES_MAX = 16  # in the leaves of a tree, for each of its boxes on the mean
 DEPTH_MAX = 40  # nodes from the root to a leaf, both included
-_SAMPLE = 96  # boxes from which a cut is chosen
+_SAMPLE = 48  # boxes from which a cut is chosen
 _WIDE = 32  # a box is wide where it holds more than one in so many of the places at which boxes begin
 
 
@@ -121,7 +121,7 @@ def _grow(tree: Tree, boxes: list[Box], region: Box, dimensions: list[int], copi
     if cut is None:
         tree.append(Leaf(tuple(box[-1] for box in boxes)))
         return
-    dimension, threshold = cut
+    dimension, threshold, dimensions = cut
     first, last = 2 * dimension, 2 * dimension + 1
     below = (*region[:last], threshold - 1, *region[last + 1 :])
     above = (*region[:first], threshold, *region[first + 1 :])
@@ -139,10 +139,12 @@ def _grow(tree: Tree, boxes: list[Box], region: Box, dimensions: list[int], copi
     _grow(tree, high, above, dimensions, max(len(high), 1) + spare * len(high) // both, depth - 1)
 
 
-def _cut(boxes: list[Box], region: Box, dimensions: list[int]) -> tuple[int, int] | None:
-    """The cut that leaves the fewest boxes on both sides, judged by a sample; None where no cut helps."""
+def _cut(boxes: list[Box], region: Box, dimensions: list[int]) -> tuple[int, int, list[int]] | None:
+    """Dimension and threshold of the cut that leaves the fewest boxes on both sides, judged by a sample, and in which
+    dimensions there may be cuts behind it; None where no cut helps."""
     sample = boxes if len(boxes) <= _SAMPLE else boxes[:: -(-len(boxes) // _SAMPLE)]
     best, found = 2 * len(sample) ** 2, None
+    open_dimensions = []
     for dimension in dimensions:
         first, last = 2 * dimension, 2 * dimension + 1
         begin, end = region[first], region[last]
@@ -150,16 +152,20 @@ def _cut(boxes: list[Box], region: Box, dimensions: list[int]) -> tuple[int, int
         lasts = sorted([box[last] for box in sample])
         if firsts[-1] <= begin and lasts[0] >= end:
             continue
+        open_dimensions.append(dimension)
         inner = sorted(
             {number for number in firsts if number > begin} | {number + 1 for number in lasts if number < end}
         )
-        for threshold in {inner[len(inner) // 2], inner[len(inner) // 4], inner[len(inner) * 3 // 4]}:
-            low = bisect_right(firsts, threshold - 1)
-            high = len(lasts) - bisect_right(lasts, threshold - 1)
+        middle = len(inner) // 2
+        for threshold in {inner[middle], inner[middle // 2], inner[(middle + len(inner)) // 2]}:
+            low = bisect_left(firsts, threshold)
+            high = len(lasts) - bisect_left(lasts, threshold)
             cost = low * low + high * high
             if cost < best:
                 best, found = cost, (dimension, threshold)
-    return found
+    if found is None:
+        return None
+    return (*found, open_dimensions if sample is boxes else dimensions)
 
 
 def _visible(boxes: Sequence[Box], region: Box) -> list[Box]:

@@ -263,5 +263,20 @@ def test_a_filter_is_compiled_again_only_when_its_document_has_changed() -> None
     assert filter_of(one) is first
     assert filter_of(msgspec.json.decode(msgspec.json.encode(one), type=FilterDocument)) is first
     assert filter_of(other) == filter_bytes(other.filter()) != first
+    assert filter_of(one) is first, "what was last good is asked for in turn with what cannot be compiled"
+    filter_of(other)
+    filter_of(other)
     assert filter_of(one) is not first, "a filter that is no longer used is kept"
     assert filter_of(one, None) == first
+
+
+def test_filters_are_known_while_another_part_of_the_document_cannot_be_compiled() -> None:
+    device = Device(found(), 3, is_host_side=True)
+    good = state(session())
+    known = CompiledFilters()
+    first = compile_state(good, [device], {QUERY: WAY}, known).interfaces[0].sessions[0].filter
+    changed = {"tmf-1": FilterDocument.of(MANY_RULES), "tmf-2": FilterDocument.of(Filter())}
+    for _ in range(3):
+        with pytest.raises(Uncompilable):
+            compile_state(msgspec.structs.replace(good, filters=changed), [device], {QUERY: WAY}, known)
+        assert compile_state(good, [device], {QUERY: WAY}, known).interfaces[0].sessions[0].filter is first
