@@ -239,7 +239,7 @@ static __always_inline __u64 step(const __u8 *filters, __u64 filter, __u64 at, c
 /* The first rule that matches decides; what none accepts is not mirrored. */
 __noinline int decide(__u32 filter_cell, __u32 direction, const struct point *point)
 {
-	__u32 first = 0, best = NO_POSITION, start = filter_cell * CELL_BYTES, family, rules;
+	__u32 first = 0, best = NO_POSITION, start = filter_cell * CELL_BYTES, family, kind, rules;
 	__u64 a, b, c, d;
 	const struct criteria *criteria;
 	const struct filter *filter;
@@ -247,13 +247,18 @@ __noinline int decide(__u32 filter_cell, __u32 direction, const struct point *po
 	const __u8 *bytes;
 
 	bytes = bpf_map_lookup_elem(&filters, &first);
-	if (!bytes || !point || direction >= DIRECTION_COUNT || point->kind >= KINDS)
+	if (!bytes || !point)
+		return VERDICT_NO_RULE_MATCHED;
+	kind = point->kind;
+	keep_check(kind);
+	keep_check(direction);
+	if (direction >= DIRECTION_COUNT || kind >= KINDS)
 		return VERDICT_NO_RULE_MATCHED;
 	family = point->is_ipv6 & 1;
 	filter = filter_bytes(bytes, start);
 	if (point->amazon_dns)
 		return filter->amazon_dns ? VERDICT_TAKEN : VERDICT_SERVICE_NOT_ENABLED;
-	forest = &filter->forests[direction][family][point->kind];
+	forest = &filter->forests[direction][family][kind];
 	rules = start + filter->rules[direction][family] * CELL_BYTES;
 	a = start + (__u64)forest->roots[0] * sizeof(struct node);
 	b = start + (__u64)forest->roots[1] * sizeof(struct node);

@@ -4,7 +4,7 @@
 
 #define FILTER_SLACK_BYTES 512
 #define FLOWS_A_BLOCK 256	/* an element of a per-CPU array has at most 32 KiB */
-#define FLOW_BLOCKS 32
+#define FLOW_BLOCKS 16
 
 struct flow {
 	__u32 sequence;		/* odd while it is written */
