@@ -112,17 +112,19 @@ struct rule6 {
 	struct criteria criteria;
 };
 
-/* A node of a tree; those of a tree stand in preorder: below the threshold the next one follows, from the threshold on
- * the one at `link`. The last word, WORD_LEAF, is above all thresholds, and the link of a leaf is the leaf itself. At
- * its `threshold`, counted in __u16, stand how many rules it has and their positions, ascending. */
+/* A node of a tree. Its four children stand side by side, from the node `children` on: below all thresholds the first of
+ * them is next, from all thresholds on the last. The last word, WORD_LEAF, is above all thresholds, and what is next
+ * after a leaf is the leaf itself. At the first of a leaf's thresholds, counted in __u16, stand how many rules it has
+ * and their positions, ascending. */
 #define WORD_LEAF 15
 #define NODE_WORD_BITS 4
+#define NODE_CHILDREN 4
 #define TREE_DEPTH_MAX 40	/* leaves included */
 #define TREES_MAX 4
 
 struct node {
-	__u32 threshold;
-	__u32 word_link;	/* the lowest bits are the word */
+	__u32 thresholds[NODE_CHILDREN - 1];	/* ascending */
+	__u32 word_children;	/* the lowest bits are the word */
 };
 
 /* Trees whose leaves name together all rules that a packet may match; the lowest position decides. All are walked at
@@ -136,7 +138,7 @@ struct forest {
 };
 
 /* A filter begins so, at a cell of its own; then come rules, nodes and positions. All offsets are from its beginning:
- * of rules in cells, of nodes in nodes. Families are IPv4, IPv6. */
+ * of rules and of nodes in cells. Families are IPv4, IPv6. */
 struct filter {
 	__u32 cell_count;
 	__u32 amazon_dns;		/* the network service is enabled */
@@ -210,6 +212,7 @@ struct interface_counters {
 
 _Static_assert(RESOLVERS_MAX <= 8, "a bit each");
 _Static_assert(sizeof(struct rule4) == 2 * CELL_BYTES && sizeof(struct rule6) == 5 * CELL_BYTES, "whole cells");
+_Static_assert(sizeof(struct node) == CELL_BYTES, "a cell");
 _Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");

@@ -197,7 +197,7 @@ __noinline int search(__u32 filter, __u32 leaf, __u32 rules, const struct point 
 	if (!bytes || !point)
 		return best;
 	node = filter_bytes(bytes, leaf);
-	positions = filter + node->threshold * 2;
+	positions = filter + node->thresholds[0] * 2;
 	count = *(const __u16 *)filter_bytes(bytes, positions);
 	positions += 2;
 	for (__u32 i = 0; i < LEAF_RULES; i++) {
@@ -220,20 +220,26 @@ __noinline int search(__u32 filter, __u32 leaf, __u32 rules, const struct point 
 	return best;
 }
 
+/* 1 or 0. clang must not find that a comparison is meant, or it branches. */
+static __always_inline __u64 is_below(__u64 word, __u64 threshold)
+{
+	__u64 difference = word - threshold;
+
+	barrier_var(difference);
+	return difference >> 63;
+}
+
 /* From a node to its child on the way of a packet, without a branch: half of them would be guessed wrong. `at`: where
- * the node is among all filters. What the next read waits for is as short as it can be. */
+ * the node is among all filters. */
 static __always_inline __u64 step(const __u8 *filters, __u64 filter, __u64 at, const struct point *point)
 {
 	const struct node *node = (const void *)(filters + (at & (FILTER_BYTES - 1)));
-	__u64 word_link = node->word_link;
-	__u64 difference = (__u64)point->words[word_link & (WORDS - 1)] - node->threshold;
-	__u64 link = filter + (word_link >> NODE_WORD_BITS) * sizeof(*node);
-	__u64 is_below;
+	__u64 word_children = node->word_children;
+	__u64 word = point->words[word_children & (WORDS - 1)];
+	__u64 last = filter + ((word_children >> NODE_WORD_BITS) + NODE_CHILDREN - 1) * sizeof(*node);
 
-	barrier_var(difference);	/* else clang finds that a comparison is meant, and branches */
-	is_below = (__s64)difference >> 63;
-	barrier_var(is_below);
-	return link ^ (((at + sizeof(*node)) ^ link) & is_below);
+	return last - (is_below(word, node->thresholds[0]) + is_below(word, node->thresholds[1]) +
+		       is_below(word, node->thresholds[2])) * sizeof(*node);
 }
 
 /* The first rule that matches decides; what none accepts is not mirrored. */

@@ -109,6 +109,7 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "WORD_LEAF",
         "WORDS",
         "NODE_WORD_BITS",
+        "NODE_CHILDREN",
         "PORTS_SHOWN",
         "PORTS_HIDDEN",
         "PORTS_MEANINGLESS",

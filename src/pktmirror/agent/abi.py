@@ -28,6 +28,7 @@ WORD_PROTOCOL = 10
 WORD_LEAF = 15
 WORDS = 16
 NODE_WORD_BITS = 4
+NODE_CHILDREN = 4
 PORTS_SHOWN = 0
 PORTS_HIDDEN = 1
 PORTS_MEANINGLESS = 2
@@ -111,7 +112,7 @@ class Rule6(ctypes.Structure):
 
 
 class Node(ctypes.Structure):
-    _fields_ = (("threshold", ctypes.c_uint32), ("word_link", ctypes.c_uint32))
+    _fields_ = (("thresholds", ctypes.c_uint32 * (NODE_CHILDREN - 1)), ("word_children", ctypes.c_uint32))
 
 
 class Forest(ctypes.Structure):

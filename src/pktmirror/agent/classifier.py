@@ -6,16 +6,17 @@ The bytes are the same wherever they are put, and equal filters give equal bytes
 import ctypes
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pktmirror.agent import abi
-from pktmirror.agent.forest import DEPTH_MAX, Box, Cut, Leaf, Tree, grow, lowest, steps
+from pktmirror.agent.forest import DEPTH_MAX, Box, Cut, Leaf, Tree, grow, lowest
 from pktmirror.model.filter import TCP, UDP, Action, Filter, Network, NetworkService, PortRange, Rule
 
 _WORD_BITS, _WORD_MAX, _PORT_MAX, _PROTOCOL_MAX = 32, 0xFFFFFFFF, 0xFFFF, 0xFF
 _ADDRESS_BITS = {4: 32, 6: 128}
 _RULE = {4: struct.Struct("<4I4H4BI"), 6: struct.Struct("<16I4H4BI")}
-_NODE = struct.Struct("<II")
+_NODE = struct.Struct("<4I")
+_UNREACHABLE = Leaf(())
 _HEAD_BYTES = -(-ctypes.sizeof(abi.FilterEntry) // abi.CELL_BYTES) * abi.CELL_BYTES
 _KINDS = (abi.PORTS_SHOWN, abi.PORTS_HIDDEN, abi.PORTS_MEANINGLESS)
 
@@ -35,16 +36,14 @@ def filter_bytes(filter_: Filter) -> bytes:
             for rule in listed:
                 rules += _rule(rule)
             groves.extend((entry.forests[i][j][kind], family, trees) for kind, trees in _forests(listed, family))
-    nowhere: Tree = [Leaf(())]
-    trees = [nowhere, *_distinct(tree for _, _, trees in groves for tree in trees)]
-    tail = _Tail(_HEAD_BYTES + len(rules), sum(len(tree) for tree in trees))
+    tail = _Tail(_HEAD_BYTES + len(rules))
+    nowhere = tail.plant([Leaf(())], ())
     for forest, family, trees in groves:
+        planted = [tail.plant(tree, words(family)) for tree in trees]
         forest.tree_count = len(trees)
-        forest.steps = max(map(steps, trees), default=0)
-        for index in range(abi.TREES_MAX):
-            forest.roots[index] = tail.root(trees[index] if index < len(trees) else nowhere, family)
-        for index, tree in enumerate(trees):
-            forest.positions_min[index] = lowest(tree)
+        forest.steps = max((steps for _, steps in planted), default=0)
+        forest.roots[:] = [root for root, _ in planted] + [nowhere[0]] * (abi.TREES_MAX - len(trees))
+        forest.positions_min[: len(trees)] = [lowest(tree) for tree in trees]
     rest = bytes(tail)
     unaligned = (len(rules) + len(rest)) % abi.CELL_BYTES
     padding = bytes(abi.CELL_BYTES - unaligned) if unaligned else b""
@@ -111,46 +110,63 @@ def _forests(rules: Sequence[Rule], family: int) -> list[tuple[int, list[Tree]]]
     return forests
 
 
-def _distinct(trees: Iterable[Tree]) -> list[Tree]:
-    return list({id(tree): tree for tree in trees}.values())
-
-
 class _Tail:
-    """The nodes of all trees, and behind them the positions in their leaves."""
+    """The nodes of all trees, and behind them the positions in their leaves.
 
-    def __init__(self, start_bytes: int, node_count: int) -> None:
-        self._first_node = start_bytes // _NODE.size
-        self._first_position = (start_bytes + node_count * _NODE.size) // 2
-        self._nodes = bytearray()
-        self._positions = array("H")
-        self._roots: dict[int, int] = {}
-        self._leaves: dict[tuple[int, ...], int] = {}
+    Two cuts behind a cut, in its dimension, become one node with it; where one of them is in another dimension, a
+    child is left that no packet reaches.
+    """
 
-    def root(self, tree: Tree, family: int) -> int:
-        """Where a tree begins, in nodes from the filter's beginning; a tree is written once."""
-        if id(tree) not in self._roots:
-            root = self._first_node + len(self._nodes) // _NODE.size
-            self._roots[id(tree)] = root
-            self._write(tree, root, words(family))
-        return self._roots[id(tree)]
+    def __init__(self, start_bytes: int) -> None:
+        self._first_node = start_bytes // abi.CELL_BYTES
+        self._nodes: list[tuple[int, int, int, int] | Leaf] = []
+        self._planted: dict[int, tuple[int, int]] = {}
 
-    def _write(self, tree: Tree, root: int, words_: tuple[int, ...]) -> None:
-        for index, part in enumerate(tree, start=root):
-            if isinstance(part, Cut):
-                link, word, threshold = root + part.high, words_[part.dimension], part.threshold
-            else:
-                link, word, threshold = index, abi.WORD_LEAF, self._place(part.positions)
-            self._nodes += _NODE.pack(threshold, link << abi.NODE_WORD_BITS | word)
+    def plant(self, tree: Tree, words_: tuple[int, ...]) -> tuple[int, int]:
+        """Where a tree begins, in nodes from the filter's beginning, and its steps; a tree is planted once."""
+        if id(tree) not in self._planted:
+            slot = len(self._nodes)
+            self._nodes.append(_UNREACHABLE)
+            self._planted[id(tree)] = self._first_node + slot, self._lay(tree, 0, slot, words_)
+        return self._planted[id(tree)]
 
-    def _place(self, positions: tuple[int, ...]) -> int:
-        if positions not in self._leaves:
-            self._leaves[positions] = self._first_position + len(self._positions)
-            self._positions.append(len(positions))
-            self._positions.extend(positions)
-        return self._leaves[positions]
+    def _lay(self, tree: Tree, index: int, slot: int, words_: tuple[int, ...]) -> int:
+        """Put what begins at an index of the tree into a slot; how many steps there are from there to a leaf."""
+        cut = tree[index]
+        if isinstance(cut, Leaf):
+            self._nodes[slot] = cut
+            return 0
+        low, high = tree[index + 1], tree[cut.high]
+        thresholds = [cut.threshold] * 3
+        children: list[int | None] = [index + 1, None, None, cut.high]
+        if isinstance(low, Cut) and low.dimension == cut.dimension:
+            thresholds[0], children[:2] = low.threshold, [index + 2, low.high]
+        if isinstance(high, Cut) and high.dimension == cut.dimension:
+            thresholds[2], children[2:] = high.threshold, [cut.high + 1, high.high]
+        first = len(self._nodes)
+        self._nodes += [_UNREACHABLE] * abi.NODE_CHILDREN
+        word_children = (self._first_node + first) << abi.NODE_WORD_BITS | words_[cut.dimension]
+        self._nodes[slot] = (thresholds[0], thresholds[1], thresholds[2], word_children)
+        return 1 + max(
+            self._lay(tree, child, first + place, words_) for place, child in enumerate(children) if child is not None
+        )
 
     def __bytes__(self) -> bytes:
-        return bytes(self._nodes) + self._positions.tobytes()
+        nodes = bytearray()
+        positions = array("H")
+        first_position = (self._first_node + len(self._nodes)) * abi.CELL_BYTES // 2
+        leaves: dict[tuple[int, ...], int] = {}
+        for index, node in enumerate(self._nodes, start=self._first_node):
+            if isinstance(node, Leaf):
+                if node.positions not in leaves:
+                    leaves[node.positions] = first_position + len(positions)
+                    positions.append(len(node.positions))
+                    positions.extend(node.positions)
+                itself = index - abi.NODE_CHILDREN + 1
+                nodes += _NODE.pack(leaves[node.positions], 0, 0, itself << abi.NODE_WORD_BITS | abi.WORD_LEAF)
+            else:
+                nodes += _NODE.pack(*node)
+        return bytes(nodes) + positions.tobytes()
 
 
 def _rule(rule: Rule) -> bytes:

@@ -30,7 +30,7 @@ def rules_of(value: bytes, direction: int, family: int) -> list[abi.Rule4 | abi.
     starts = [start for starts in entry.rules for start in starts]
     at = direction * 2 + abi.FAMILIES.index(family)
     kind = abi.Rule4 if family == 4 else abi.Rule6
-    roots = [root * 8 for d in entry.forests for f in d for forest in f for root in forest.roots]
+    roots = [root * abi.CELL_BYTES for d in entry.forests for f in d for forest in f for root in forest.roots]
     end = starts[at + 1] * abi.CELL_BYTES if at < 3 else min(roots)
     start = starts[at] * abi.CELL_BYTES
     return [kind.from_buffer_copy(value, offset) for offset in range(start, end, ctypes.sizeof(kind))]
@@ -49,14 +49,14 @@ def position_in(value: bytes, direction: int, asked: Asked) -> int | None:
     listed = rules_of(value, direction, family)
     best = None
     for root in forest.roots[: forest.tree_count]:
-        index = root
+        node = abi.Node.from_buffer_copy(value, root * abi.CELL_BYTES)
         for _ in range(forest.steps):
-            node = abi.Node.from_buffer_copy(value, index * 8)
-            below = words[node.word_link & abi.WORDS - 1] < node.threshold
-            index = index + 1 if below else node.word_link >> abi.NODE_WORD_BITS
-        leaf = abi.Node.from_buffer_copy(value, index * 8)
-        assert leaf.word_link & abi.WORDS - 1 == abi.WORD_LEAF, "the walk ends before the leaf"
-        at = leaf.threshold * 2
+            word = words[node.word_children & abi.WORDS - 1]
+            above = sum(word >= threshold for threshold in node.thresholds)
+            child = (node.word_children >> abi.NODE_WORD_BITS) + above
+            node = abi.Node.from_buffer_copy(value, child * abi.CELL_BYTES)
+        assert node.word_children & abi.WORDS - 1 == abi.WORD_LEAF, "the walk ends before the leaf"
+        at = node.thresholds[0] * 2
         count = int.from_bytes(value[at : at + 2], "little")
         for offset in range(at + 2, at + 2 + 2 * count, 2):
             position = int.from_bytes(value[offset : offset + 2], "little")
