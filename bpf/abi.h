@@ -5,7 +5,7 @@
  *  - A suffix _be says network byte order; without it, host order.
  *  - An agent adopts what was pinned by the very same object only, so a layout may change freely.
  *  - Filters, deliveries and exclusion tables are never written while something refers to them. The agent writes a
- *    free slot, then swaps the interface's policy, which is one pointer: no packet sees half of a change.
+ *    free slot, or free cells, then swaps the interface's policy, which is one pointer: no packet sees half of a change.
  */
 #pragma once
 

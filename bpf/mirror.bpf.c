@@ -20,6 +20,7 @@
 #include "maps.h"
 #include "parse.h"
 #include "count.h"
+#include "trees.h"
 #include "classify.h"
 #include "remember.h"
 #include "encap.h"

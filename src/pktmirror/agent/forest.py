@@ -79,7 +79,7 @@ def steps(tree: Tree) -> int:
 
 
 def candidates(tree: Tree, point: Sequence[int]) -> tuple[int, ...]:
-    """The positions in the leaf to which a point leads: the reference for the walk in bpf/classify.h."""
+    """The positions in the leaf to which a point leads: the reference for the walk in bpf/trees.h."""
     part = tree[0]
     index = 0
     while isinstance(part, Cut):

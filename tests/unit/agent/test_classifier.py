@@ -1,4 +1,4 @@
-"""A filter's bytes, read as bpf/classify.h reads them, decide as the model does."""
+"""A filter's bytes, read as bpf/trees.h reads them, decide as the model does."""
 
 import ctypes
 import random
