@@ -7,6 +7,7 @@ and ledger, with the caches of the CPU as that many flows leave them. No copy is
     open flows      256 flows in turn, remembered
     new flows       a million flows in turn, so that none is remembered any more when it comes again
     not remembered  the same with a policy whose decisions are not kept
+    one flow        one packet again and again, its decision not kept: the caches and guesses of the CPU are all for it
 
 As root: PYTHONPATH=. .venv/bin/python bench/classification.py [--turns 7] [--json FILE]
 """
@@ -40,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 SIZES = (1, 10, 100, 1_000, 10_000)
 FLOW_BYTES, FLOW_BYTES_PADDED = 36, 40
 OPEN_FLOWS, NEW_FLOWS, RUNS = 256, 1_000_000, 1_000_000
-OPEN, NEW, NOT_REMEMBERED = "open flows, ns", "new flows, ns", "not remembered, ns"
+OPEN, NEW, NOT_REMEMBERED, ONE = "open flows, ns", "new flows, ns", "not remembered, ns", "one flow, ns"
 FRAMES = {4: ethernet(IPV4, ipv4(tcp(40000, 22), TCP)), 6: ethernet(IPV6, ipv6(tcp(40000, 22), TCP))}
 Table = dict[str, dict[str, float]]
 
@@ -84,13 +85,14 @@ def measure(bench: Bench, drive: "Driver", filters: dict[str, Filter], turns: in
         started_s = time.perf_counter()
         bench.write(Scene(decode_desired_state(document), scene_.is_host_side))
         loading_ms = (time.perf_counter() - started_s) * 1000
-        ns: dict[str, list[float]] = {OPEN: [], NEW: [], NOT_REMEMBERED: []}
+        ns: dict[str, list[float]] = {OPEN: [], NEW: [], NOT_REMEMBERED: [], ONE: []}
         flows = flows_of(filter_.rules, family)
         for _ in range(turns):
             for column, count, remembers in (
                 (OPEN, OPEN_FLOWS, True),
                 (NEW, NEW_FLOWS, True),
                 (NOT_REMEMBERED, NEW_FLOWS, False),
+                (ONE, 1, False),
             ):
                 bench.write(scene_, remembers=remembers)
                 drive.take(flows[: count * FLOW_BYTES_PADDED], family)

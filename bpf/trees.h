@@ -79,10 +79,13 @@ static __always_inline __u64 misses(const struct criteria *criteria, const struc
 	       (ports & point->compares_ports);
 }
 
-static __always_inline __u32 differs(const __u32 a[4], const __u32 b[4], const __u32 mask[4])
+typedef __u64 __attribute__((may_alias)) two_words;
+
+static __always_inline __u64 differs(const __u32 a[4], const __u32 b[4], const __u32 mask[4])
 {
-	return ((a[0] ^ b[0]) & mask[0]) | ((a[1] ^ b[1]) & mask[1]) | ((a[2] ^ b[2]) & mask[2]) |
-	       ((a[3] ^ b[3]) & mask[3]);
+	const two_words *as = (const two_words *)a, *bs = (const two_words *)b, *masks = (const two_words *)mask;
+
+	return ((as[0] ^ bs[0]) & masks[0]) | ((as[1] ^ bs[1]) & masks[1]);
 }
 
 static __always_inline bool matches4(const struct rule4 *rule, const struct point *point)
