@@ -181,7 +181,7 @@ static __always_inline __u64 step(const __u8 *filters, __u64 filter, __u64 at, c
 	const struct node *node = (const void *)(filters + (at & (FILTER_BYTES - 1)));
 	__u64 word_children = node->word_children;
 	__u64 word = point->words[word_children & (WORDS - 1)];
-	__u64 last = filter + ((word_children >> NODE_WORD_BITS) + NODE_CHILDREN - 1) * sizeof(*node);
+	__u64 last = filter + (word_children & ~(WORDS - 1ull));
 
 	return last - (is_below(word, node->thresholds[0]) + is_below(word, node->thresholds[1]) +
 		       is_below(word, node->thresholds[2])) * sizeof(*node);

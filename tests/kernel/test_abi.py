@@ -108,7 +108,6 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "WORD_PROTOCOL",
         "WORD_LEAF",
         "WORDS",
-        "NODE_WORD_BITS",
         "NODE_CHILDREN",
         "PORTS_SHOWN",
         "PORTS_HIDDEN",

@@ -145,8 +145,8 @@ class _Tail:
             thresholds[2], children[2:] = high.threshold, [cut.high + 1, high.high]
         first = len(self._nodes)
         self._nodes += [_UNREACHABLE] * abi.NODE_CHILDREN
-        word_children = (self._first_node + first) << abi.NODE_WORD_BITS | words_[cut.dimension]
-        self._nodes[slot] = (thresholds[0], thresholds[1], thresholds[2], word_children)
+        last_child = (self._first_node + first + abi.NODE_CHILDREN - 1) * abi.CELL_BYTES
+        self._nodes[slot] = (thresholds[0], thresholds[1], thresholds[2], last_child | words_[cut.dimension])
         return 1 + max(
             self._lay(tree, child, first + place, words_) for place, child in enumerate(children) if child is not None
         )
@@ -162,8 +162,7 @@ class _Tail:
                     leaves[node.positions] = first_position + len(positions)
                     positions.append(len(node.positions))
                     positions.extend(node.positions)
-                itself = index - abi.NODE_CHILDREN + 1
-                nodes += _NODE.pack(leaves[node.positions], 0, 0, itself << abi.NODE_WORD_BITS | abi.WORD_LEAF)
+                nodes += _NODE.pack(leaves[node.positions], 0, 0, index * abi.CELL_BYTES | abi.WORD_LEAF)
             else:
                 nodes += _NODE.pack(*node)
         return bytes(nodes) + positions.tobytes()

@@ -53,8 +53,9 @@ def position_in(value: bytes, direction: int, asked: Asked) -> int | None:
         for _ in range(forest.steps):
             word = words[node.word_children & abi.WORDS - 1]
             above = sum(word >= threshold for threshold in node.thresholds)
-            child = (node.word_children >> abi.NODE_WORD_BITS) + above
-            node = abi.Node.from_buffer_copy(value, child * abi.CELL_BYTES)
+            last = node.word_children & ~(abi.WORDS - 1)
+            child = last - (abi.NODE_CHILDREN - 1 - above) * abi.CELL_BYTES
+            node = abi.Node.from_buffer_copy(value, child)
         assert node.word_children & abi.WORDS - 1 == abi.WORD_LEAF, "the walk ends before the leaf"
         at = node.thresholds[0] * 2
         count = int.from_bytes(value[at : at + 2], "little")
