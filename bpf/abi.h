@@ -113,9 +113,9 @@ struct rule6 {
 };
 
 /* A node of a tree. Its four children stand side by side, and word_children says where the last of them begins, in bytes
- * from the filter's beginning: it is next from all thresholds on, and the first below all of them. The last word, WORD_LEAF, is above all thresholds, and what is next
- * after a leaf is the leaf itself. At the first of a leaf's thresholds, counted in __u16, stand how many rules it has
- * and their positions, ascending. */
+ * from the filter's beginning: it is next from all thresholds on, and the first below all of them. The last word,
+ * WORD_LEAF, is above all thresholds, and what is next after a leaf is the leaf itself. At the first of a leaf's
+ * thresholds, counted in __u16, stand how many rules it has and their positions, ascending. */
 #define WORD_LEAF 15
 #define NODE_CHILDREN 4
 #define TREE_DEPTH_MAX 40	/* leaves included */

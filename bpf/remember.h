@@ -36,7 +36,7 @@ static __always_inline struct flow *flow_of(const struct interface_policy *polic
 	return block ? &block->flows[(hash / FLOW_BLOCKS) % FLOWS_A_BLOCK] : NULL;
 }
 
-/* Whether it was remembered. `sequence` is that of the flow before: who cannot be preempted never sees it change. */
+/* Whether it was remembered. The sequence changes meanwhile only where programs can be preempted. */
 static __always_inline bool recall(struct flow *flow, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, struct decision *decision)
 {
