@@ -126,8 +126,8 @@ DELIVERIES: tuple[Destination | Undeliverable, ...] = (
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> Scene:
-    filters_drawn = draw(st.lists(st.one_of(filters(), filters(), many_rules()), min_size=1, max_size=3))
+def scenes(draw: st.DrawFn, rules_max: int = 400) -> Scene:
+    filters_drawn = draw(st.lists(st.one_of(filters(), filters(), many_rules(rules_max)), min_size=1, max_size=3))
     count = draw(st.sampled_from((0, 1, 2) + (3,) * 12 + (64,)))
     numbers = draw(st.lists(st.integers(1, 32766), min_size=count, max_size=count, unique=True))
     sessions = tuple(
