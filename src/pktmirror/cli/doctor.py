@@ -13,18 +13,23 @@ from rich.table import Table
 
 from pktmirror import agent
 from pktmirror.kernel import features
+from pktmirror.model.rate import default_budget
 
 TCX_KERNEL = (6, 6)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. ``problem`` None: it is as it should be. ``needed_by``: who cannot do without."""
+    """One thing looked at. ``problem`` None: it is as it should be. ``needed_by``: who cannot do without.
+
+    ``found`` is what there is, where that is worth knowing without a problem.
+    """
 
     subject: str
     needed_by: str
     problem: str | None
     do: str
+    found: str = ""
 
 
 def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Finding]:
@@ -44,6 +49,8 @@ def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Find
         if built is None:
             refused = features.refused_programs(agent.OBJECT, "hook_ingress")
             yield Finding("programs and tcx hooks", "agent", refused, "report this with the kernel's version")
+    budget = f"{default_budget(agent.cpus())}, a twentieth of the CPUs"
+    yield Finding("budget of copying", "agent", None, "another: `pktmirror agent --budget-packets-per-second`", budget)
     control = features.taken_port("127.0.0.1", control_port, socket.SOCK_STREAM)
     yield Finding(f"TCP port {control_port}", "serve", control, "choose another with `pktmirror serve --listen`")
     monitor = features.taken_port("0.0.0.0", monitor_port, socket.SOCK_DGRAM)
@@ -75,7 +82,8 @@ def doctor(
             table.add_column(column)
         for finding in found:
             if finding.problem is None:
-                table.add_row("[green]ok[/green]", finding.subject, finding.needed_by, "", "")
+                do = finding.do if finding.found else ""
+                table.add_row("[green]ok[/green]", finding.subject, finding.needed_by, finding.found, do)
             else:
                 table.add_row("[red]no[/red]", finding.subject, finding.needed_by, finding.problem, finding.do)
         Console().print(table)
