@@ -153,7 +153,7 @@ def test_another_budget_is_in_force_at_once_whatever_was_spent_of_the_former(lab
         mirror.mirror(sources)
         sent(mirror, tcp(1), tcp(2))
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.CAPPED: 1}
-        with_budget(mirror, Rate(packets_per_s=100))
+        with_budget(mirror, Rate(bits_per_s=100_000))
         mirror.mirror(sources)
         sent(mirror, tcp(3), tcp(4))
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 3, Stage.CAPPED: 1}
