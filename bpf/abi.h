@@ -152,6 +152,7 @@ struct interface_policy {
 	__be32 resolvers_be[RESOLVERS_MAX][4];
 	__u32 hop_queues;	/* 1 at least */
 	__u32 reserved;
+	__u64 netns_cookie;	/* of the network namespace in which the ifindexes mean what they should */
 	struct cap budget;	/* of all interfaces of the host together */
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
 };
@@ -196,4 +197,4 @@ _Static_assert(sizeof(struct rule) == 80, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 16, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 56 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 64 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

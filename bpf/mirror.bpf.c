@@ -28,6 +28,7 @@
 #include "streams.h"
 #include "cap.h"
 #include "encap.h"
+#include "home.h"
 
 #define AF_INET 2
 #define SUPER_PACKETS_GONE_NS 1000000000ull
@@ -41,9 +42,10 @@ static const enum stage abi_stage __attribute__((used));
 static __always_inline const struct interface_policy *policy_of(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex, first = 0;
-	void *policy = bpf_map_lookup_elem(&interfaces, &ifindex);
+	void *map = bpf_map_lookup_elem(&interfaces, &ifindex);
+	const struct interface_policy *policy = map ? bpf_map_lookup_elem(map, &first) : NULL;
 
-	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
+	return policy && policy->netns_cookie == netns_cookie_of(skb) ? policy : NULL;
 }
 
 /* All packets of a session go one way at a time, so that they stay in order: those after a super-packet take its longer

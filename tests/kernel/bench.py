@@ -30,7 +30,7 @@ from pktmirror.agent.plan import (
     plan,
 )
 from pktmirror.desired import DesiredSession, Destination, FoundInterface
-from pktmirror.kernel import bpf
+from pktmirror.kernel import bpf, netns
 from pktmirror.model import evaluation
 from pktmirror.model.evaluation import Candidate, Surroundings
 from pktmirror.model.filter import Direction
@@ -47,7 +47,7 @@ _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket"),
     *("session_ledger", "interface_ledger", "strays"),
 )
-_NO_SUCH_HOPS = HopEntrances(MISSING_IFINDEX, MISSING_IFINDEX, 2)
+_NO_SUCH_HOPS = HopEntrances(MISSING_IFINDEX, MISSING_IFINDEX, 2, netns.cookie())
 _FIRST = bytes(4)
 _CAPACITY = Capacity(filters=16, exclusions=4, deliveries=16, session_rows=16, interfaces=16)
 _MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
@@ -88,9 +88,7 @@ class Bench:
         self._maps["host_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
-        for change in plan(
-            wanted, Tables(), hops=HopEntrances(MISSING_IFINDEX, MISSING_IFINDEX, 2), capacity=_CAPACITY
-        ):
+        for change in plan(wanted, Tables(), hops=_NO_SUCH_HOPS, capacity=_CAPACITY):
             match change:
                 case WriteFilter(slot, value):
                     self._maps["filters"].put(_key(slot), value)

@@ -146,6 +146,7 @@ class InterfacePolicy(ctypes.Structure):
         ("resolvers_be", _Address * RESOLVERS_MAX),
         ("hop_queues", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
+        ("netns_cookie", ctypes.c_uint64),
         ("budget", Cap),
         ("sessions", SessionPolicy * SESSIONS_MAX),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pktmirror.agent.plan import HopEntrances
-from pktmirror.kernel import bpf
+from pktmirror.kernel import bpf, netns
 from pktmirror.kernel.netlink import Link, Netlink, poll_what_it_receives, turn_offloads_off
 
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
@@ -59,7 +59,7 @@ class Hops:
     def made(self) -> HopEntrances:
         """The devices that copies enter."""
         finishing = self._made(self._finishing)  # first, as the other leads into it
-        return HopEntrances(self._made(self._wrapping), finishing, bpf.cpus())
+        return HopEntrances(self._made(self._wrapping), finishing, bpf.cpus(), netns.cookie())
 
     def _made(self, hop: Hop) -> int:
         near, far = self._netlink.link_named(hop.near), self._netlink.link_named(hop.far)

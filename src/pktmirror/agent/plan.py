@@ -28,14 +28,15 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class HopEntrances:
-    """The devices that clones enter, and how many queues each has for them to wait in."""
+    """The devices that clones enter, how many queues each has for them to wait in, and where these devices are."""
 
     wrapping_ifindex: int
     finishing_ifindex: int
     queues: int
+    netns_cookie: int
 
 
-NO_HOPS = HopEntrances(0, 0, 1)  # for a host that mirrors nothing
+NO_HOPS = HopEntrances(0, 0, 1, 0)  # for a host that mirrors nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +258,7 @@ class _Draft:
             finishing_hop_ifindex=self._hops.finishing_ifindex,
             wrapping_hop_ifindex=self._hops.wrapping_ifindex,
             hop_queues=self._hops.queues,
+            netns_cookie=self._hops.netns_cookie,
             session_count=len(interface.sessions),
             exclusion_slot=self._exclusion_slot(exclusions),
             resolver_count=len(interface.resolvers),

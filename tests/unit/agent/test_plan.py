@@ -44,7 +44,7 @@ from tests.unit.agent.wanted import (
     wanted,
 )
 
-HOPS = HopEntrances(98, 99, 2)
+HOPS = HopEntrances(98, 99, 2, 77)
 AMPLE = Capacity(filters=32, exclusions=8, deliveries=400, session_rows=32, interfaces=16)
 TIGHT = Capacity(filters=5, exclusions=3, deliveries=8, session_rows=7, interfaces=5)
 
@@ -76,7 +76,12 @@ def test_the_first_session_in_full() -> None:
     expected_delivery.next_hop_be[:] = ip_address("10.0.0.90").packed
     expected_delivery.port_be[:] = (4789).to_bytes(2)
     expected_policy = abi.InterfacePolicy(
-        finishing_hop_ifindex=99, wrapping_hop_ifindex=98, hop_queues=2, session_count=1, is_host_side=1
+        finishing_hop_ifindex=99,
+        wrapping_hop_ifindex=98,
+        hop_queues=2,
+        netns_cookie=77,
+        session_count=1,
+        is_host_side=1,
     )
     expected_policy.mac[:] = MAC
     expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
