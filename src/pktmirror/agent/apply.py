@@ -145,6 +145,13 @@ class DataPlane:
             for ifindex, policy in self.tables.policies.items()
         }
 
+    def known_macs(self) -> dict[int, str]:
+        """The MAC address of each mirrored interface, by the ifindex of its device."""
+        return {
+            ifindex: bytes(abi.InterfacePolicy.from_buffer_copy(policy).mac).hex(":")
+            for ifindex, policy in self.tables.policies.items()
+        }
+
     def strays(self) -> Tally:
         """Frames that reached a hop and were no copy, or a copy of which no session is known any more."""
         return abi.tally(self._maps["strays"].get_percpu(_key(0)))
