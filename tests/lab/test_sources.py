@@ -13,6 +13,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
+from pktmirror.cli.doctor import findings
 from pktmirror.desired import FoundInterface
 from pktmirror.kernel import netns
 from pktmirror.lab import Lab, Topology
@@ -415,3 +416,13 @@ def test_a_tap_becomes_a_source_of_the_whole_line_when_its_machine_is_heard(lab:
         guest.send(*[bytes(Ether(src=GUEST_MAC, dst=client) / datagram)] * 3, udp(GUEST_MAC, client))
         whole.wait_until_collected(session_id, 3)
         assert whole.row(session_id)["outer_source"] == ADDRESS
+
+
+def test_doctor_lists_the_interfaces_with_their_keys_and_why_one_is_no_source(lab: Build, tmp_path: Path) -> None:
+    with Mirror(lab(VPC)) as mirror, uplink(mirror), guest_at_bridge(mirror.lab):
+        looked = mirror.inside("host").run(lambda: [*findings(tmp_path / "bpffs", 0, 0)])
+        found_here = {each.subject: each.problem for each in looked if not each.fault}
+        web = mirror.key("web")
+        assert found_here.keys() >= {web, "nic:up0", "tap:vnet0"}
+        assert (found_here[web], found_here["nic:up0"]) == (None, None)
+        assert "has heard nobody there" in (found_here["tap:vnet0"] or "")

@@ -108,6 +108,12 @@ def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
         ) from error
 
 
+def look() -> list[Device]:
+    """The interfaces of this process's network namespace, as an agent would find them."""
+    with Netlink() as netlink:
+        return survey(netlink, {})
+
+
 def _purge(bpffs_root: Path, host_id: str) -> bool:
     with Netlink() as netlink:
         return purge(netlink, bpffs_root, host_id)
