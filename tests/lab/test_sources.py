@@ -23,7 +23,7 @@ from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage
 from pktmirror.packet.checksum import Check, Checksums, checksums_of
 from tests.contract.plane import refusal_of
-from tests.lab.arrivals import Tap
+from tests.lab.arrivals import Tap, completed
 from tests.lab.line import line
 from tests.lab.machines import (
     SEGMENT_BYTES,
@@ -50,6 +50,7 @@ Build = Callable[[Topology], Lab]
 INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
 GUEST_MAC, STRANGER_MAC = "52:54:00:00:00:77", "52:54:00:00:00:99"
 ADDRESS = "10.0.0.77"
+NIC, PEER = "192.0.2.1", "192.0.2.2"
 DATA = bytes(range(251)) * 119 + b"rest"
 SEGMENTS = -(-len(DATA) // SEGMENT_BYTES)
 
@@ -166,6 +167,30 @@ def test_a_tap_is_no_source_until_its_machine_is_heard_and_again_when_another_ta
         assert mirror.stages("guest", EGRESS) == {Stage.SENT: 2}, "its ledger goes on"
 
 
+def test_behind_a_tap_that_is_no_port_is_who_has_spoken_with_the_host(lab: Build) -> None:
+    with Mirror(lab(VPC)) as mirror, Guest(mirror.inside("host"), "vnet0", GUEST_MAC) as guest:
+        host = mirror.lab.namespace("host")
+        mirror.elsewhere["guest"] = Elsewhere("tap:vnet0", PEER)
+        ip("-n", host, "link", "set", "vnet0", "addrgenmode", "none", "up")
+        ip("-n", host, "address", "add", f"{NIC}/24", "dev", "vnet0")
+        tap = wait_until(lambda: found(mirror, "tap:vnet0"), WITHIN_S, "it is not found")
+        assert "neighbour table has nobody there" in ((tap or nobody()).not_mirrorable or "")
+        own_mac = ip("-n", host, "-o", "link", "show", "vnet0").split("link/ether ")[1].split()[0]
+        asks = ARP(hwsrc=GUEST_MAC, psrc=PEER, pdst=NIC)
+        guest.send(bytes(Ether(src=GUEST_MAC, dst="ff:ff:ff:ff:ff:ff") / asks))
+        wait_until(lambda: (found(mirror, "tap:vnet0") or nobody()).neighbours == (PEER,), WITHIN_S, "not learnt")
+        mirror.mirror({"guest": [Session("monitor")]})
+        frames = [udp(GUEST_MAC, own_mac, "out")]
+        guest.send(*frames, bytes(Ether(src=GUEST_MAC, dst=own_mac) / asks))
+        mirror.wait_for_copies("monitor", 1)
+        guest.received()
+        say(mirror.inside("host"), PEER, "in")
+        mirror.wait_for_copies("monitor", 2)
+        frames += [frame for frame in guest.received() if frame.endswith(b"in")]
+        assert arrived(mirror) == [completed(frame) for frame in frames]
+        assert counted(mirror, "guest", EGRESS) == counted(mirror, "guest", INGRESS) == {InterfaceOutcome.TAKEN: 1}
+
+
 def test_what_the_agent_knows_of_a_machine_outlives_the_bridges_memory_and_the_agent(lab: Build) -> None:
     with Mirror(lab(VPC)) as mirror, guest_at_bridge(mirror.lab) as guest:
         mirror.elsewhere["guest"] = Elsewhere("tap:vnet0", ADDRESS)
@@ -225,9 +250,6 @@ def test_a_port_into_a_namespace_that_nobody_knows_is_mirrored_and_what_is_flood
             wait_for_problem(mirror, "box", "interface gone")
         assert arrived(mirror) == frames
         assert [mirror.stages("box", direction) for direction in Direction] == [{Stage.SENT: 2}] * 2
-
-
-NIC, PEER = "192.0.2.1", "192.0.2.2"
 
 
 @contextlib.contextmanager

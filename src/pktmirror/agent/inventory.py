@@ -65,10 +65,16 @@ class HostView:
 def devices(host: HostView, namespaces: Mapping[int, NamespaceView], *, own_prefix: str) -> list[Device]:
     """Every veth, tap, bridge port and NIC; ``namespaces`` by nsid, ``own_prefix`` names the agent's own devices."""
     shared = {mac for mac, count in Counter(link.permanent_mac for link in host.links).items() if count > 1}
-    return [
-        _device(link, host, namespaces, shared)
+    links = [
+        link
         for link in host.links
         if link.name != "lo" and link.kind not in _IGNORED_KINDS and not link.name.startswith(own_prefix)
+    ]
+    found = [_device(link, host, namespaces, shared) for link in links]
+    keys = Counter(device.found.key for device in found)  # control groups may be named like one another
+    return [
+        device if keys[device.found.key] == 1 else _unseen(link, host)
+        for link, device in zip(links, found, strict=True)
     ]
 
 

@@ -253,6 +253,13 @@ def test_an_interface_in_a_namespace_is_its_owners(owner: Owner) -> None:
     assert device.found.instance == owner.name[:12]
 
 
+def test_a_key_that_two_interfaces_have_is_neithers() -> None:
+    views = {nsid: replace(WEB, owner=Owner("container", "ab" * 32)) for nsid in (NSID, 5)}
+    twins = (link("veth1"), link("veth2", ifindex=11, nsid=5))
+    here = devices(HostView(twins), views, own_prefix=OWN_PREFIX)
+    assert [device.found.key for device in here] == ["port:veth1", "port:veth2"]
+
+
 def test_loopback_bridges_and_the_agents_own_devices_are_no_interfaces() -> None:
     ignored = (
         link("lo", kind=None, peer=None, nsid=None),
