@@ -20,6 +20,7 @@
 #define DELIVERY_SLOTS 16384	/* 14 of the mark's 16 bits */
 #define EXCLUSION_SLOTS 8
 #define LEDGER_ROWS 8192
+#define LANES_MAX 64
 #define STREAMS_MAX 65536
 #define VNI_NOT_QUOTED 0xffffffff
 
@@ -119,6 +120,17 @@ struct exclusion_table {
 	struct exclusion lines[EXCLUSIONS_MAX];
 };
 
+/* The devices that clones enter, a pair for each CPU. */
+struct lane {
+	__u32 wrapping_ifindex;
+	__u32 finishing_ifindex;
+};
+
+struct lanes {
+	__u32 count;		/* 1 at least */
+	struct lane lanes[LANES_MAX];
+};
+
 /* What a packet, and a byte, costs of a rate, in 1/64 ns; 0: it is not limited. */
 struct cap {
 	__u64 packet_ticks;
@@ -141,8 +153,6 @@ struct session_policy {
 
 struct interface_policy {
 	__u32 ledger_row;
-	__u32 finishing_hop_ifindex;
-	__u32 wrapping_hop_ifindex;
 	__u32 session_count;
 	__u32 exclusion_slot;
 	__u32 resolver_count;
@@ -150,9 +160,6 @@ struct interface_policy {
 	__u8 is_host_side;	/* what this device receives is what the source sends */
 	__u8 resolvers_ipv6;	/* bit i: resolver i is an IPv6 address */
 	__be32 resolvers_be[RESOLVERS_MAX][4];
-	__u32 hop_queues;	/* 1 at least */
-	__u32 reserved;
-	__u64 netns_cookie;	/* of the network namespace in which the ifindexes mean what they should */
 	struct cap budget;	/* of all interfaces of the host together */
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
 };
@@ -197,4 +204,4 @@ _Static_assert(sizeof(struct rule) == 80, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 16, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 64 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 40 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

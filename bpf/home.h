@@ -27,9 +27,11 @@ struct sk_buff {
 
 extern void *bpf_cast_to_kern_ctx(void *skb) __attribute__((section(".ksyms")));
 
-static __always_inline __u64 netns_cookie_of(struct __sk_buff *skb)
+static __always_inline bool is_at_home(struct __sk_buff *skb)
 {
 	const struct sk_buff *kernel_skb = bpf_cast_to_kern_ctx(skb);
+	__u32 first = 0;
+	const __u64 *cookie = bpf_map_lookup_elem(&home, &first);
 
-	return kernel_skb->dev->nd_net.net->net_cookie;
+	return cookie && *cookie == kernel_skb->dev->nd_net.net->net_cookie;
 }

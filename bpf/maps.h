@@ -76,13 +76,21 @@ struct {
 	__type(value, struct bucket);
 } host_bucket SEC(".maps");
 
-/* The ifindex of the finishing hop. */
+/* The netns cookie of the network namespace in which all ifindexes here mean what they should. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
-} finishing_hop SEC(".maps");
+	__type(value, __u64);
+} home SEC(".maps");
+
+/* Written before the first policy, and when a hop had to be made anew. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lanes);
+} hop_lanes SEC(".maps");
 
 /* By delivery slot: when its session last took a super-packet, in ns of the monotonic clock; 0: never. */
 struct {

@@ -5,11 +5,11 @@
  *   wrapping hop      → wrap                         outer headers for a whole super-packet
  *   finishing hop     → finish                       the kernel splits and completes checksums; tags, cut, outer headers
  *
- * A hop is a private veth pair, on which copies wait until production is handed on. The wrapping one, and then the
- * finishing one, is for sessions with super-packets; the others take the finishing one alone.
+ * A hop is a private veth pair, on which copies wait until production is handed on; each CPU has a lane of both. The
+ * wrapping hop, and then the finishing one, is for sessions with super-packets; the others take the finishing one alone.
  *
- * The hooks never change, delay or decide about the production packet: they return TCX_NEXT, and the fields they write,
- * skb->mark and skb->queue_mapping, are as they were before they return. What they drop is no production: the error with which a target
+ * The hooks never change, delay or decide about the production packet: they return TCX_NEXT, and the only field they
+ * write, skb->mark, is as it was before they return. What they drop is no production: the error with which a target
  * answers to a copy (streams.h).
  */
 #include <linux/bpf.h>
@@ -42,10 +42,9 @@ static const enum stage abi_stage __attribute__((used));
 static __always_inline const struct interface_policy *policy_of(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex, first = 0;
-	void *map = bpf_map_lookup_elem(&interfaces, &ifindex);
-	const struct interface_policy *policy = map ? bpf_map_lookup_elem(map, &first) : NULL;
+	void *policy = bpf_map_lookup_elem(&interfaces, &ifindex);
 
-	return policy && policy->netns_cookie == netns_cookie_of(skb) ? policy : NULL;
+	return policy && is_at_home(skb) ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
 /* All packets of a session go one way at a time, so that they stay in order: those after a super-packet take its longer
@@ -64,14 +63,27 @@ static __always_inline bool takes_wrapping_hop(struct __sk_buff *skb, const stru
 	return *seen_ns && bpf_ktime_get_ns() - *seen_ns < SUPER_PACKETS_GONE_NS;
 }
 
-/* Both directions of a flow wait in one queue, so that a request does not arrive behind its answer; other flows are for
+/* Both directions of a flow wait in one lane, so that a request does not arrive behind its answer; other flows are for
  * other CPUs. */
+static __always_inline const struct lane *lane_of(const struct headers *headers)
+{
+	__u32 first = 0, index;
+	const struct lanes *lanes = bpf_map_lookup_elem(&hop_lanes, &first);
+
+	if (!lanes)
+		return NULL;
+	index = flow_hash(headers) % lanes->count;
+	barrier_var(index);
+	return index < LANES_MAX ? &lanes->lanes[index] : NULL;
+}
+
 static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct interface_policy *policy,
 					   const struct session_policy *session, __u32 direction,
 					   const struct headers *headers, const struct tally *wire)
 {
-	__u32 mark = skb->mark, queue = skb->queue_mapping;
-	long failed;
+	const struct lane *lane;
+	__u32 mark = skb->mark;
+	long failed = -1;
 
 	if (session->stage != STAGE_SENT) {
 		count_stage(session->ledger_row, direction, session->stage, wire);
@@ -81,12 +93,13 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 		count_stage(session->ledger_row, direction, STAGE_CAPPED, wire);
 		return;
 	}
-	skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT;
-	skb->queue_mapping = flow_hash(headers) % policy->hop_queues + 1;	/* as a received packet's: 0 is none */
-	failed = bpf_clone_redirect(skb, takes_wrapping_hop(skb, session) ? policy->wrapping_hop_ifindex :
-										  policy->finishing_hop_ifindex, 0);
-	skb->queue_mapping = queue;
-	skb->mark = mark;
+	lane = lane_of(headers);
+	if (lane) {
+		skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT;
+		failed = bpf_clone_redirect(
+			skb, takes_wrapping_hop(skb, session) ? lane->wrapping_ifindex : lane->finishing_ifindex, 0);
+		skb->mark = mark;
+	}
 	if (failed)	/* never the verdict of the production packet */
 		count_stage(session->ledger_row, direction, STAGE_CLONE_FAILED, wire);
 }
@@ -262,19 +275,20 @@ SEC("tc")
 int wrap(struct __sk_buff *skb)
 {
 	const struct delivery *to = delivery_of(skb);
-	__u32 first = 0;
-	const __u32 *ifindex = bpf_map_lookup_elem(&finishing_hop, &first);
 	struct tally wire = { .packets = 1, .bytes = skb->len };
 	struct headers headers = {};
+	const struct lane *lane;
 
 	if (!to)
 		return TCX_DROP;
-	if (!ifindex)
+	if (parse(skb, &headers) != PARSED_IP)
 		return fail(skb, to, &wire);
-	if (skb->gso_size && parse(skb, &headers) == PARSED_IP && has_room_as_a_whole(skb, to, &headers) &&
-	    !wrap_whole(skb, to, &headers))
+	lane = lane_of(&headers);
+	if (!lane)
+		return fail(skb, to, &wire);
+	if (skb->gso_size && has_room_as_a_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers))
 		skb->mark |= MARK_WRAPPED;
-	return bpf_redirect(*ifindex, 0);
+	return bpf_redirect(lane->finishing_ifindex, 0);
 }
 
 /* At the far end of the finishing hop: everything here is a copy of wire size, and is sent or dropped, never passed on

@@ -20,7 +20,6 @@ from pktmirror.agent.plan import (
     Capacity,
     ClearInterfaceRow,
     ClearSessionRow,
-    HopEntrances,
     PutStream,
     SwapPolicy,
     Tables,
@@ -44,10 +43,9 @@ TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT = 5  # the plan gives out at most 3; the others stay zero
 _MAPS = (
-    *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket"),
-    *("session_ledger", "interface_ledger", "strays"),
+    *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket", "hop_lanes"),
+    *("session_ledger", "interface_ledger", "strays", "home"),
 )
-_NO_SUCH_HOPS = HopEntrances(MISSING_IFINDEX, MISSING_IFINDEX, 2, netns.cookie())
 _FIRST = bytes(4)
 _CAPACITY = Capacity(filters=16, exclusions=4, deliveries=16, session_rows=16, interfaces=16)
 _MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
@@ -73,6 +71,10 @@ class Bench:
         self._maps = {name: loaded.map(name) for name in _MAPS}
         self._policy = bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
         self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
+        self._maps["home"].put(_FIRST, netns.cookie().to_bytes(8, "little"))
+        lanes = abi.Lanes(count=1)
+        lanes.lanes[0] = abi.LaneEntry(MISSING_IFINDEX, MISSING_IFINDEX)
+        self._maps["hop_lanes"].put(_FIRST, bytes(lanes))
 
     def close(self) -> None:
         self._maps["interfaces"].delete(_key(LOOPBACK_IFINDEX))
@@ -88,7 +90,7 @@ class Bench:
         self._maps["host_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
-        for change in plan(wanted, Tables(), hops=_NO_SUCH_HOPS, capacity=_CAPACITY):
+        for change in plan(wanted, Tables(), capacity=_CAPACITY):
             match change:
                 case WriteFilter(slot, value):
                     self._maps["filters"].put(_key(slot), value)

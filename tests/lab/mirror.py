@@ -161,6 +161,7 @@ class Mirror:
         self.sources: Mapping[str, Sequence[Session]] = {}
         self.elsewhere: dict[str, Elsewhere] = {}
         self.unheard: set[int] = set()  # VNIs whose copies no collector hears
+        self.lost_in_hop: dict[int, int] = {}  # by VNI, where a test breaks a hop: how many packets of egress
         self.agents: dict[str, Agent] = {}
         self._visitors: dict[str, netns.Visitor] = {}
         self._collectors: dict[str, Collector] = {}
@@ -410,7 +411,11 @@ class Mirror:
             interfaces = {each.key: each.directions for each in report.mirrored_interfaces}
             for direction, interface in interfaces.get(self.key(source), {}).items():
                 by_session = [ledgers[session.session_id(source)][direction] for session in _by_number(sessions)]
-                problems = _losses(by_session) + (
+                expected = [
+                    self.lost_in_hop.get(session.vni, 0) if direction is Direction.EGRESS else 0
+                    for session in _by_number(sessions)
+                ]
+                problems = _losses(by_session, expected) + (
                     [] if source in self.rearranged else _sums_that_differ(interface, by_session)
                 )
                 found += [f"{source} {direction.value}: {problem}" for problem in problems]
@@ -433,11 +438,11 @@ def _order(sessions: Sequence[Session]) -> list[int]:
     return [session.vni for session in _by_number(sessions)]
 
 
-def _losses(sessions: Sequence[SessionLedger]) -> list[str]:
+def _losses(sessions: Sequence[SessionLedger], expected: Sequence[int]) -> list[str]:
     return [
         f"session {position} took {ledger.lost_in_hop_packets} packets that no stage accounts for"
-        for position, ledger in enumerate(sessions, 1)
-        if ledger.lost_in_hop_packets
+        for position, (ledger, lost) in enumerate(zip(sessions, expected, strict=True), 1)
+        if ledger.lost_in_hop_packets != lost
     ]
 
 

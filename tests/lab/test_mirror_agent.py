@@ -1,6 +1,7 @@
 """Mirrors while the agent, the source or the way to the target comes and goes (fact 69, decision 5.15)."""
 
 import contextlib
+import os
 import socket
 import struct
 import subprocess
@@ -30,7 +31,7 @@ Build = Callable[[Topology], Lab]
 PORT = 9999
 EGRESS = Direction.EGRESS
 EVERY_S = 0.0005
-HOP_PINS = {f"hop-{end}" for end in ("wrap", "wrap-keep_apart", "finish", "finish-keep_apart")}
+HOP_DEVICES = 4 * (os.cpu_count() or 1)  # a wrapping and a finishing hop for each CPU
 NUMBERED = accepting(UDP, directions=[EGRESS], families=[4], to_ports=PortRange(PORT, PORT))
 
 
@@ -140,7 +141,7 @@ def test_agents_of_other_versions_take_over_without_a_gap(lab: Build, tmp_path: 
             WITHIN_S,
             lambda: f"not mirrored: {sorted(set(everything) - set(mirrored_numbers(mirror)))}",
         )
-        assert len(hop_of(mirror)) == 4, "the predecessors' hops are gone"
+        assert len(hop_of(mirror)) == HOP_DEVICES, "the predecessors' hops are gone"
         mirror.unheard.add(7)  # a new version's ledger begins anew, so that its count is not the receiver's
 
 
@@ -189,11 +190,11 @@ def test_removing_a_session_stops_its_copies_and_takes_the_hooks_off(lab: Build)
         mirror.mirror({"web": [Session("monitor", filter=NUMBERED)]})
         ifindex = ifindex_of(mirror, host_device("web"))
         links = {f"link-{ifindex}-hook_ingress", f"link-{ifindex}-hook_egress"}
-        assert agent.pins - before == links | HOP_PINS
+        assert agent.pins - before == links | hop_pins(mirror)
         stream.goes_on()
         mirror.unheard.add(7)  # its row is gone with it, so there is no figure to compare
         mirror.mirror({})
-        assert agent.pins - before == HOP_PINS
+        assert agent.pins - before == hop_pins(mirror)
         report = agent.turn()
         assert (report.statuses, report.sessions, report.mirrored_interfaces) == ((), (), ())
         wait_until(lambda: at_rest(mirror), WITHIN_S, "copies do not stop")
@@ -219,7 +220,7 @@ def test_purge_leaves_neither_pin_nor_device(lab: Build) -> None:
         devices = set(device_names(mirror))
         mirror.mirror({"web": [Session("monitor")]})
         assert set(device_names(mirror)) - devices == set(hop_of(mirror))
-        assert len(hop_of(mirror)) == 4
+        assert len(hop_of(mirror)) == HOP_DEVICES
         mirror.sources = {}
         agent.stop()
         agent.purge()
@@ -279,6 +280,15 @@ def ifindex_of(mirror: Mirror, device: str) -> int:
 def device_names(mirror: Mirror) -> list[str]:
     lines = ip("-n", mirror.lab.namespace("host"), "-o", "link").splitlines()
     return [line.split(": ")[1].split("@")[0] for line in lines]
+
+
+def hop_pins(mirror: Mirror) -> set[str]:
+    """At the far end of each hop: its program, and the one that keeps copies apart."""
+    devices = hop_of(mirror)
+    wrapping = {device for device in devices if device[12] == "b"}
+    finishing = {device for device in devices if device[12] == "d"}
+    pins = {f"hop-{device}-wrap" for device in wrapping} | {f"hop-{device}-finish" for device in finishing}
+    return pins | {f"hop-{device}-keep_apart" for device in wrapping | finishing}
 
 
 def hop_of(mirror: Mirror) -> list[str]:

@@ -19,6 +19,7 @@ SESSIONS_MAX = 3
 RESOLVERS_MAX = 8
 EXCLUSIONS_MAX = 32
 HINT_BITS = 256
+LANES_MAX = 64
 
 MARK_MAGIC = 0xD7000000
 MARK_SLOT_MASK = 0x3FFF
@@ -114,6 +115,14 @@ class ExclusionTable(ctypes.Structure):
     )
 
 
+class LaneEntry(ctypes.Structure):
+    _fields_ = (("wrapping_ifindex", ctypes.c_uint32), ("finishing_ifindex", ctypes.c_uint32))
+
+
+class Lanes(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_uint32), ("lanes", LaneEntry * LANES_MAX))
+
+
 class Cap(ctypes.Structure):
     _fields_ = (("packet_ticks", ctypes.c_uint64), ("byte_ticks", ctypes.c_uint64))
 
@@ -135,8 +144,6 @@ class SessionPolicy(ctypes.Structure):
 class InterfacePolicy(ctypes.Structure):
     _fields_ = (
         ("ledger_row", ctypes.c_uint32),
-        ("finishing_hop_ifindex", ctypes.c_uint32),
-        ("wrapping_hop_ifindex", ctypes.c_uint32),
         ("session_count", ctypes.c_uint32),
         ("exclusion_slot", ctypes.c_uint32),
         ("resolver_count", ctypes.c_uint32),
@@ -144,9 +151,6 @@ class InterfacePolicy(ctypes.Structure):
         ("is_host_side", ctypes.c_uint8),
         ("resolvers_ipv6", ctypes.c_uint8),
         ("resolvers_be", _Address * RESOLVERS_MAX),
-        ("hop_queues", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
-        ("netns_cookie", ctypes.c_uint64),
         ("budget", Cap),
         ("sessions", SessionPolicy * SESSIONS_MAX),
     )

@@ -19,7 +19,6 @@ from pktmirror.agent.plan import (
     ClearSessionRow,
     Detach,
     DropStream,
-    HopEntrances,
     PutStream,
     SwapPolicy,
     Tables,
@@ -27,7 +26,7 @@ from pktmirror.agent.plan import (
     WriteExclusions,
     WriteFilter,
 )
-from pktmirror.kernel import bpf, bpffs
+from pktmirror.kernel import bpf, bpffs, netns
 from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
@@ -35,7 +34,7 @@ from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "host_bucket", "finishing_hop", "super_packet_seen"),
+    *("session_buckets", "host_bucket", "home", "hop_lanes", "super_packet_seen"),
     *("session_ledger", "interface_ledger", "strays"),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
@@ -58,13 +57,13 @@ def pins_of(bpffs_root: Path, agent_id: str) -> Path:
 
 def hop_prefix(agent_id: str) -> str:
     """How the names of all devices of an agent begin."""
-    return HOP_PREFIX + hashlib.sha256(agent_id.encode()).hexdigest()[:5]
+    return HOP_PREFIX + hashlib.sha256(agent_id.encode()).hexdigest()[:4]
 
 
 def version_prefix(agent_id: str, version: str) -> str:
     """Each version of the programs has hops of its own: a copy meets the tables by which it was made, also while one
     version takes over from another."""
-    return hop_prefix(agent_id) + version[:4]
+    return hop_prefix(agent_id) + version[:3]
 
 
 class DataPlane:
@@ -88,6 +87,7 @@ class DataPlane:
                 raise
         self._programs = {name: bpf.Program.pinned(self._pins / name) for name in _PROGRAMS}
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
+        self._maps["home"].put(_key(0), netns.cookie().to_bytes(8, "little"))
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self.tables = self._read_tables()
 
@@ -104,13 +104,14 @@ class DataPlane:
         """Bring `tables` in step with the kernel after a change that failed half-way."""
         self.tables = self._read_tables()
 
-    def hops(self) -> HopEntrances:
-        """Where clones enter, made or mended where it is missing."""
-        entrances = self._hops.made()
-        finishing = _key(entrances.finishing_ifindex)
-        if self._maps["finishing_hop"].get(_key(0)) != finishing:
-            self._maps["finishing_hop"].put(_key(0), finishing)
-        return entrances
+    def make_hops(self) -> None:
+        """Make or mend the hops, and let clones enter them."""
+        lanes = self._hops.made()
+        entry = abi.Lanes(count=len(lanes))
+        for index, lane in enumerate(lanes):
+            entry.lanes[index] = abi.LaneEntry(lane.wrapping_ifindex, lane.finishing_ifindex)
+        if self._maps["hop_lanes"].get(_key(0)) != bytes(entry):
+            self._maps["hop_lanes"].put(_key(0), bytes(entry))
 
     def carry_out(self, changes: Iterable[Change]) -> None:
         """Make the changes, in order. The caller keeps `tables` in step."""

@@ -22,7 +22,7 @@ from pktmirror.agent.compile import RouteQuery, Uncompilable, Wanted, Way, compi
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
-from pktmirror.agent.plan import NO_HOPS, Change, TableFull, applied, plan
+from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
@@ -209,13 +209,14 @@ class Host:
         )
 
     def _planned(self, desired: DesiredState) -> tuple[Wanted, list[Change]]:
-        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hop."""
+        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
         links = {link.ifindex: link for link in self.netlink.links()}
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
             wanted = compile_state(desired, self._devices, ways)
-            hops = self._data_plane.hops() if wanted.interfaces else NO_HOPS
-            return wanted, plan(wanted, self._data_plane.tables, hops=hops)
+            if wanted.interfaces:
+                self._data_plane.make_hops()
+            return wanted, plan(wanted, self._data_plane.tables)
         except Uncompilable as error:
             raise Uncompilable(
                 f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
@@ -242,14 +243,21 @@ class Host:
         return self._sources.towards(query.address, device_ifindex=device_ifindex, table=query.table)
 
     def _unresolved(self, wanted: Wanted) -> dict[str, str]:
-        """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them."""
-        failed = {(entry.ifindex, str(entry.address)) for entry in self.netlink.neighbours() if entry.failed}
-        return {
-            session.delivery.session_id: f"the next hop {session.delivery.next_hop} does not answer ARP"
-            for interface in wanted.interfaces
-            for session in interface.sessions
-            if (session.delivery.ifindex, str(session.delivery.next_hop)) in failed
-        }
+        """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them.
+
+        It keeps no more than some 160 packets for a next hop that is being asked for, so one that is not known is asked
+        for before there are copies.
+        """
+        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
+        problems = {}
+        for interface in wanted.interfaces:
+            for to in (session.delivery for session in interface.sessions if session.stage is Stage.SENT):
+                neighbour = neighbours.get((to.ifindex, str(to.next_hop)))
+                if neighbour is None:
+                    self.netlink.ask_for_neighbour(to.ifindex, to.next_hop)
+                elif neighbour.failed:
+                    problems[to.session_id] = f"the next hop {to.next_hop} does not answer ARP"
+        return problems
 
     def _report(self) -> Report:
         keys = {device.ifindex: device.found.key for device in self._devices}

@@ -27,19 +27,6 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
-class HopEntrances:
-    """The devices that clones enter, how many queues each has for them to wait in, and where these devices are."""
-
-    wrapping_ifindex: int
-    finishing_ifindex: int
-    queues: int
-    netns_cookie: int
-
-
-NO_HOPS = HopEntrances(0, 0, 1, 0)  # for a host that mirrors nothing
-
-
-@dataclass(frozen=True, slots=True)
 class Tables:
     """What the kernel holds: values by slot, policies by ifindex, and which devices have the hooks.
 
@@ -135,13 +122,13 @@ class TableFull(Exception):
     """A map has no free slot left; the message names it and its size."""
 
 
-def plan(wanted: Wanted, held: Tables, *, hops: HopEntrances, capacity: Capacity | None = None) -> list[Change]:
+def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> list[Change]:
     """The changes in the order in which to make them; empty when the kernel holds what is wanted.
 
     Devices that are no longer mirrored come first: for a moment too little is mirrored, never too much.
     Raises TableFull, and then nothing is to be changed.
     """
-    draft = _Draft(held, wanted.session_ids, hops, capacity or Capacity())
+    draft = _Draft(held, wanted.session_ids, capacity or Capacity())
     wanted_ifindexes = {interface.ifindex for interface in wanted.interfaces}
     detach = [Detach(ifindex) for ifindex in sorted((held.policies.keys() | held.attached) - wanted_ifindexes)]
     for interface in wanted.interfaces:
@@ -225,10 +212,9 @@ def _sessions(policy: bytes) -> list[abi.SessionPolicy]:
 class _Draft:
     """The plan in the making: which slots and rows are taken, by the kernel as it is and by what was planned so far."""
 
-    def __init__(self, held: Tables, session_ids: frozenset[str], hops: HopEntrances, capacity: Capacity) -> None:
+    def __init__(self, held: Tables, session_ids: frozenset[str], capacity: Capacity) -> None:
         self.changes: list[Change] = []
         self._held = held
-        self._hops = hops
         self._capacity = capacity
         policies = [abi.InterfacePolicy.from_buffer_copy(value) for value in held.policies.values()]
         sessions = [session for value in held.policies.values() for session in _sessions(value)]
@@ -255,10 +241,6 @@ class _Draft:
         """The policy of an interface; whatever it refers to is in `changes` by now, or in the kernel."""
         entry = abi.InterfacePolicy(
             ledger_row=self._interface_row(interface.ifindex),
-            finishing_hop_ifindex=self._hops.finishing_ifindex,
-            wrapping_hop_ifindex=self._hops.wrapping_ifindex,
-            hop_queues=self._hops.queues,
-            netns_cookie=self._hops.netns_cookie,
             session_count=len(interface.sessions),
             exclusion_slot=self._exclusion_slot(exclusions),
             resolver_count=len(interface.resolvers),

@@ -90,8 +90,8 @@ def refused_programs(object_path: Path, program: str) -> str | None:
 
 def _try_hop() -> None:
     with Netlink() as netlink:
-        netlink.create_veth("probe0", "probe1", mtu=65535, queues=2)
-        netlink.queue_before("probe0", 1, queues=2)
+        netlink.create_veth("probe0", "probe1", mtu=65535)
+        netlink.queue_before("probe0", 1)
         turn_offloads_off("probe0")
         poll_what_it_receives("probe1")
 

@@ -27,9 +27,9 @@ _ARPHRD_ETHER = 1
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_SECONDARY = 0x01
 _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
+_NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
-_ROOT, _MQ_HANDLE = 0xFFFFFFFF, 0x80010000  # of queueing disciplines: TC_H_ROOT, and 8001:
 _GRO = "generic-receive-offload"
 _OFFLOADS = ("tcp-segmentation-offload", "generic-segmentation-offload", "tx-checksumming")
 
@@ -159,6 +159,18 @@ class Netlink:
                 if (mac := message.get("lladdr")) is not None and not int(mac[:2], 16) & 1
             ]
 
+    def ask_for_neighbour(self, ifindex: int, address: Address) -> None:
+        """Let the kernel ask for a neighbour's link address now, so that the first packet need not wait for it."""
+        with _as_os_error(f"ask for the neighbour {address}"):
+            self._route.neigh(
+                "add",
+                dst=str(address),
+                ifindex=ifindex,
+                family=_AF_OF_VERSION[address.version],
+                state=0,
+                flags=_NTF_USE,
+            )
+
     def route_to(
         self, destination: Address, *, device_ifindex: int | None = None, table: int = _RT_TABLE_MAIN
     ) -> Route | None:
@@ -201,11 +213,10 @@ class Netlink:
             os.close(fd)
         return None if nsid in (-1, 0xFFFFFFFF) else nsid
 
-    def create_veth(self, name: str, peer: str, *, mtu: int, queues: int = 1) -> None:
+    def create_veth(self, name: str, peer: str, *, mtu: int) -> None:
         """A veth pair with both ends here, without ARP and without IPv6 addresses of its own, not yet up."""
-        size = {"mtu": mtu, "num_tx_queues": queues, "num_rx_queues": queues}
         with _as_os_error(f"make the veth pair {name} and {peer}"):
-            self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, **size}, **size)
+            self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "mtu": mtu}, mtu=mtu)
             for end in (name, peer):
                 [index] = self._route.link_lookup(ifname=end)
                 no_ipv6_address = {
@@ -221,19 +232,16 @@ class Netlink:
                 [index] = self._route.link_lookup(ifname=name)
                 self._route.link("set", index=index, state="up")
 
-    def queue_before(self, name: str, packets_max: int, *, queues: int = 1) -> None:
-        """Let packets wait in front of each transmit queue (pfifo) while a device cannot take them; what there is no
-        room for is dropped.
+    def queue_before(self, name: str, packets_max: int) -> None:
+        """Let packets wait in a queue (pfifo) while a device cannot take them; what it has no room for is dropped.
 
-        A super-packet counts as one. Before Linux 6.16 a veth drops what it cannot take instead.
+        A super-packet counts as one. For a veth with one queue: one that is polled without XDP wakes no other (Linux
+        6.18, whose veth_poll takes the queue's number from a field that only XDP sets). Before Linux 6.16 a veth drops
+        what it cannot take instead.
         """
         with _as_os_error(f"put a queue before {name}"):
             [index] = self._route.link_lookup(ifname=name)
-            if queues > 1:
-                self._route.tc("add", "mq", index=index, handle=_MQ_HANDLE, parent=_ROOT)
-            for queue in range(queues):
-                parent = _MQ_HANDLE | queue + 1 if queues > 1 else _ROOT
-                self._route.tc("replace", "pfifo", index=index, parent=parent, limit=packets_max)
+            self._route.tc("add", "pfifo", index=index, handle=0x10000, limit=packets_max)
 
     def delete_link(self, name: str) -> bool:
         """Whether there was one."""

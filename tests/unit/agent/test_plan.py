@@ -19,7 +19,6 @@ from pktmirror.agent.plan import (
     ClearSessionRow,
     Detach,
     DropStream,
-    HopEntrances,
     PutStream,
     SwapPolicy,
     TableFull,
@@ -44,13 +43,12 @@ from tests.unit.agent.wanted import (
     wanted,
 )
 
-HOPS = HopEntrances(98, 99, 2, 77)
 AMPLE = Capacity(filters=32, exclusions=8, deliveries=400, session_rows=32, interfaces=16)
 TIGHT = Capacity(filters=5, exclusions=3, deliveries=8, session_rows=7, interfaces=5)
 
 
 def planned(state: Wanted, held: Tables, capacity: Capacity = AMPLE) -> list[Change]:
-    return plan(state, held, hops=HOPS, capacity=capacity)
+    return plan(state, held, capacity=capacity)
 
 
 def after(*states: Wanted, capacity: Capacity = AMPLE) -> Tables:
@@ -75,14 +73,7 @@ def test_the_first_session_in_full() -> None:
     expected_delivery.outer_destination_be[:] = ip_address("10.0.0.90").packed
     expected_delivery.next_hop_be[:] = ip_address("10.0.0.90").packed
     expected_delivery.port_be[:] = (4789).to_bytes(2)
-    expected_policy = abi.InterfacePolicy(
-        finishing_hop_ifindex=99,
-        wrapping_hop_ifindex=98,
-        hop_queues=2,
-        netns_cookie=77,
-        session_count=1,
-        is_host_side=1,
-    )
+    expected_policy = abi.InterfacePolicy(session_count=1, is_host_side=1)
     expected_policy.mac[:] = MAC
     expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
 
@@ -379,7 +370,7 @@ def assert_holds(state: Wanted, held: Tables) -> None:
     for interface in state.interfaces:
         entry = policy(held, interface.ifindex)
         assert held.exclusions[entry.exclusion_slot] == state.exclusions
-        assert (entry.finishing_hop_ifindex, bytes(entry.mac), bool(entry.is_host_side)) == (99, interface.mac, True)
+        assert (bytes(entry.mac), bool(entry.is_host_side)) == (interface.mac, True)
         assert entry.session_count == len(interface.sessions)
         for session, wish in zip(sessions(held.policies[interface.ifindex]), interface.sessions, strict=True):
             slot = abi.slot_of(session.mark)
