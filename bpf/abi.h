@@ -5,18 +5,19 @@
  *  - A suffix _be says network byte order; without it, host order.
  *  - An agent adopts what was pinned by the very same object only, so a layout may change freely.
  *  - Filters, deliveries and exclusion tables are never written while something refers to them. The agent writes a
- *    free slot, then swaps the interface's policy, which is one pointer: no packet sees half of a change.
+ *    free slot, or free cells, then swaps the interface's policy, which is one pointer: no packet sees half of a change.
  */
 #pragma once
 
-#define RULES_MAX 16		/* per filter and direction */
-#define SESSIONS_MAX 3		/* per interface */
+#define RULES_MAX 10000		/* per filter, both directions together */
+#define SESSIONS_MAX 64		/* per interface */
 #define RESOLVERS_MAX 8		/* per interface */
 #define EXCLUSIONS_MAX 32	/* lines of the never-mirrored table */
 #define HINT_BITS 256
 
 #define INTERFACES_MAX 4096
-#define FILTER_SLOTS 2048
+#define CELL_BYTES 16
+#define FILTER_CELLS 2097152	/* all filters of the host together: 32 MiB */
 #define DELIVERY_SLOTS 16384	/* 14 of the mark's 16 bits */
 #define EXCLUSION_SLOTS 8
 #define LEDGER_ROWS 8192
@@ -74,28 +75,82 @@ struct tally {
 	__u64 bytes;
 };
 
-struct rule {
-	__be32 source_be[4];	/* IPv4: one word, then zeros */
-	__be32 source_mask_be[4];
-	__be32 destination_be[4];
-	__be32 destination_mask_be[4];
+/* What a filter asks of a packet: one number a word, in host order. An IPv6 address has four words, an IPv4 address the
+ * first of them. */
+#define WORD_SOURCE 0
+#define WORD_DESTINATION 4
+#define WORD_SOURCE_PORT 8
+#define WORD_DESTINATION_PORT 9
+#define WORD_PROTOCOL 10
+#define WORDS 16		/* of which some are not used */
+
+/* A rule's ports count for some packets only (spec 1.4.4, 5.8), so each kind of packet has trees of its own, of the
+ * rules that it can match. */
+#define PORTS_SHOWN 0		/* TCP, UDP: ports are compared */
+#define PORTS_HIDDEN 1		/* TCP, UDP, a later fragment: rules that name ports do not match */
+#define PORTS_MEANINGLESS 2	/* any other protocol: whatever a rule says of ports holds */
+#define KINDS 3
+
+/* What a rule says beside its addresses. */
+struct criteria {
 	__u16 source_port_first;
 	__u16 source_port_last;
 	__u16 destination_port_first;
 	__u16 destination_port_last;
-	__u8 family;		/* 4 or 6 */
 	__u8 protocol;
 	__u8 protocol_mask;	/* 0: any protocol */
-	__u8 names_ports;	/* at least one port range is set */
 	__u8 accepts;
-	__u8 reserved[3];
+	__u8 reserved;
+	__u32 number;
 };
 
-struct filter {
-	__u32 rule_count[DIRECTION_COUNT];
-	__u32 amazon_dns;	/* the network service is enabled */
+struct rule4 {
+	__u32 source;
+	__u32 source_mask;
+	__u32 destination;
+	__u32 destination_mask;
+	struct criteria criteria;
+};
+
+struct rule6 {
+	__u32 source[4];
+	__u32 source_mask[4];
+	__u32 destination[4];
+	__u32 destination_mask[4];
+	struct criteria criteria;
+};
+
+/* A node of a tree. Its four children stand side by side, and word_children says where the last of them begins, in bytes
+ * from the filter's beginning: it is next from all thresholds on, and the first below all of them. The last word,
+ * WORD_LEAF, is above all thresholds, and what is next after a leaf is the leaf itself. At the first of a leaf's
+ * thresholds, counted in __u16, stand how many rules it has and their positions, ascending. */
+#define WORD_LEAF 15
+#define NODE_CHILDREN 4
+#define TREE_DEPTH_MAX 40	/* leaves included */
+#define TREES_MAX 4
+
+struct node {
+	__u32 thresholds[NODE_CHILDREN - 1];	/* ascending */
+	__u32 word_children;	/* the lowest bits are the word */
+};
+
+/* Trees whose leaves name together all rules that a packet may match; the lowest position decides. All are walked at
+ * once, step by step, since the steps of one tree wait for each other. */
+struct forest {
+	__u32 roots[TREES_MAX];		/* beyond tree_count: an empty leaf */
+	__u16 positions_min[TREES_MAX];	/* the lowest in each tree, ascending */
+	__u16 tree_count;
+	__u16 steps;			/* from a root to the deepest leaf */
 	__u32 reserved;
-	struct rule rules[DIRECTION_COUNT][RULES_MAX];	/* in ascending number */
+};
+
+/* A filter begins so, at a cell of its own; then come rules, nodes and positions. All offsets are from its beginning:
+ * of rules and of nodes in cells. Families are IPv4, IPv6. */
+struct filter {
+	__u32 cell_count;
+	__u32 amazon_dns;		/* the network service is enabled */
+	__u32 rules[DIRECTION_COUNT][2];	/* in ascending number; the place in this list is the position */
+	struct forest forests[DIRECTION_COUNT][2][KINDS];
 };
 
 /* Which bit of a hint stands for a value: an address's words folded into one, or protocol << 16 | port. */
@@ -144,7 +199,7 @@ struct bucket {
 };
 
 struct session_policy {
-	__u32 filter_slot;
+	__u32 filter_cell;
 	__u32 mark;
 	__u32 stage;		/* STAGE_SENT: clone; anything else: clone nothing, and count what is taken as this */
 	__u32 ledger_row;
@@ -152,6 +207,7 @@ struct session_policy {
 };
 
 struct interface_policy {
+	__u64 generation;	/* of what is remembered of flows: never the same again; 0: nothing is remembered */
 	__u32 ledger_row;
 	__u32 session_count;
 	__u32 exclusion_slot;
@@ -200,8 +256,10 @@ struct interface_counters {
 };
 
 _Static_assert(RESOLVERS_MAX <= 8, "a bit each");
-_Static_assert(sizeof(struct rule) == 80, "no holes");
+_Static_assert(sizeof(struct rule4) == 2 * CELL_BYTES && sizeof(struct rule6) == 5 * CELL_BYTES, "whole cells");
+_Static_assert(sizeof(struct node) == CELL_BYTES, "a cell");
+_Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 16, "no holes");
 _Static_assert(sizeof(struct delivery) == 68, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 40 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

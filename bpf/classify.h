@@ -9,16 +9,6 @@ static __always_inline bool same_address(const __be32 a_be[4], const __be32 b_be
 	return !((a_be[0] ^ b_be[0]) | (a_be[1] ^ b_be[1]) | (a_be[2] ^ b_be[2]) | (a_be[3] ^ b_be[3]));
 }
 
-static __always_inline bool within(__u16 first, __u16 port, __u16 last)
-{
-	return first <= port && port <= last;
-}
-
-static __always_inline bool has_filtered_ports(const struct headers *headers)
-{
-	return headers->protocol == PROTOCOL_TCP || headers->protocol == PROTOCOL_UDP;
-}
-
 static __always_inline bool excludes(const struct exclusion *line, const struct headers *headers)
 {
 	if ((line->protocol ^ headers->protocol) & line->protocol_mask)
@@ -96,36 +86,64 @@ __noinline int is_amazon_dns(const struct interface_policy *policy, const struct
 	return false;
 }
 
-static __always_inline __u32 differs(const __be32 a_be[4], const __be32 b_be[4], const __be32 mask_be[4])
+/* What all sessions of an interface say of a packet. */
+struct decision {
+	__u64 rejected;		/* bit i: by a rule of session i; clear: it had no rule that matches */
+	__u32 taken_by;		/* SESSIONS_MAX: by none */
+	__u32 amazon_dns;
+};
+
+_Static_assert(VERDICT_TAKEN == 0 && VERDICT_REJECTED_BY_RULE == 1 && VERDICT_NO_RULE_MATCHED == 2,
+	       "the loops below compute with verdicts, since each branch in them is one that the verifier follows");
+
+/* Asks the sessions by ascending number; the first that accepts takes the packet, a reject goes on to the next
+ * (spec 5.1). */
+__noinline int classify(const struct interface_policy *policy, __u32 direction, const struct headers *headers,
+			struct decision *decision)
 {
-	return ((a_be[0] ^ b_be[0]) & mask_be[0]) | ((a_be[1] ^ b_be[1]) & mask_be[1]) |
-	       ((a_be[2] ^ b_be[2]) & mask_be[2]) | ((a_be[3] ^ b_be[3]) & mask_be[3]);
+	struct point point;
+	__u64 rejected = 0;
+	__u32 taken_by = SESSIONS_MAX;
+
+	if (!policy || !headers || !decision)
+		return 0;
+	place(&point, headers);
+	point.amazon_dns = is_amazon_dns(policy, headers);
+	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count; i++) {
+		__u64 verdict = (__u32)decide(policy->sessions[i].filter_cell, direction, &point);
+
+		if (verdict == VERDICT_TAKEN) {
+			taken_by = i;
+			break;
+		}
+		rejected |= (verdict & 1) << i;
+	}
+	decision->amazon_dns = point.amazon_dns;
+	decision->rejected = point.amazon_dns ? 0 : rejected;
+	decision->taken_by = taken_by;
+	return 0;
 }
 
-static __always_inline bool rule_matches(const struct rule *rule, const struct headers *headers)
+__noinline int count_one(__u32 row, __u32 direction, __u32 verdict, const struct tally *wire)
 {
-	if ((rule->family ^ headers->family) | ((rule->protocol ^ headers->protocol) & rule->protocol_mask) |
-	    differs(headers->source_be, rule->source_be, rule->source_mask_be) |
-	    differs(headers->destination_be, rule->destination_be, rule->destination_mask_be))
-		return false;
-	if (!rule->names_ports || !has_filtered_ports(headers))
-		return true;
-	return headers->has_ports &&
-	       within(rule->source_port_first, headers->source_port, rule->source_port_last) &&
-	       within(rule->destination_port_first, headers->destination_port, rule->destination_port_last);
+	if (wire)
+		count_verdict(row, direction, verdict, wire);
+	return 0;
 }
 
-/* The first rule that matches decides; what none accepts is not mirrored. */
-__noinline int decide(__u32 slot, __u32 direction, const struct headers *headers, int amazon_dns)
+/* Every session that was asked counts its verdict. */
+__noinline int count_verdicts(const struct interface_policy *policy, const struct decision *decision, __u32 direction,
+			      const struct tally *wire)
 {
-	const struct filter *filter = bpf_map_lookup_elem(&filters, &slot);
+	__u32 otherwise;
 
-	if (!filter || !headers || direction >= DIRECTION_COUNT)
-		return VERDICT_NO_RULE_MATCHED;
-	if (amazon_dns)
-		return filter->amazon_dns ? VERDICT_TAKEN : VERDICT_SERVICE_NOT_ENABLED;
-	for (__u32 i = 0; i < RULES_MAX && i < filter->rule_count[direction]; i++)
-		if (rule_matches(&filter->rules[direction][i], headers))
-			return filter->rules[direction][i].accepts ? VERDICT_TAKEN : VERDICT_REJECTED_BY_RULE;
-	return VERDICT_NO_RULE_MATCHED;
+	if (!policy || !decision || !wire)
+		return 0;
+	otherwise = decision->amazon_dns ? VERDICT_SERVICE_NOT_ENABLED : VERDICT_NO_RULE_MATCHED;
+	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count && i < decision->taken_by; i++)
+		count_one(policy->sessions[i].ledger_row, direction,
+			  otherwise - (__u32)(decision->rejected >> i & 1), wire);
+	if (decision->taken_by < SESSIONS_MAX)
+		count_one(policy->sessions[decision->taken_by].ledger_row, direction, VERDICT_TAKEN, wire);
+	return 0;
 }

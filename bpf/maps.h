@@ -2,6 +2,29 @@
 /* All state of the data plane. Keys are __u32: an enum as key makes the kernel refuse the map's BTF. */
 #pragma once
 
+#define FILTER_SLACK_BYTES 512
+#define FLOWS_A_BLOCK 256	/* an element of a per-CPU array has at most 32 KiB */
+#define FLOW_BLOCKS 16
+
+struct flow {
+	__u32 sequence;		/* odd while it is written */
+	__u16 source_port;
+	__u16 destination_port;
+	__u64 generation;	/* of the policy that decided */
+	__be32 source_be[4];
+	__be32 destination_be[4];
+	__u64 rejected;
+	__u8 protocol;
+	__u8 shape;
+	__u8 taken_by;
+	__u8 amazon_dns;
+	__u32 reserved;
+};
+
+struct flow_block {
+	struct flow flows[FLOWS_A_BLOCK];
+};
+
 struct policy_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -18,11 +41,15 @@ struct {
 	__array(values, struct policy_map);
 } interfaces SEC(".maps");
 
+/* All filters, side by side, each in cells of its own (abi.h, struct filter). One value, so that a program reads it
+ * without a look-up for each node; the agent writes it through mmap. The bytes behind the last cell are never used:
+ * they spare a comparison at each read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FILTER_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct filter);
+	__uint(value_size, FILTER_CELLS * CELL_BYTES + FILTER_SLACK_BYTES);
 } filters SEC(".maps");
 
 struct {
@@ -107,3 +134,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tally);
 } strays SEC(".maps");
+
+/* What was decided of a flow (classify.h); nobody but the programs reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FLOW_BLOCKS);
+	__type(key, __u32);
+	__type(value, struct flow_block);
+} flows SEC(".maps");

@@ -24,7 +24,9 @@
 #include "maps.h"
 #include "parse.h"
 #include "count.h"
+#include "trees.h"
 #include "classify.h"
+#include "remember.h"
 #include "streams.h"
 #include "cap.h"
 #include "encap.h"
@@ -104,24 +106,18 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 		count_stage(session->ledger_row, direction, STAGE_CLONE_FAILED, wire);
 }
 
-/* Offers the packet to the sessions by ascending number; the first that accepts takes it, a reject goes on to the
- * next (spec 5.1). */
+/* Offers the packet to the sessions; at most one takes it. */
 static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, const struct tally *wire)
 {
-	int amazon_dns = is_amazon_dns(policy, headers);
+	struct decision decision = {};
 
-	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count; i++) {
-		const struct session_policy *session = &policy->sessions[i];
-		__u32 verdict = decide(session->filter_slot, direction, headers, amazon_dns);
-
-		count_verdict(session->ledger_row, direction, verdict, wire);
-		if (verdict == VERDICT_TAKEN) {
-			clone_into_hop(skb, policy, session, direction, headers, wire);
-			return OUTCOME_TAKEN;
-		}
-	}
-	return OUTCOME_NOT_TAKEN;
+	decide_all(policy, direction, headers, &decision);
+	count_verdicts(policy, &decision, direction, wire);
+	if (decision.taken_by >= SESSIONS_MAX)
+		return OUTCOME_NOT_TAKEN;
+	clone_into_hop(skb, policy, &policy->sessions[decision.taken_by], direction, headers, wire);
+	return OUTCOME_TAKEN;
 }
 
 /* A bridge floods frames for others to every port: what an interface receives is what is addressed to it (spec 5.20). */

@@ -3,12 +3,12 @@
 Versioned: an agent refuses a document of a layout it does not know. JSON on the wire, frozen values on both sides.
 """
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import msgspec
 
 from pktmirror.model.exclusions import Exclusion
-from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
+from pktmirror.model.filter import Action, Direction, Filter, Network, NetworkService, PortRange, Rule
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 from pktmirror.model.underlay import OuterSource
 
@@ -45,8 +45,8 @@ class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
             self.number,
             self.direction,
             self.action,
-            ip_network(self.source),
-            ip_network(self.destination),
+            _network(self.source),
+            _network(self.destination),
             self.protocol,
             self.source_ports,
             self.destination_ports,
@@ -200,6 +200,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     mirrored_interfaces: tuple[InterfaceFigures, ...] = ()
     problems: tuple[str, ...] = ()
     strays: Tally = Tally()  # frames that reached the hop and are no copy of ours; they are dropped there
+
+
+def _network(text: str) -> Network:
+    """As ipaddress.ip_network, which for IPv6 takes three times as long: a filter may have 20,000."""
+    return IPv6Network(text) if ":" in text else IPv4Network(text)
 
 
 def encode(document: DesiredState | Report) -> bytes:

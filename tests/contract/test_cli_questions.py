@@ -327,7 +327,10 @@ def test_a_host_is_forgotten_only_when_it_is_known_and_its_agent_is_gone(program
     assert HOST in {host["host_id"] for host in program.json("status")["hosts"]}
 
 
-@pytest.mark.parametrize("quota", ["rules=3", "rules_per_filter=x", "rules_per_filter=17", "rules_per_filter"])
+@pytest.mark.parametrize(
+    "quota",
+    ["rules=3", "rules_per_filter=x", "rules_per_filter=10001", "sessions_per_interface=65", "rules_per_filter"],
+)
 def test_a_quota_that_is_none_is_refused_by_name(program: Program, quota: str, tmp_path: Path):
     with pytest.raises(Refusal, match="quota"):
         program.run("serve", "--listen", "127.0.0.1:0", "--state", str(tmp_path), "--quota", quota)

@@ -5,6 +5,7 @@ The clone fails because its device does not exist: what a session takes ends as 
 """
 
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,13 +42,13 @@ from tests.kernel.policies import KEY, REACHABLE, Scene
 
 TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
-ROWS_LOOKED_AT = 5  # the plan gives out at most 3; the others stay zero
+ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket", "hop_lanes"),
     *("session_ledger", "interface_ledger", "strays", "home"),
 )
 _FIRST = bytes(4)
-_CAPACITY = Capacity(filters=16, exclusions=4, deliveries=16, session_rows=16, interfaces=16)
+_CAPACITY = Capacity(exclusions=4, deliveries=80, session_rows=80, interfaces=16)
 _MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
 _MARK_MAGIC_MASK = 0xFF000000
 
@@ -69,6 +70,8 @@ class Bench:
     def __init__(self, loaded: bpf.Object) -> None:
         self._programs = {True: loaded.program("hook_ingress"), False: loaded.program("hook_egress")}
         self._maps = {name: loaded.map(name) for name in _MAPS}
+        self._filters = self._maps["filters"].memory()
+        self._rows = ROWS_LOOKED_AT_MIN
         self._policy = bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
         self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
         self._maps["home"].put(_FIRST, netns.cookie().to_bytes(8, "little"))
@@ -78,22 +81,34 @@ class Bench:
 
     def close(self) -> None:
         self._maps["interfaces"].delete(_key(LOOPBACK_IFINDEX))
+        self._filters.close()
         for handle in (*self._programs.values(), *self._maps.values(), self._policy):
             handle.close()
 
-    def write(self, scene: Scene, *, caps: Mapping[str, Rate] = MappingProxyType({}), budget: Rate = UNLIMITED) -> None:
+    def program(self, *, at_ingress: bool) -> bpf.Program:
+        return self._programs[at_ingress]
+
+    def write(
+        self,
+        scene: Scene,
+        *,
+        remembers: bool = True,
+        caps: Mapping[str, Rate] = MappingProxyType({}),
+        budget: Rate = UNLIMITED,
+    ) -> None:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
         swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id."""
         wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene)), caps, budget)
-        for row in range(ROWS_LOOKED_AT):
+        self._rows = max(ROWS_LOOKED_AT_MIN, len(wanted.session_ids) + 2)
+        for row in range(self._rows):
             self._maps["session_buckets"].put(_key(row), bytes(bytearray(abi.Bucket())))
         self._maps["host_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
         for change in plan(wanted, Tables(), capacity=_CAPACITY):
             match change:
-                case WriteFilter(slot, value):
-                    self._maps["filters"].put(_key(slot), value)
+                case WriteFilter(cell, value):
+                    self._filters[cell * abi.CELL_BYTES : cell * abi.CELL_BYTES + len(value)] = value
                 case WriteExclusions(slot, value):
                     self._maps["exclusions"].put(_key(slot), value)
                 case WriteDelivery(slot, value):
@@ -102,11 +117,18 @@ class Bench:
                     self._maps["streams"].put(key, _key(row))
                 case SwapPolicy(ifindex, value):
                     assert ifindex == LOOPBACK_IFINDEX
-                    self._policy.put(_FIRST, value)
+                    self._policy.put(_FIRST, abi.stamped(value, time.monotonic_ns() if remembers else 0))
                 case ClearSessionRow() | ClearInterfaceRow() | Attach():
                     pass
                 case other:
                     raise AssertionError(f"nothing was held, but the plan says {other}")
+
+    def swap(self, scene: Scene) -> None:
+        """As the agent does it: another policy comes into the place of this one, which is never written."""
+        was, self._policy = self._policy, bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
+        self.write(scene)
+        self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
+        was.close()
 
     @contextmanager
     def without_policy(self) -> Iterator[None]:
@@ -135,14 +157,14 @@ class Bench:
 
     def _zero(self) -> None:
         session, interface = bytes(bytearray(abi.SessionCounters())), bytes(bytearray(abi.InterfaceCounters()))
-        for row in range(ROWS_LOOKED_AT):
+        for row in range(self._rows):
             self._maps["session_ledger"].put(_key(row), session)
             self._maps["interface_ledger"].put(_key(row), interface)
         self._maps["strays"].put(_FIRST, bytes(bytearray(abi.TallyEntry())))
 
     def _counted(self) -> Counted:
         counted: Counted = {}
-        for row in range(ROWS_LOOKED_AT):
+        for row in range(self._rows):
             sessions = abi.session_ledgers(self._maps["session_ledger"].get_percpu(_key(row)))
             interfaces = abi.interface_ledgers(self._maps["interface_ledger"].get_percpu(_key(row)))
             for direction in Direction:

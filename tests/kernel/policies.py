@@ -3,6 +3,7 @@
 Everything is made as the control plane makes it, a `DesiredState`, and is decoded from its JSON.
 """
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -82,6 +83,33 @@ def filters(draw: st.DrawFn, rules_max: int = 16) -> Filter:
 
 
 @st.composite
+def many_rules(draw: st.DrawFn, rules_max: int = 400) -> Filter:
+    """More rules than hypothesis could draw one by one: from a seed, and of the same pools. Few are for all packets."""
+    drawn = random.Random(draw(st.integers(0, 2**32)))
+    count = draw(st.sampled_from([count for count in (17, 60, 400, 2_000, 10_000) if count <= rules_max]))
+    protocols = drawn.choice(((TCP, UDP), (None, *PROTOCOLS)))
+    rules_drawn = []
+    for number in drawn.sample(range(1, 32767), count):
+        networks = drawn.choice((NETWORKS4[1:], NETWORKS6[1:]))
+        sides = [_near(drawn, drawn.choice(networks)) for _ in range(2)]
+        ports = [PortRange(*sorted(drawn.choices(PORTS, k=2))) if drawn.random() < 0.8 else None for _ in range(2)]
+        action = drawn.choice((Action.ACCEPT, Action.REJECT))
+        rules_drawn.append(
+            Rule(number, drawn.choice(tuple(Direction)), action, *sides, drawn.choice(protocols), *ports)
+        )
+    services = draw(st.sampled_from((frozenset[NetworkService](), frozenset({NetworkService.AMAZON_DNS}))))
+    return Filter(tuple(rules_drawn), services)
+
+
+def _near(drawn: random.Random, network: Network) -> Network:
+    """A network of the pool, or one that holds it, or one that it holds or is beside it."""
+    length = drawn.choice((network.prefixlen, drawn.randint(1, network.max_prefixlen)))
+    bits = network.max_prefixlen
+    number = int(network.network_address) ^ (drawn.choice((0, 0, 1)) << drawn.randrange(bits))
+    return type(network)((number >> bits - length << bits - length, length))
+
+
+@st.composite
 def exclusions(draw: st.DrawFn) -> Exclusion:
     protocol = draw(st.sampled_from((None, TCP, UDP, ICMPV6, 132)))
     address = draw(st.sampled_from((None, *ADDRESSES4, *ADDRESSES6)))
@@ -98,9 +126,9 @@ DELIVERIES: tuple[Destination | Undeliverable, ...] = (
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> Scene:
-    filters_drawn = draw(st.lists(filters(), min_size=1, max_size=3))
-    count = draw(st.sampled_from((0, 1, 2, 3, 3)))
+def scenes(draw: st.DrawFn, rules_max: int = 400) -> Scene:
+    filters_drawn = draw(st.lists(st.one_of(filters(), filters(), many_rules(rules_max)), min_size=1, max_size=3))
+    count = draw(st.sampled_from((0, 1, 2) + (3,) * 12 + (64,)))
     numbers = draw(st.lists(st.integers(1, 32766), min_size=count, max_size=count, unique=True))
     sessions = tuple(
         DesiredSession(

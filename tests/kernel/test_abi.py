@@ -17,7 +17,11 @@ from tests.kernel.btf import Btf, sections
 
 HEADER = Path(__file__).parents[2] / "bpf/abi.h"
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
-    "rule": abi.RuleEntry,
+    "criteria": abi.Criteria,
+    "rule4": abi.Rule4,
+    "rule6": abi.Rule6,
+    "node": abi.Node,
+    "forest": abi.Forest,
     "filter": abi.FilterEntry,
     "exclusion": abi.ExclusionEntry,
     "exclusion_table": abi.ExclusionTable,
@@ -100,6 +104,22 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
     "name",
     [
         "RULES_MAX",
+        "CELL_BYTES",
+        "FILTER_CELLS",
+        "WORD_SOURCE",
+        "WORD_DESTINATION",
+        "WORD_SOURCE_PORT",
+        "WORD_DESTINATION_PORT",
+        "WORD_PROTOCOL",
+        "WORD_LEAF",
+        "WORDS",
+        "NODE_CHILDREN",
+        "PORTS_SHOWN",
+        "PORTS_HIDDEN",
+        "PORTS_MEANINGLESS",
+        "KINDS",
+        "TREE_DEPTH_MAX",
+        "TREES_MAX",
         "SESSIONS_MAX",
         "RESOLVERS_MAX",
         "EXCLUSIONS_MAX",
@@ -117,7 +137,7 @@ def test_a_constant_is_the_same_on_both_sides(name: str, defines: dict[str, int]
 
 
 def test_the_api_allows_no_more_than_the_data_plane_holds() -> None:
-    assert limits.DATA_PLANE_RULES_PER_FILTER <= abi.RULES_MAX
+    assert limits.DATA_PLANE_RULES_PER_FILTER == abi.RULES_MAX
     assert limits.DATA_PLANE_SESSIONS_PER_INTERFACE == abi.SESSIONS_MAX
 
 
@@ -137,9 +157,11 @@ def test_the_parts_of_a_mark_do_not_overlap(defines: dict[str, int]) -> None:
 @pytest.mark.root
 def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
     capacity = Capacity()
+    with loaded.map("filters") as filters:
+        assert filters.entries_max == 1
+        assert filters.value_bytes >= capacity.filter_cells * abi.CELL_BYTES + ctypes.sizeof(abi.FilterEntry)
     expected = {
         "interfaces": (capacity.interfaces, 4),
-        "filters": (capacity.filters, ctypes.sizeof(abi.FilterEntry)),
         "exclusions": (capacity.exclusions, ctypes.sizeof(abi.ExclusionTable)),
         "deliveries": (capacity.deliveries, ctypes.sizeof(abi.Delivery)),
         "session_ledger": (capacity.session_rows, ctypes.sizeof(abi.SessionCounters)),

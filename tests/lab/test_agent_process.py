@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pktmirror.agent import abi
 from pktmirror.agent.apply import pins_of
 from pktmirror.desired import (
     DesiredInterface,
@@ -294,7 +295,9 @@ def with_interface(**changed: object) -> Spoil:
 def with_too_many_rules(state: DesiredState) -> DesiredState:
     [(filter_id, document)] = state.filters.items()
     [rule] = document.rules
-    return msgspec.structs.replace(state, filters={filter_id: msgspec.structs.replace(document, rules=(rule,) * 17)})
+    return msgspec.structs.replace(
+        state, filters={filter_id: msgspec.structs.replace(document, rules=(rule,) * (abi.RULES_MAX + 1))}
+    )
 
 
 SPOILT: dict[str, Spoil] = {

@@ -40,6 +40,7 @@ class Stream:
 
     def __init__(self, mirror: Mirror, every_s: float) -> None:
         self.sent = 0
+        self._received: list[int] = []
         self._every_s = every_s
         self._mirror = mirror
         self._stop = threading.Event()
@@ -58,6 +59,7 @@ class Stream:
 
     def goes_on(self, packets: int = 100) -> None:
         """Until so many more datagrams have been sent."""
+        self.received()  # so that the socket has room for more
         until = self.sent + packets
         wait_until(lambda: self.sent >= until, WITHIN_S, "the stream stands still")
 
@@ -72,11 +74,10 @@ class Stream:
 
     def received(self) -> list[int]:
         """The numbers that have reached the client."""
-        numbers = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                numbers.append(struct.unpack("!I", self._receiver.recv(100, socket.MSG_DONTWAIT))[0])
-        return numbers
+                self._received.append(struct.unpack("!I", self._receiver.recv(100, socket.MSG_DONTWAIT))[0])
+        return self._received
 
 
 def mirrored_numbers(mirror: Mirror) -> list[int]:

@@ -14,12 +14,29 @@ from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
 from pktmirror.model.rate import Rate
 
-RULES_MAX = 16
-SESSIONS_MAX = 3
+RULES_MAX = 10000
+SESSIONS_MAX = 64
 RESOLVERS_MAX = 8
 EXCLUSIONS_MAX = 32
 HINT_BITS = 256
 LANES_MAX = 64
+
+CELL_BYTES = 16
+FILTER_CELLS = 2097152
+WORD_SOURCE = 0
+WORD_DESTINATION = 4
+WORD_SOURCE_PORT = 8
+WORD_DESTINATION_PORT = 9
+WORD_PROTOCOL = 10
+WORD_LEAF = 15
+WORDS = 16
+NODE_CHILDREN = 4
+PORTS_SHOWN = 0
+PORTS_HIDDEN = 1
+PORTS_MEANINGLESS = 2
+KINDS = 3
+TREE_DEPTH_MAX = 40
+TREES_MAX = 4
 
 MARK_MAGIC = 0xD7000000
 MARK_SLOT_MASK = 0x3FFF
@@ -29,8 +46,10 @@ NO_GENERATION = 0xFFFFFFFF
 VNI_NOT_QUOTED = 0xFFFFFFFF
 NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
 SESSION_ID_BYTES = 24
+REMEMBERED = 1  # in the place of a policy's generation, until it is given one
 
 DIRECTIONS = (Direction.INGRESS, Direction.EGRESS)
+FAMILIES = (4, 6)
 OUTCOMES = (
     InterfaceOutcome.TAKEN,
     InterfaceOutcome.NOT_TAKEN,
@@ -65,31 +84,62 @@ _Ip = ctypes.c_uint8 * 4
 _Port = ctypes.c_uint8 * 2
 
 
-class RuleEntry(ctypes.Structure):
+class Criteria(ctypes.Structure):
     _fields_ = (
-        ("source_be", _Address),
-        ("source_mask_be", _Address),
-        ("destination_be", _Address),
-        ("destination_mask_be", _Address),
         ("source_port_first", ctypes.c_uint16),
         ("source_port_last", ctypes.c_uint16),
         ("destination_port_first", ctypes.c_uint16),
         ("destination_port_last", ctypes.c_uint16),
-        ("family", ctypes.c_uint8),
         ("protocol", ctypes.c_uint8),
         ("protocol_mask", ctypes.c_uint8),
-        ("names_ports", ctypes.c_uint8),
         ("accepts", ctypes.c_uint8),
-        ("reserved", ctypes.c_uint8 * 3),
+        ("reserved", ctypes.c_uint8),
+        ("number", ctypes.c_uint32),
+    )
+
+
+class Rule4(ctypes.Structure):
+    _fields_ = (
+        ("source", ctypes.c_uint32),
+        ("source_mask", ctypes.c_uint32),
+        ("destination", ctypes.c_uint32),
+        ("destination_mask", ctypes.c_uint32),
+        ("criteria", Criteria),
+    )
+
+
+class Rule6(ctypes.Structure):
+    _fields_ = (
+        ("source", ctypes.c_uint32 * 4),
+        ("source_mask", ctypes.c_uint32 * 4),
+        ("destination", ctypes.c_uint32 * 4),
+        ("destination_mask", ctypes.c_uint32 * 4),
+        ("criteria", Criteria),
+    )
+
+
+class Node(ctypes.Structure):
+    _fields_ = (("thresholds", ctypes.c_uint32 * (NODE_CHILDREN - 1)), ("word_children", ctypes.c_uint32))
+
+
+class Forest(ctypes.Structure):
+    _fields_ = (
+        ("roots", ctypes.c_uint32 * TREES_MAX),
+        ("positions_min", ctypes.c_uint16 * TREES_MAX),
+        ("tree_count", ctypes.c_uint16),
+        ("steps", ctypes.c_uint16),
+        ("reserved", ctypes.c_uint32),
     )
 
 
 class FilterEntry(ctypes.Structure):
+    """How a filter begins; agent/classifier.py makes the whole."""
+
     _fields_ = (
-        ("rule_count", ctypes.c_uint32 * 2),
+        ("cell_count", ctypes.c_uint32),
         ("amazon_dns", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
-        ("rules", (RuleEntry * RULES_MAX) * 2),
+        ("rules", (ctypes.c_uint32 * len(FAMILIES)) * 2),
+        ("forests", ((Forest * KINDS) * len(FAMILIES)) * 2),
     )
 
 
@@ -133,7 +183,7 @@ class Bucket(ctypes.Structure):
 
 class SessionPolicy(ctypes.Structure):
     _fields_ = (
-        ("filter_slot", ctypes.c_uint32),
+        ("filter_cell", ctypes.c_uint32),
         ("mark", ctypes.c_uint32),
         ("stage", ctypes.c_uint32),
         ("ledger_row", ctypes.c_uint32),
@@ -143,6 +193,7 @@ class SessionPolicy(ctypes.Structure):
 
 class InterfacePolicy(ctypes.Structure):
     _fields_ = (
+        ("generation", ctypes.c_uint64),
         ("ledger_row", ctypes.c_uint32),
         ("session_count", ctypes.c_uint32),
         ("exclusion_slot", ctypes.c_uint32),
@@ -228,6 +279,20 @@ def mark(slot: int, generation: int) -> int:
 
 def slot_of(mark: int) -> int:
     return mark & MARK_SLOT_MASK
+
+
+def stamped(policy: bytes, generation: int) -> bytes:
+    """A policy as it goes into the kernel: where its decisions are to be remembered, under this generation."""
+    entry = InterfacePolicy.from_buffer_copy(policy)
+    entry.generation = generation if entry.generation else 0
+    return bytes(bytearray(entry))
+
+
+def unstamped(policy: bytes) -> bytes:
+    """A policy as the plan knows it: equal policies are equal bytes."""
+    entry = InterfacePolicy.from_buffer_copy(policy)
+    entry.generation = REMEMBERED if entry.generation else 0
+    return bytes(bytearray(entry))
 
 
 def session_ledgers(per_cpu: Sequence[bytes]) -> dict[Direction, SessionLedger]:

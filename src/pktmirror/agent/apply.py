@@ -7,10 +7,12 @@ nothing and its successor finds all of it. All methods run in the network namesp
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from pktmirror.agent import abi
+from pktmirror.agent.classifier import cell_count
 from pktmirror.agent.hops import HOP_PREFIX, PROGRAMS, Hops
 from pktmirror.agent.plan import (
     Attach,
@@ -35,7 +37,7 @@ OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
     *("session_buckets", "host_bucket", "home", "hop_lanes", "super_packet_seen"),
-    *("session_ledger", "interface_ledger", "strays"),
+    *("session_ledger", "interface_ledger", "strays", "flows"),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
@@ -89,10 +91,13 @@ class DataPlane:
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
         self._maps["home"].put(_key(0), netns.cookie().to_bytes(8, "little"))
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
+        self._filters = self._maps["filters"].memory()
+        self._generation = 0
         self.tables = self._read_tables()
 
     def close(self) -> None:
         """Let go of everything; what is pinned goes on."""
+        self._filters.close()
         for handle in (*self._programs.values(), *self._maps.values()):
             handle.close()
 
@@ -184,8 +189,8 @@ class DataPlane:
 
     def _carry_out(self, change: Change) -> None:
         match change:
-            case WriteFilter(slot, value):
-                self._maps["filters"].put(_key(slot), value)
+            case WriteFilter(cell, value):
+                self._filters[cell * abi.CELL_BYTES : cell * abi.CELL_BYTES + len(value)] = value
             case WriteExclusions(slot, value):
                 self._maps["exclusions"].put(_key(slot), value)
             case WriteDelivery(slot, value):
@@ -201,7 +206,7 @@ class DataPlane:
             case DropStream(key):
                 self._maps["streams"].delete(key)
             case SwapPolicy(ifindex, value):
-                with bpf.create_array("policy", value) as policy:
+                with bpf.create_array("policy", abi.stamped(value, self._new_generation())) as policy:
                     self._maps["interfaces"].put(_key(ifindex), _key(policy.fd))
             case Attach(ifindex):
                 for name, hook in _HOOKS:
@@ -233,12 +238,12 @@ class DataPlane:
             with bpf.Map.of_id(int.from_bytes(map_id, "little")) as policy:
                 value = policy.get(_key(0))
             if value is not None:
-                policies[int.from_bytes(key, "little")] = value
+                policies[int.from_bytes(key, "little")] = abi.unstamped(value)
         entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
-        filter_slots = {session.filter_slot for entry in entries for session in entry.sessions[: entry.session_count]}
+        filter_cells = {session.filter_cell for entry in entries for session in entry.sessions[: entry.session_count]}
         return Tables(
             policies=policies,
-            filters=self._values("filters", filter_slots),
+            filters={cell: self._filter(cell) for cell in filter_cells},
             exclusions=self._values("exclusions", {entry.exclusion_slot for entry in entries}),
             deliveries=self._used_deliveries(),
             streams=self._streams(),
@@ -252,6 +257,15 @@ class DataPlane:
             for key in streams.keys()  # noqa: SIM118 -- a BPF map, not a dict
             if (row := streams.get(key)) is not None
         }
+
+    def _filter(self, cell: int) -> bytes:
+        begin = cell * abi.CELL_BYTES
+        return self._filters[begin : begin + cell_count(self._filters[begin : begin + abi.CELL_BYTES]) * abi.CELL_BYTES]
+
+    def _new_generation(self) -> int:
+        """A number that no policy of these maps ever had: they end with the boot, whose clock never goes back."""
+        self._generation = max(self._generation + 1, time.monotonic_ns())
+        return self._generation
 
     def _values(self, name: str, slots: Iterable[int]) -> dict[int, bytes]:
         found = {slot: self._maps[name].get(_key(slot)) for slot in slots}

@@ -6,9 +6,10 @@ sentence that says why.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pktmirror.agent import abi
+from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.desired import (
@@ -21,7 +22,6 @@ from pktmirror.desired import (
     Undeliverable,
 )
 from pktmirror.model.exclusions import Exclusion
-from pktmirror.model.filter import Action, Filter, NetworkService, Rule
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource
@@ -30,7 +30,6 @@ Address = IPv4Address | IPv6Address
 
 OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
 NO_MAC = "its MAC address is not known"
-_ALL_PORTS = (0, 65535)
 
 
 class Uncompilable(Exception):
@@ -87,7 +86,7 @@ class CopyStream:
 
 @dataclass(frozen=True, slots=True)
 class WantedSession:
-    """A session at an interface: its filter as bytes of the ABI, its delivery, and where its packets end."""
+    """A session at an interface: its filter as `filter_bytes` makes it, its delivery, and where its packets end."""
 
     filter: bytes
     delivery: WantedDelivery
@@ -128,10 +127,47 @@ def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
     )
 
 
-def compile_state(desired: DesiredState, devices: Iterable[Device], ways: Mapping[RouteQuery, Way]) -> Wanted:
+class CompiledFilters:
+    """Filters compiled before, so that a document that has not changed is not compiled again.
+
+    What the last two states held is known: where one of them cannot be compiled, the agent goes on with the other, and
+    asks for both in turn.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[dict[str, _Compiled], dict[str, _Compiled]] = ({}, {})
+
+    def of(self, desired: DesiredState) -> dict[str, bytes]:
+        """All filters of a state, by id. Raises Uncompilable."""
+        last, before = self._known
+        found: dict[str, _Compiled] = {}
+        self._known = found, last
+        for filter_id, document in desired.filters.items():
+            candidates = (last.get(filter_id), before.get(filter_id))
+            known = next((each for each in candidates if each is not None and _is_of(each, document)), None)
+            found[filter_id] = known or _Compiled(document, _filter(filter_id, document))
+        return {filter_id: compiled.value for filter_id, compiled in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    document: FilterDocument
+    value: bytes
+
+
+def _is_of(compiled: _Compiled, document: FilterDocument) -> bool:
+    return compiled.document is document or compiled.document == document
+
+
+def compile_state(
+    desired: DesiredState,
+    devices: Iterable[Device],
+    ways: Mapping[RouteQuery, Way],
+    compiled: CompiledFilters | None = None,
+) -> Wanted:
     """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
     by_key = {device.found.key: device for device in devices}
-    filters = {filter_id: _filter(filter_id, document) for filter_id, document in desired.filters.items()}
+    filters = (compiled or CompiledFilters()).of(desired)
     interfaces: list[WantedInterface] = []
     problems: dict[str, str] = {}
     for interface in desired.interfaces:
@@ -221,14 +257,11 @@ def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes
 
 
 def _filter(filter_id: str, document: FilterDocument) -> bytes:
+    _refuse_more(len(document.rules), abi.RULES_MAX, f"rules in filter {filter_id}")
     try:
-        filter_ = document.filter()
+        return filter_bytes(document.filter())
     except ValueError as error:
         raise Uncompilable(f"filter {filter_id}: {error}") from None
-    for direction in abi.DIRECTIONS:
-        count = sum(rule.direction is direction for rule in filter_.rules)
-        _refuse_more(count, abi.RULES_MAX, f"{direction.value} rules in filter {filter_id}")
-    return filter_bytes(filter_)
 
 
 def _exclusion(line: ExclusionDocument) -> Exclusion:
@@ -248,34 +281,3 @@ def _address(text: str) -> Address:
 def _refuse_more(count: int, most: int, what: str) -> None:
     if count > most:
         raise Uncompilable(f"{count} {what}; the data plane holds {most}")
-
-
-def filter_bytes(filter_: Filter) -> bytes:
-    """A filter as the kernel reads it: each direction's rules in ascending number."""
-    entry = abi.FilterEntry(amazon_dns=NetworkService.AMAZON_DNS in filter_.services)
-    for index, direction in enumerate(abi.DIRECTIONS):
-        rules = sorted((rule for rule in filter_.rules if rule.direction is direction), key=lambda rule: rule.number)
-        entry.rule_count[index] = len(rules)
-        for position, rule in enumerate(rules):
-            _write_rule(entry.rules[index][position], rule)
-    return bytes(entry)
-
-
-def _write_rule(entry: abi.RuleEntry, rule: Rule) -> None:
-    entry.source_be[:], entry.source_mask_be[:] = _network(rule.source)
-    entry.destination_be[:], entry.destination_mask_be[:] = _network(rule.destination)
-    source = rule.source_ports
-    destination = rule.destination_ports
-    entry.source_port_first, entry.source_port_last = (source.first, source.last) if source else _ALL_PORTS
-    entry.destination_port_first, entry.destination_port_last = (
-        (destination.first, destination.last) if destination else _ALL_PORTS
-    )
-    entry.names_ports = bool(source or destination)
-    entry.family = rule.source.version
-    entry.protocol = rule.protocol or 0
-    entry.protocol_mask = 0 if rule.protocol is None else 0xFF
-    entry.accepts = rule.action is Action.ACCEPT
-
-
-def _network(network: IPv4Network | IPv6Network) -> tuple[bytes, bytes]:
-    return abi.address_bytes(network.network_address), abi.address_bytes(network.netmask)

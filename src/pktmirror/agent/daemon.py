@@ -18,7 +18,15 @@ import structlog
 
 from pktmirror import __version__
 from pktmirror.agent.apply import DataPlane, is_agent_id, purge, remove_pins
-from pktmirror.agent.compile import RouteQuery, Uncompilable, Wanted, Way, compile_state, route_queries
+from pktmirror.agent.compile import (
+    CompiledFilters,
+    RouteQuery,
+    Uncompilable,
+    Wanted,
+    Way,
+    compile_state,
+    route_queries,
+)
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
@@ -137,6 +145,7 @@ class Host:
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
         self._last_good: DesiredState | None = None
+        self._compiled = CompiledFilters()
 
     def close(self) -> None:
         self._data_plane.close()
@@ -213,7 +222,7 @@ class Host:
         links = {link.ifindex: link for link in self.netlink.links()}
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
-            wanted = compile_state(desired, self._devices, ways)
+            wanted = compile_state(desired, self._devices, ways, self._compiled)
             if wanted.interfaces:
                 self._data_plane.make_hops()
             return wanted, plan(wanted, self._data_plane.tables)

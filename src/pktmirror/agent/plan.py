@@ -18,7 +18,7 @@ from pktmirror.model.rate import Rate
 class Capacity:
     """How much the maps hold (bpf/abi.h)."""
 
-    filters: int = 2048
+    filter_cells: int = abi.FILTER_CELLS
     exclusions: int = 8
     deliveries: int = 16384
     session_rows: int = 8192
@@ -28,7 +28,8 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What the kernel holds: values by slot, policies by ifindex, and which devices have the hooks.
+    """What the kernel holds: values by slot (filters by their first cell), policies by ifindex, and which devices have
+    the hooks.
 
     ``streams`` are ledger rows by key. ``retired_slots`` are delivery slots in the order in which they fell out of use:
     the longest unused is reused first.
@@ -45,7 +46,9 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class WriteFilter:
-    slot: int
+    """Write a filter into free cells, from ``cell`` on."""
+
+    cell: int
     value: bytes
 
 
@@ -180,8 +183,8 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
                 streams[key] = row
             case DropStream(key):
                 del streams[key]
-            case WriteFilter(slot, value):
-                filters[slot] = value
+            case WriteFilter(cell, value):
+                filters[cell] = value
             case WriteExclusions(slot, value):
                 exclusions[slot] = value
             case WriteDelivery(slot, value):
@@ -195,6 +198,8 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
                 policies.pop(ifindex, None)
             case ClearSessionRow() | ClearInterfaceRow():
                 pass
+    used = {session.filter_cell for value in policies.values() for session in _sessions(value)}
+    filters = {cell: value for cell, value in filters.items() if cell in used}
     before, after = _slots_in_use(held.policies), _slots_in_use(policies)
     retired = [slot for slot in held.retired_slots if slot not in after] + sorted(before - after)
     return Tables(policies, filters, exclusions, deliveries, streams, frozenset(attached), tuple(retired))
@@ -218,8 +223,8 @@ class _Draft:
         self._capacity = capacity
         policies = [abi.InterfacePolicy.from_buffer_copy(value) for value in held.policies.values()]
         sessions = [session for value in held.policies.values() for session in _sessions(value)]
-        self._filters = {session.filter_slot: held.filters[session.filter_slot] for session in sessions}
-        self._filter_slots: dict[bytes, int] = {value: slot for slot, value in self._filters.items()}
+        self._filters = {session.filter_cell: held.filters[session.filter_cell] for session in sessions}
+        self._filter_cells: dict[bytes, int] = {value: cell for cell, value in self._filters.items()}
         self._exclusions = {policy.exclusion_slot: held.exclusions[policy.exclusion_slot] for policy in policies}
         self._exclusion_slots: dict[bytes, int] = {value: slot for slot, value in self._exclusions.items()}
         self._busy_deliveries = {abi.slot_of(session.mark) for session in sessions}
@@ -240,6 +245,7 @@ class _Draft:
     def policy(self, interface: WantedInterface, exclusions: bytes, budget: Rate) -> bytes:
         """The policy of an interface; whatever it refers to is in `changes` by now, or in the kernel."""
         entry = abi.InterfacePolicy(
+            generation=abi.REMEMBERED,
             ledger_row=self._interface_row(interface.ifindex),
             session_count=len(interface.sessions),
             exclusion_slot=self._exclusion_slot(exclusions),
@@ -259,20 +265,35 @@ class _Draft:
         row = self._session_row(session.delivery.session_id)
         slot, generation = self._delivery_slot(session.delivery, row)
         return abi.SessionPolicy(
-            filter_slot=self._filter_slot(session.filter),
+            filter_cell=self._filter_cell(session.filter),
             mark=abi.mark(slot, generation),
             stage=abi.STAGES.index(session.stage),
             ledger_row=row,
             cap=abi.cap(session.cap),
         )
 
-    def _filter_slot(self, value: bytes) -> int:
-        if value not in self._filter_slots:
-            slot = _free(self._filters, self._capacity.filters, "filters")
-            self._filters[slot] = value
-            self._filter_slots[value] = slot
-            self.changes.append(WriteFilter(slot, value))
-        return self._filter_slots[value]
+    def _filter_cell(self, value: bytes) -> int:
+        if value not in self._filter_cells:
+            cell = self._free_cells(len(value) // abi.CELL_BYTES)
+            self._filters[cell] = value
+            self._filter_cells[value] = cell
+            self.changes.append(WriteFilter(cell, value))
+        return self._filter_cells[value]
+
+    def _free_cells(self, count: int) -> int:
+        """The first gap between the filters that is long enough."""
+        begin = 0
+        for cell, value in sorted(self._filters.items()):
+            if cell - begin >= count:
+                return begin
+            begin = cell + len(value) // abi.CELL_BYTES
+        if self._capacity.filter_cells - begin >= count:
+            return begin
+        used = sum(len(value) for value in self._filters.values()) // abi.CELL_BYTES
+        raise TableFull(
+            f"a filter needs {count} cells side by side; {used} of the {self._capacity.filter_cells} cells for filters "
+            "of this host are in use: use fewer rules, or fewer distinct filters at once"
+        )
 
     def _exclusion_slot(self, value: bytes) -> int:
         if value not in self._exclusion_slots:

@@ -4,6 +4,7 @@ Every failure is an OSError with its errno; for an object that the kernel refuse
 verifier's log are its message. Nothing here knows what the programs do.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _PERCPU_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _BPF_ANY = 0
 _ENOENT = 2
 _OBJ_NAME_BYTES = 15
+_PROG_INFO_BYTES, _VERIFIED_INSNS_AT = 232, 216  # struct bpf_prog_info
 _SK_BUFF_BYTES = 192  # struct __sk_buff, Linux 6.18
 
 _ffi = FFI()
@@ -141,7 +143,7 @@ class Map(Handle):
         self.entries_max: int = info.max_entries
         self._padded_bytes = (self.value_bytes + 7) // 8 * 8
         self._values = cpus() if info.type in _PERCPU_TYPES else 1
-        self._buffer = _ffi.new("char[]", self._padded_bytes * self._values)
+        self._lookup_buffer: Any = None
 
     @classmethod
     def of_id(cls, map_id: int) -> "Map":
@@ -187,6 +189,19 @@ class Map(Handle):
             yield bytes(_ffi.buffer(next_key))
             key = next_key
 
+    def memory(self) -> mmap.mmap:
+        """All values of an array with BPF_F_MMAPABLE, to be read and written in place."""
+        page_bytes = mmap.PAGESIZE
+        padded = self._padded_bytes * self.entries_max
+        return mmap.mmap(self.fd, (padded + page_bytes - 1) // page_bytes * page_bytes)
+
+    @property
+    def _buffer(self) -> Any:
+        """Made at the first look-up: a value may be as large as all filters."""
+        if self._lookup_buffer is None:
+            self._lookup_buffer = _ffi.new("char[]", self._padded_bytes * self._values)
+        return self._lookup_buffer
+
     def _lookup(self, key: bytes) -> bool:
         assert len(key) == self.key_bytes, "the ABI and the object differ"
         result = libbpf().bpf_map_lookup_elem(self.fd, key, self._buffer)
@@ -221,6 +236,12 @@ class Program(Handle):
     @classmethod
     def pinned(cls, path: Path) -> "Program":
         return cls(_get_pinned(path))
+
+    def verified_instructions(self) -> int:
+        """How many instructions the verifier looked at (bpf_prog_info.verified_insns, Linux 5.16)."""
+        info, info_bytes = _ffi.new("char[]", _PROG_INFO_BYTES), _ffi.new("uint32_t *", _PROG_INFO_BYTES)
+        _checked(libbpf().bpf_obj_get_info_by_fd(self.fd, info, info_bytes), "BPF_OBJ_GET_INFO_BY_FD")
+        return int.from_bytes(bytes(_ffi.buffer(info))[_VERIFIED_INSNS_AT:][:4], "little")
 
     def test_run(self, frame: bytes, *, context: bytes = b"", repeat: int = 1) -> TestRun:
         """Run the program on a frame of at least 14 bytes; ``context`` is the beginning of a struct __sk_buff."""

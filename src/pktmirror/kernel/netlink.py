@@ -161,15 +161,12 @@ class Netlink:
 
     def ask_for_neighbour(self, ifindex: int, address: Address) -> None:
         """Let the kernel ask for a neighbour's link address now, so that the first packet need not wait for it."""
-        with _as_os_error(f"ask for the neighbour {address}"):
-            self._route.neigh(
-                "add",
-                dst=str(address),
-                ifindex=ifindex,
-                family=_AF_OF_VERSION[address.version],
-                state=0,
-                flags=_NTF_USE,
-            )
+        family = _AF_OF_VERSION[address.version]
+        try:
+            self._route.neigh("add", dst=str(address), ifindex=ifindex, family=family, state=0, flags=_NTF_USE)
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:  # somebody was quicker
+                raise OSError(error.code, f"ask for the neighbour {address}: {os.strerror(error.code)}") from error
 
     def route_to(
         self, destination: Address, *, device_ifindex: int | None = None, table: int = _RT_TABLE_MAIN

@@ -1,6 +1,6 @@
 """Which session takes a packet, and which rule decided it: the reference for what BPF decides in the kernel.
 
-Pure. bpf/classify.h says the same in C, and tests/kernel holds the two against each other.
+Pure. bpf/classify.h and bpf/trees.h say the same in C, and tests/kernel holds the two against each other.
 """
 
 from collections.abc import Iterable

@@ -7,8 +7,8 @@ VNI_MIN, VNI_MAX = 1, (1 << 24) - 1
 PACKET_BYTES_MIN, PACKET_BYTES_MAX = 1, 8500
 
 # What bpf/abi.h holds room for; test_abi compares them.
-DATA_PLANE_RULES_PER_FILTER = 16
-DATA_PLANE_SESSIONS_PER_INTERFACE = 3
+DATA_PLANE_RULES_PER_FILTER = 10_000
+DATA_PLANE_SESSIONS_PER_INTERFACE = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from pktmirror.agent import abi
+from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.compile import (
+    CompiledFilters,
     RouteQuery,
     Uncompilable,
     Wanted,
     Way,
     compile_state,
-    filter_bytes,
     route_queries,
 )
 from pktmirror.agent.exclusions import exclusion_bytes
@@ -29,7 +30,7 @@ from pktmirror.desired import (
     Underlay,
 )
 from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
-from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
+from pktmirror.model.filter import Action, Direction, Filter, PortRange, Rule
 from pktmirror.model.ledger import Stage
 
 KEY = "netns:web/eth0"
@@ -90,77 +91,6 @@ def compiled(desired: DesiredState, ways: dict[RouteQuery, Way] | None = None) -
     return compile_state(
         desired, [Device(found("netns:other/eth0"), 18, True), device], {QUERY: WAY} if ways is None else ways
     )
-
-
-def test_rules_stand_by_direction_and_in_ascending_number() -> None:
-    rules = [
-        Rule(30, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4, 30),
-        Rule(7, Direction.EGRESS, Action.ACCEPT, ANY4, ANY4, 7),
-        Rule(10, Direction.INGRESS, Action.REJECT, ANY4, ANY4, 10),
-        Rule(20, Direction.INGRESS, Action.ACCEPT, ANY6, ANY6, 20),
-    ]
-    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter(tuple(rules))))
-    assert list(entry.rule_count) == [3, 1]
-    assert [rule.protocol for rule in entry.rules[0][:4]] == [10, 20, 30, 0]
-    assert [rule.protocol for rule in entry.rules[1][:2]] == [7, 0]
-    assert [rule.accepts for rule in entry.rules[0][:3]] == [0, 1, 1]
-    assert [rule.family for rule in entry.rules[0][:3]] == [4, 6, 4]
-    assert entry.amazon_dns == 0
-
-
-def test_a_rule_in_full() -> None:
-    rule = Rule(
-        1,
-        Direction.INGRESS,
-        Action.ACCEPT,
-        ip_network("10.0.0.0/9"),
-        ip_network("192.0.2.7/32"),
-        6,
-        PortRange(1024, 65535),
-        PortRange(22, 22),
-    )
-    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,))))
-    assert bytes(entry.rules[0][0]) == (
-        bytes.fromhex("0a000000 00000000 00000000 00000000  ff800000 00000000 00000000 00000000")
-        + bytes.fromhex("c0000207 00000000 00000000 00000000  ffffffff 00000000 00000000 00000000")
-        + b"".join(port.to_bytes(2, "little") for port in (1024, 65535, 22, 22))
-        + bytes((4, 6, 0xFF, 1, 1, 0, 0, 0))
-    )
-
-
-def test_a_rule_for_ipv6_with_no_protocol_and_no_ports() -> None:
-    rule = Rule(1, Direction.EGRESS, Action.REJECT, ip_network("fd00::/8"), ANY6)
-    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,))))
-    written = entry.rules[1][0]
-    assert bytes(written.source_be) == IPv6Address("fd00::").packed
-    assert bytes(written.source_mask_be) == b"\xff" + bytes(15)
-    assert bytes(written.destination_mask_be) == bytes(16)
-    assert (written.family, written.protocol, written.protocol_mask, written.names_ports, written.accepts) == (
-        6,
-        0,
-        0,
-        0,
-        0,
-    )
-
-
-def test_protocol_0_is_a_protocol_and_not_any() -> None:
-    rule = Rule(1, Direction.INGRESS, Action.ACCEPT, ANY6, ANY6, 0)
-    entry = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,))))
-    assert (entry.rules[0][0].protocol, entry.rules[0][0].protocol_mask) == (0, 0xFF)
-
-
-def test_one_port_range_leaves_the_other_open() -> None:
-    rule = Rule(1, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4, 17, None, PortRange(53, 54))
-    written = abi.FilterEntry.from_buffer_copy(filter_bytes(Filter((rule,)))).rules[0][0]
-    assert (written.source_port_first, written.source_port_last) == (0, 65535)
-    assert (written.destination_port_first, written.destination_port_last) == (53, 54)
-    assert written.names_ports == 1
-
-
-def test_the_network_service_is_in_the_filter() -> None:
-    with_dns = Filter(services=frozenset({NetworkService.AMAZON_DNS}))
-    assert abi.FilterEntry.from_buffer_copy(filter_bytes(with_dns)).amazon_dns == 1
 
 
 def test_the_never_mirrored_table_line_by_line() -> None:
@@ -285,10 +215,10 @@ def test_a_source_whose_primary_address_became_ipv6_sends_nothing_and_leaves_the
     assert "2001:db8::48 is not IPv4" in wanted.problems["tms-2"]
 
 
-MANY_RULES = Filter(tuple(Rule(n, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4) for n in range(1, 18)))
+MANY_RULES = Filter(tuple(Rule(n, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4) for n in range(1, abi.RULES_MAX + 2)))
 
 
-FOUR = state(session(), session(2), session(3), session(4)).interfaces
+TOO_MANY = state(*(session(number) for number in range(1, abi.SESSIONS_MAX + 2))).interfaces
 NINE_RESOLVERS = state(session(), resolvers=("10.0.0.2",) * 9).interfaces
 NO_RESOLVER = state(session(), resolvers=("x",)).interfaces
 NOWHERE = ExclusionDocument(why="x", address="nowhere")
@@ -298,10 +228,14 @@ NOWHERE = ExclusionDocument(why="x", address="nowhere")
     ("change", "why"),
     [
         pytest.param({"filters": {}}, "tms-1 names the filter tmf-1, which is not there", id="an unknown filter"),
-        pytest.param({"filters": {"tmf-1": FilterDocument.of(MANY_RULES)}}, "17 ingress rules", id="too many rules"),
+        pytest.param(
+            {"filters": {"tmf-1": FilterDocument.of(MANY_RULES)}},
+            "10001 rules in filter tmf-1; the data plane holds 10000",
+            id="too many rules",
+        ),
         pytest.param({"exclusions": (ExclusionDocument(why="x"),) * 33}, "33 lines", id="too many exclusions"),
         pytest.param({"exclusions": (NOWHERE,)}, "'nowhere'", id="an exclusion of no address"),
-        pytest.param({"interfaces": FOUR}, "4 sessions", id="a fourth session"),
+        pytest.param({"interfaces": TOO_MANY}, "65 sessions", id="too many sessions"),
         pytest.param({"interfaces": NINE_RESOLVERS}, "9 resolvers", id="too many resolvers"),
         pytest.param({"interfaces": NO_RESOLVER}, "'x'", id="a resolver that is no address"),
     ],
@@ -311,3 +245,38 @@ def test_a_document_that_the_data_plane_cannot_hold_is_refused_as_a_whole(change
     assert compile_state(state(session()), [device], {QUERY: WAY}).interfaces
     with pytest.raises(Uncompilable, match=why):
         compile_state(msgspec.structs.replace(state(session()), **change), [device], {QUERY: WAY})
+
+
+def test_a_filter_is_compiled_again_only_when_its_document_has_changed() -> None:
+    device = Device(found(), 3, is_host_side=True)
+    one, other = (
+        FilterDocument.of(Filter((Rule(number, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4),))) for number in (1, 2)
+    )
+    compiled = CompiledFilters()
+
+    def filter_of(document: FilterDocument, known: CompiledFilters | None = compiled) -> bytes:
+        desired = msgspec.structs.replace(state(session()), filters={"tmf-1": document})
+        return compile_state(desired, [device], {QUERY: WAY}, known).interfaces[0].sessions[0].filter
+
+    first = filter_of(one)
+    assert first == filter_bytes(one.filter())
+    assert filter_of(one) is first
+    assert filter_of(msgspec.json.decode(msgspec.json.encode(one), type=FilterDocument)) is first
+    assert filter_of(other) == filter_bytes(other.filter()) != first
+    assert filter_of(one) is first, "what was last good is asked for in turn with what cannot be compiled"
+    filter_of(other)
+    filter_of(other)
+    assert filter_of(one) is not first, "a filter that is no longer used is kept"
+    assert filter_of(one, None) == first
+
+
+def test_filters_are_known_while_another_part_of_the_document_cannot_be_compiled() -> None:
+    device = Device(found(), 3, is_host_side=True)
+    good = state(session())
+    known = CompiledFilters()
+    first = compile_state(good, [device], {QUERY: WAY}, known).interfaces[0].sessions[0].filter
+    changed = {"tmf-1": FilterDocument.of(MANY_RULES), "tmf-2": FilterDocument.of(Filter())}
+    for _ in range(3):
+        with pytest.raises(Uncompilable):
+            compile_state(msgspec.structs.replace(good, filters=changed), [device], {QUERY: WAY}, known)
+        assert compile_state(good, [device], {QUERY: WAY}, known).interfaces[0].sessions[0].filter is first

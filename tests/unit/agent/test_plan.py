@@ -32,6 +32,7 @@ from pktmirror.agent.plan import (
 from pktmirror.model.ledger import Stage
 from tests.budget import examples
 from tests.unit.agent.wanted import (
+    FILTER_CELLS,
     MAC,
     Wish,
     exclusion_value,
@@ -43,8 +44,8 @@ from tests.unit.agent.wanted import (
     wanted,
 )
 
-AMPLE = Capacity(filters=32, exclusions=8, deliveries=400, session_rows=32, interfaces=16)
-TIGHT = Capacity(filters=5, exclusions=3, deliveries=8, session_rows=7, interfaces=5)
+AMPLE = Capacity(filter_cells=100, exclusions=8, deliveries=400, session_rows=32, interfaces=16)
+TIGHT = Capacity(filter_cells=17, exclusions=3, deliveries=8, session_rows=7, interfaces=5)
 
 
 def planned(state: Wanted, held: Tables, capacity: Capacity = AMPLE) -> list[Change]:
@@ -73,7 +74,7 @@ def test_the_first_session_in_full() -> None:
     expected_delivery.outer_destination_be[:] = ip_address("10.0.0.90").packed
     expected_delivery.next_hop_be[:] = ip_address("10.0.0.90").packed
     expected_delivery.port_be[:] = (4789).to_bytes(2)
-    expected_policy = abi.InterfacePolicy(session_count=1, is_host_side=1)
+    expected_policy = abi.InterfacePolicy(generation=abi.REMEMBERED, session_count=1, is_host_side=1)
     expected_policy.mac[:] = MAC
     expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
 
@@ -164,10 +165,42 @@ def test_hooks_that_were_lost_are_attached_again() -> None:
     assert planned(state, held) == [Attach(3)]
 
 
-def test_sessions_with_one_filter_share_its_slot() -> None:
+def test_sessions_with_one_filter_share_its_cells() -> None:
     held = after(wanted({"a": Wish(filter="p"), "b": Wish(ifindex=4, filter="p"), "c": Wish(ifindex=5, filter="q")}))
-    slots = [sessions(held.policies[ifindex])[0].filter_slot for ifindex in (3, 4, 5)]
-    assert slots[0] == slots[1] != slots[2]
+    cells = [sessions(held.policies[ifindex])[0].filter_cell for ifindex in (3, 4, 5)]
+    assert cells == [0, 0, FILTER_CELLS]
+
+
+def test_a_filter_goes_into_the_first_gap_that_is_long_enough() -> None:
+    """p has 3 cells, q 4, r 5: what p leaves is too short for q, what q leaves too short for r."""
+    three = {"a": Wish(filter="p"), "b": Wish(ifindex=4, filter="q"), "c": Wish(ifindex=5, filter="r")}
+    held = after(wanted(three))
+    assert cells(held) == {3: 0, 4: 3, 5: 7}
+    held = applied(held, planned(wanted(three | {"a": Wish(filter="s")}), held))
+    assert cells(held) == {3: 12, 4: 3, 5: 7}
+    held = applied(held, planned(wanted(three | {"a": Wish(filter="q"), "b": Wish(ifindex=4, filter="q")}), held))
+    assert cells(held) == {3: 3, 4: 3, 5: 7}
+    held = applied(held, planned(wanted(three | {"a": Wish(filter="q"), "c": Wish(ifindex=5, filter="p")}), held))
+    assert cells(held) == {3: 3, 4: 3, 5: 0}
+
+
+def test_cells_are_written_again_only_after_the_swap_that_frees_them() -> None:
+    """Two filters of 3 cells fit into 6, but a change needs the old and the new side by side."""
+    tight = Capacity(filter_cells=2 * FILTER_CELLS + 1)
+    held = after(wanted({"a": Wish(filter="p")}), capacity=tight)
+    changes = planned(wanted({"a": Wish(filter="q")}), held, tight)
+    assert [change.cell for change in changes if isinstance(change, WriteFilter)] == [FILTER_CELLS]
+    held = applied(held, changes)
+    assert list(held.filters) == [FILTER_CELLS]
+    changes = planned(wanted({"a": Wish(filter="p")}), held, tight)
+    assert [change.cell for change in changes if isinstance(change, WriteFilter)] == [0]
+    full = Capacity(filter_cells=2 * FILTER_CELLS)
+    with pytest.raises(TableFull, match=f"needs 4 cells side by side; 3 of the {2 * FILTER_CELLS} cells"):
+        planned(wanted({"a": Wish(filter="q")}), after(wanted({"a": Wish(filter="p")}), capacity=full), full)
+
+
+def cells(held: Tables) -> dict[int, int]:
+    return {ifindex: sessions(value)[0].filter_cell for ifindex, value in held.policies.items()}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +278,7 @@ def test_generations_begin_again_after_the_last() -> None:
 @pytest.mark.parametrize(
     ("capacity", "named"),
     [
-        (Capacity(filters=1), "filters"),
+        (Capacity(filter_cells=FILTER_CELLS), "cells for filters"),
         (Capacity(exclusions=0), "exclusion tables"),
         (Capacity(deliveries=1), "delivery slots"),
         (Capacity(session_rows=1), "session ledger rows"),
@@ -325,12 +358,18 @@ def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> Non
     """In use: by a policy that is held before, or was swapped in by an earlier change. Copies are known before they are
     made, and while they may be."""
     policies, streams, deliveries = dict(held.policies), set(held.streams), dict(held.deliveries)
+    filters = dict(held.filters)
     for change in changes:
         entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
         in_use = [session for value in policies.values() for session in sessions(value)]
         match change:
-            case WriteFilter(slot, _):
-                assert slot not in {session.filter_slot for session in in_use}
+            case WriteFilter(cell, value):
+                in_use_bytes = {session.filter_cell: filters[session.filter_cell] for session in in_use}
+                for other, content in in_use_bytes.items():
+                    assert (
+                        cell + len(value) // abi.CELL_BYTES <= other or other + len(content) // abi.CELL_BYTES <= cell
+                    )
+                filters[cell] = value
             case WriteExclusions(slot, _):
                 assert slot not in {entry.exclusion_slot for entry in entries}
             case WriteDelivery(slot, value):
@@ -378,7 +417,7 @@ def assert_holds(state: Wanted, held: Tables) -> None:
             assert session.mark == abi.mark(slot, there.generation)
             assert session.ledger_row == there.ledger_row
             assert abi.STAGES[session.stage] is wish.stage
-            assert held.filters[session.filter_slot] == wish.filter
+            assert held.filters[session.filter_cell] == wish.filter
             assert bytes(there.session_id).rstrip(b"\0").decode() == wish.delivery.session_id
             assert bytes(there.outer_destination_be) == wish.delivery.outer_destination.packed
             assert (there.vni, there.room_bytes_max) == (wish.delivery.vni, wish.delivery.room_bytes_max)

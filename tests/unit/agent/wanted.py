@@ -24,8 +24,12 @@ class Wish:
     stage: Stage = Stage.SENT
 
 
+FILTER_CELLS = 3  # of the filter p; q and those after it have one more each
+
+
 def filter_value(letter: str) -> bytes:
-    return bytes(bytearray(abi.FilterEntry(reserved=ord(letter))))
+    cells = FILTER_CELLS + ord(letter) - ord("p")
+    return cells.to_bytes(4, "little") + letter.encode() * (cells * abi.CELL_BYTES - 4)
 
 
 def exclusion_value(letter: str) -> bytes:

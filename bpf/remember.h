@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* What was decided of a flow is remembered, so that its next packet costs the same under any number of rules.
+ *
+ * Each CPU has a table of its own, direct-mapped: a newer flow takes the place of an older one. A decision depends on
+ * the policy and on the fields of `struct headers` that are compared here, and on nothing else. A policy is never
+ * written, and its generation never comes again, so what was remembered under it is gone with the swap of the policy.
+ */
+#pragma once
+
+static __always_inline __u64 mix(__u64 hash, __u64 more)
+{
+	hash = (hash ^ more) * 0x9E3779B97F4A7C15ull;
+	return hash ^ hash >> 32;
+}
+
+static __always_inline __u8 shape_of(const struct headers *headers, __u32 direction)
+{
+	return headers->family << 2 | (headers->has_ports & 1) << 1 | (direction & 1);
+}
+
+static __always_inline struct flow *flow_of(const struct interface_policy *policy, const struct headers *headers)
+{
+	__u64 hash = policy->generation;
+	struct flow_block *block;
+	__u32 index;
+
+	hash = mix(hash, (__u64)headers->source_be[0] << 32 | headers->destination_be[0]);
+	hash = mix(hash, (__u64)headers->source_port << 32 | headers->destination_port << 8 | headers->protocol);
+	if (headers->family == 6) {
+		hash = mix(hash, (__u64)headers->source_be[1] << 32 | headers->destination_be[1]);
+		hash = mix(hash, (__u64)headers->source_be[2] << 32 | headers->destination_be[2]);
+		hash = mix(hash, (__u64)headers->source_be[3] << 32 | headers->destination_be[3]);
+	}
+	index = hash % FLOW_BLOCKS;
+	block = bpf_map_lookup_elem(&flows, &index);
+	return block ? &block->flows[(hash / FLOW_BLOCKS) % FLOWS_A_BLOCK] : NULL;
+}
+
+/* Whether it was remembered. The sequence changes meanwhile only where programs can be preempted. */
+static __always_inline bool recall(struct flow *flow, const struct interface_policy *policy, __u32 direction,
+				   const struct headers *headers, struct decision *decision)
+{
+	__u32 sequence = *(volatile __u32 *)&flow->sequence;
+
+	barrier();
+	if (sequence & 1 || flow->generation != policy->generation || flow->source_port != headers->source_port ||
+	    flow->destination_port != headers->destination_port || flow->protocol != headers->protocol ||
+	    flow->shape != shape_of(headers, direction) || !same_address(flow->source_be, headers->source_be) ||
+	    !same_address(flow->destination_be, headers->destination_be))
+		return false;
+	decision->rejected = flow->rejected;
+	decision->taken_by = flow->taken_by;
+	decision->amazon_dns = flow->amazon_dns;
+	barrier();
+	return *(volatile __u32 *)&flow->sequence == sequence;
+}
+
+/* Where programs can be preempted (PREEMPT_RT), another one may run on this CPU in the middle of this: it finds the
+ * sequence odd, and neither reads nor writes. */
+static __always_inline void remember(struct flow *flow, const struct interface_policy *policy, __u32 direction,
+				     const struct headers *headers, const struct decision *decision)
+{
+	__u32 sequence = *(volatile __u32 *)&flow->sequence;
+
+	if (sequence & 1 || __sync_val_compare_and_swap(&flow->sequence, sequence, sequence + 1) != sequence)
+		return;
+	barrier();
+	flow->source_port = headers->source_port;
+	flow->destination_port = headers->destination_port;
+	flow->generation = policy->generation;
+	__builtin_memcpy(flow->source_be, headers->source_be, sizeof(flow->source_be));
+	__builtin_memcpy(flow->destination_be, headers->destination_be, sizeof(flow->destination_be));
+	flow->rejected = decision->rejected;
+	flow->protocol = headers->protocol;
+	flow->shape = shape_of(headers, direction);
+	flow->taken_by = decision->taken_by;
+	flow->amazon_dns = decision->amazon_dns;
+	barrier();
+	*(volatile __u32 *)&flow->sequence = sequence + 2;
+}
+
+/* As `classify`, from memory where it can. */
+__noinline int decide_all(const struct interface_policy *policy, __u32 direction, const struct headers *headers,
+			  struct decision *decision)
+{
+	struct flow *flow;
+
+	if (!policy || !headers || !decision)
+		return 0;
+	flow = policy->generation ? flow_of(policy, headers) : NULL;
+	if (flow && recall(flow, policy, direction, headers, decision))
+		return 0;
+	classify(policy, direction, headers, decision);
+	if (flow)
+		remember(flow, policy, direction, headers, decision);
+	return 0;
+}
