@@ -22,7 +22,6 @@ from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_L
 Address = IPv4Address | IPv6Address
 
 _AF_OF_VERSION = {4: 2, 6: 10}
-_AF_BRIDGE = 7
 _ARPHRD_ETHER = 1
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_SECONDARY = 0x01
