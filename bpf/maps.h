@@ -103,6 +103,14 @@ struct {
 	__type(value, struct bucket);
 } host_bucket SEC(".maps");
 
+/* The netns cookie of the network namespace in which all ifindexes here mean what they should. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} home SEC(".maps");
+
 /* Written before the first policy, and when a hop had to be made anew. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -30,6 +30,7 @@
 #include "streams.h"
 #include "cap.h"
 #include "encap.h"
+#include "home.h"
 
 #define AF_INET 2
 #define SUPER_PACKETS_GONE_NS 1000000000ull
@@ -45,7 +46,7 @@ static __always_inline const struct interface_policy *policy_of(struct __sk_buff
 	__u32 ifindex = skb->ifindex, first = 0;
 	void *policy = bpf_map_lookup_elem(&interfaces, &ifindex);
 
-	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
+	return policy && is_at_home(skb) ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
 /* All packets of a session go one way at a time, so that they stay in order: those after a super-packet take its longer

@@ -167,16 +167,16 @@ class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
     """An interface that the agent found, mirrorable or not."""
 
     key: str  # e.g. "netns:pktmirror-web/eth0"; stable over restarts and re-plugging
-    provider: str  # "netns", "host", …
+    provider: str  # "netns", "container", "tap", "nic", …: agent/inventory.py has them all
     instance: str | None  # the machine or container it belongs to, by the provider's name
     name: str  # as its owner sees it, "eth0"
     device: str  # as the host sees it, "web0"
     kind: str  # "veth", "tap", "bridge-port", "physical"
-    mac: str
+    mac: str | None  # of the interface itself, not of the device; None: not known
     addresses: tuple[str, ...]  # the primary one first
     mtu: int
     up: bool
-    not_mirrorable: str | None = None  # the reason, where its kind cannot be a source
+    not_mirrorable: str | None = None  # the reason, where it cannot be a source as it is now
     neighbours: tuple[str, ...] = ()  # where ``addresses`` is empty: what the host's neighbour table has for the MAC
 
 

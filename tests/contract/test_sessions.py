@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.contract.conftest import Maker
@@ -161,13 +162,19 @@ def test_fact_34_a_session_of_something_unknown(ec2: Any, make: Maker, member: s
         pytest.param(
             found("trunk", "10.0.0.9", not_mirrorable="a bridge is no interface"), "a bridge is no", id="with a reason"
         ),
+        pytest.param(
+            msgspec.structs.replace(found("vnet0", not_mirrorable="nobody was heard"), mac=None),
+            "nobody was heard",
+            id="whose MAC is not known",
+        ),
     ],
 )
 def test_an_interface_that_cannot_be_mirrored_is_listed_but_no_source(
     plane: Plane, ec2: Any, make: Maker, interface: Any, reason: str
 ) -> None:
     [interface_id] = plane.find(interface)
-    assert ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])["NetworkInterfaces"]
+    [listed] = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])["NetworkInterfaces"]
+    assert listed.get("MacAddress") == interface.mac
     asked = make.session_parameters(NetworkInterfaceId=interface_id)
     code, message = refusal_of(ec2.create_traffic_mirror_session, **asked)
     assert code == "NetworkInterfaceNotSupported"

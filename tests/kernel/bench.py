@@ -31,7 +31,7 @@ from pktmirror.agent.plan import (
     plan,
 )
 from pktmirror.desired import DesiredSession, Destination, FoundInterface
-from pktmirror.kernel import bpf
+from pktmirror.kernel import bpf, netns
 from pktmirror.model import evaluation
 from pktmirror.model.evaluation import Candidate, Surroundings
 from pktmirror.model.filter import Direction
@@ -46,7 +46,7 @@ LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket", "hop_lanes"),
-    *("session_ledger", "interface_ledger", "strays"),
+    *("session_ledger", "interface_ledger", "strays", "home"),
 )
 _FIRST = bytes(4)
 _CAPACITY = Capacity(exclusions=4, deliveries=80, session_rows=80, interfaces=16)
@@ -75,6 +75,7 @@ class Bench:
         self._rows = ROWS_LOOKED_AT_MIN
         self._policy = bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
         self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
+        self._maps["home"].put(_FIRST, netns.cookie().to_bytes(8, "little"))
         lanes = abi.Lanes(count=1)
         lanes.lanes[0] = abi.LaneEntry(MISSING_IFINDEX, MISSING_IFINDEX)
         self._maps["hop_lanes"].put(_FIRST, bytes(lanes))

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from types import TracebackType
+from typing import Self
 
 from pktmirror.kernel import netns
 from pktmirror.packet.checksum import internet_checksum
@@ -80,6 +82,14 @@ class Tap:
         self._socket.setblocking(False)
         self._socket.bind((device, _ETH_P_ALL))
         self._dropped = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         self._socket.close()

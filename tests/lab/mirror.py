@@ -101,6 +101,15 @@ class Session:
         return "tms-" + hashlib.sha256(f"{source} {self.vni}".encode()).hexdigest()[:17]
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A source that is no instance of the lab: its key and address, and the host that has it."""
+
+    key: str
+    address: str
+    host: str = "host"
+
+
 @dataclass(slots=True)
 class Desk:
     """What an agent asks for its desired state, and hands its report to."""
@@ -155,6 +164,7 @@ class Mirror:
     def __init__(self, lab: Lab, *, object_path: Path = OBJECT) -> None:
         self.lab = lab
         self.sources: Mapping[str, Sequence[Session]] = {}
+        self.elsewhere: dict[str, Elsewhere] = {}
         self.unheard: set[int] = set()  # VNIs whose copies no collector hears
         self.lost_in_hop: dict[int, int] = {}  # by VNI, where a test breaks a hop: how many packets of egress
         self.agents: dict[str, Agent] = {}
@@ -208,7 +218,12 @@ class Mirror:
     def mac(self, place: str) -> str:
         return self.lab.topology.mac_address(place)
 
+    def host_of(self, place: str) -> str:
+        return self.elsewhere[place].host if place in self.elsewhere else self.lab.topology.host_of(place)
+
     def address(self, place: str) -> str:
+        if place in self.elsewhere:
+            return self.elsewhere[place].address
         return str(self.lab.topology.instance(place).address)
 
     def address6(self, place: str) -> str:
@@ -272,7 +287,7 @@ class Mirror:
     def _state_of(
         self, host: str, host_id: str, exclusions: Sequence[Exclusion], resolvers: Sequence[str]
     ) -> DesiredState:
-        here = {name: sessions for name, sessions in self.sources.items() if self.lab.topology.host_of(name) == host}
+        here = {name: sessions for name, sessions in self.sources.items() if self.host_of(name) == host}
         return DesiredState(
             host_id=host_id,
             revision=self._revision,
@@ -332,13 +347,15 @@ class Mirror:
         )
 
     def key(self, source: str) -> str:
+        if source in self.elsewhere:
+            return self.elsewhere[source].key
         return f"netns:{self.lab.namespace(source)}/eth0"
 
     # --- what was done
 
     def report(self, source: str) -> Report:
         """The fresh report of the agent at the source's host."""
-        return self.agents[self.lab.topology.host_of(source)].turn()
+        return self.agents[self.host_of(source)].turn()
 
     def status(self, source: str, vni: int | None = None) -> str | None:
         session = self._session(source, vni)
@@ -413,7 +430,7 @@ class Mirror:
         sent = Counter(self._gone)
         found: list[str] = []
         for source, sessions in self.sources.items():
-            report = reports[self.lab.topology.host_of(source)]
+            report = reports[self.host_of(source)]
             ledgers = {each.session_id: each.directions for each in report.sessions}
             interfaces = {each.key: each.directions for each in report.mirrored_interfaces}
             for direction, interface in interfaces.get(self.key(source), {}).items():

@@ -29,7 +29,7 @@ from pktmirror.agent.plan import (
     WriteExclusions,
     WriteFilter,
 )
-from pktmirror.kernel import bpf, bpffs
+from pktmirror.kernel import bpf, bpffs, netns
 from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
@@ -37,7 +37,7 @@ from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "host_bucket", "hop_lanes", "super_packet_seen"),
+    *("session_buckets", "host_bucket", "home", "hop_lanes", "super_packet_seen"),
     *("session_ledger", "interface_ledger", "strays", "flows"),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
@@ -91,6 +91,7 @@ class DataPlane:
                 raise
         self._programs = {name: bpf.Program.pinned(self._pins / name) for name in _PROGRAMS}
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
+        self._maps["home"].put(_key(0), netns.cookie().to_bytes(8, "little"))
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self._filters = self._maps["filters"].memory()
         self._generation = 0
@@ -149,6 +150,13 @@ class DataPlane:
             ifindex: abi.interface_ledgers(
                 ledger.get_percpu(_key(abi.InterfacePolicy.from_buffer_copy(policy).ledger_row))
             )
+            for ifindex, policy in self.tables.policies.items()
+        }
+
+    def known_macs(self) -> dict[int, str]:
+        """The MAC address of each mirrored interface, by the ifindex of its device."""
+        return {
+            ifindex: bytes(abi.InterfacePolicy.from_buffer_copy(policy).mac).hex(":")
             for ifindex, policy in self.tables.policies.items()
         }
 

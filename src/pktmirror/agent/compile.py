@@ -31,6 +31,7 @@ from pktmirror.model.underlay import OuterSource
 Address = IPv4Address | IPv6Address
 
 OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+NO_MAC = "its MAC address is not known"
 
 
 class Uncompilable(Exception):
@@ -174,8 +175,9 @@ def compile_state(
     problems: dict[str, str] = {}
     for interface in desired.interfaces:
         device = by_key.get(interface.key)
-        if device is None:
-            problems.update((session.session_id, "interface gone") for session in interface.sessions)
+        problem = "interface gone" if device is None else device.found.not_mirrorable
+        if device is None or device.found.mac is None or problem is not None:
+            problems.update((session.session_id, problem or NO_MAC) for session in interface.sessions)
             continue
         _refuse_more(len(interface.sessions), abi.SESSIONS_MAX, f"sessions at {interface.interface_id}")
         _refuse_more(len(interface.resolvers), abi.RESOLVERS_MAX, f"resolvers of {interface.interface_id}")

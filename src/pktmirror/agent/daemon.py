@@ -29,9 +29,9 @@ from pktmirror.agent.compile import (
 )
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
-from pktmirror.agent.hops import HOP_PREFIX
-from pktmirror.agent.inventory import Device, NamespaceView, devices
+from pktmirror.agent.inventory import Device
 from pktmirror.agent.plan import Change, TableFull, applied, plan
+from pktmirror.agent.survey import survey
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
@@ -124,6 +124,12 @@ def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
         ) from error
 
 
+def look() -> list[Device]:
+    """The interfaces of this process's network namespace, as an agent would find them."""
+    with Netlink() as netlink:
+        return survey(netlink, {})
+
+
 def _purge(bpffs_root: Path, host_id: str) -> bool:
     with Netlink() as netlink:
         return purge(netlink, bpffs_root, host_id)
@@ -148,6 +154,7 @@ class Host:
         self._host_id = host_id
         self._budget = budget
         self._devices: list[Device] = []
+        self._known_macs = data_plane.known_macs()
         self._looked_s = float("-inf")
         self._applied_revision = 0
         self._problems: tuple[str, ...] = ()
@@ -187,15 +194,10 @@ class Host:
 
     def _look(self) -> None:
         self._looked_s = time.monotonic()
-        links = self.netlink.links()
-        nsids = {link.peer_nsid for link in links if link.peer_nsid is not None}
-        self._devices = devices(
-            links,
-            self.netlink.addresses(),
-            _namespaces(self.netlink, nsids) if nsids else {},
-            own_prefix=HOP_PREFIX,
-            neighbours=self.netlink.neighbours(),
-        )
+        self._devices = survey(self.netlink, self._known_macs)
+        self._known_macs = {
+            device.ifindex: device.found.mac for device in self._devices if device.found.mac is not None
+        }
 
     def _watch_names(self) -> None:
         """Names go without an event of netlink, and where their directory itself is gone nothing was deleted."""
@@ -419,25 +421,6 @@ def _locked(path: Path) -> int:
             os.close(fd)
             raise
         os.close(fd)
-
-
-def _namespaces(netlink: Netlink, nsids: set[int]) -> dict[int, NamespaceView]:
-    """The named namespaces to which links of this one lead, by nsid."""
-    views: dict[int, NamespaceView] = {}
-    for name in netns.names():
-        try:
-            nsid = netlink.nsid_of(netns.path(name))
-            if nsid is not None and nsid in nsids:
-                with netns.Visitor(name) as inside:
-                    views[nsid] = inside.run(_view, name)
-        except OSError as error:  # it was removed, or is only the file of one
-            _log.debug("a network namespace cannot be looked into", name=name, why=str(error))
-    return views
-
-
-def _view(name: str) -> NamespaceView:
-    with Netlink() as netlink:
-        return NamespaceView(name, tuple(netlink.links()), tuple(netlink.addresses()))
 
 
 def _wake(fd: int) -> None:

@@ -1,4 +1,7 @@
-"""`pktmirror doctor`: does this machine have what the mirror needs, and what to do where it does not."""
+"""`pktmirror doctor`: does this machine have what the mirror needs, and what to do where it does not.
+
+It also lists the interfaces that an agent would find here, and why one of them cannot be a source; that is no fault.
+"""
 
 import json
 import socket
@@ -12,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pktmirror import agent
+from pktmirror.control.records import InterfaceRecord
 from pktmirror.kernel import features
 from pktmirror.model.rate import default_budget
 
@@ -23,6 +27,7 @@ class Finding:
     """One thing looked at. ``problem`` None: it is as it should be. ``needed_by``: who cannot do without.
 
     ``found`` is what there is, where that is worth knowing without a problem.
+    ``fault`` False: a problem is to be known, and no reason for the exit status.
     """
 
     subject: str
@@ -30,6 +35,7 @@ class Finding:
     problem: str | None
     do: str
     found: str = ""
+    fault: bool = True
 
 
 def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Finding]:
@@ -61,6 +67,15 @@ def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Find
         ("aws", "awscli", "the EC2 API from a shell"),
     ):
         yield Finding(tool, needed_by, features.missing_tool(tool), f"apt-get install {package}")
+    if privileges is None:
+        yield from _interfaces()
+
+
+def _interfaces() -> Iterator[Finding]:
+    """By the words of the control plane, which knows more: what was declared, and what it was told before."""
+    for device in agent.look():
+        reason = InterfaceRecord("", "", device.found).not_mirrorable
+        yield Finding(device.found.key, f"a source at {device.found.device}", reason, "", fault=False)
 
 
 def doctor(
@@ -85,7 +100,8 @@ def doctor(
                 do = finding.do if finding.found else ""
                 table.add_row("[green]ok[/green]", finding.subject, finding.needed_by, finding.found, do)
             else:
-                table.add_row("[red]no[/red]", finding.subject, finding.needed_by, finding.problem, finding.do)
+                mark = "[red]no[/red]" if finding.fault else "[yellow]no[/yellow]"
+                table.add_row(mark, finding.subject, finding.needed_by, finding.problem, finding.do)
         Console().print(table)
-    if any(finding.problem for finding in found):
+    if any(finding.problem and finding.fault for finding in found):
         raise typer.Exit(1)

@@ -33,7 +33,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     device: str
     kind: str
-    mac: str
+    mac: str | None
     addresses: tuple[str, ...]
     address_from: str | None
     mtu: int

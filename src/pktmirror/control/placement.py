@@ -96,7 +96,8 @@ def desired_state(resources: Resources, host_id: str) -> DesiredState:
     placed: dict[str, list[SessionRecord]] = {}
     for session in resources.sessions:
         interface = resources.interfaces[session.interface_id]
-        # Without an address of its own nothing says where a copy came from; `status` names it as the problem.
+        # Without an address of its own nothing says where a copy came from; `status` names it as the problem. Whether
+        # the device can be mirrored now its agent knows best: it keeps what it cannot mirror, as it does what is gone.
         if interface.host_id == host_id and interface.primary_address is not None:
             placed.setdefault(session.interface_id, []).append(session)
     used = {session.filter_id for sessions in placed.values() for session in sessions}

@@ -6,7 +6,6 @@ from pktmirror.control.reports import Reports
 from pktmirror.desired import Undeliverable
 
 INTERFACE_GONE = "interface gone"
-SOURCE_WITHOUT_ADDRESS = "source interface has no primary address"
 AGENT_SILENT_S = 30.0
 
 
@@ -19,8 +18,8 @@ def _problem(session: SessionRecord, resources: Resources, reports: Reports, now
     interface = resources.interfaces[session.interface_id]
     if not interface.attached:
         return INTERFACE_GONE
-    if interface.primary_address is None:
-        return SOURCE_WITHOUT_ADDRESS
+    if interface.found.not_mirrorable is not None or interface.primary_address is None:
+        return interface.not_mirrorable
     where = delivery(session, resources)
     if isinstance(where, Undeliverable):
         return where.reason

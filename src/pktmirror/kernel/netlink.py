@@ -22,9 +22,10 @@ from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_L
 Address = IPv4Address | IPv6Address
 
 _AF_OF_VERSION = {4: 2, 6: 10}
+_ARPHRD_ETHER = 1
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_SECONDARY = 0x01
-_NUD_FAILED = 0x20
+_NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
 _NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
@@ -46,6 +47,7 @@ class Link:
     peer_ifindex: int | None
     peer_nsid: int | None
     permanent_mac: str | None
+    ethernet: bool = True  # what it carries begins with an Ethernet header
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,15 @@ class Neighbour:
     address: Address
     mac: str | None
     failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingEntry:
+    """Who a bridge knows to be behind a port. ``static``: somebody has set it; else the bridge has heard it."""
+
+    port_ifindex: int
+    mac: str
+    static: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +146,16 @@ class Netlink:
                 for version in (4, 6)
                 for message in self._route.get_neighbours(family=_AF_OF_VERSION[version])
                 if message.get("dst") is not None
+            ]
+
+    def forwarding_entries(self) -> list[ForwardingEntry]:
+        """Of all bridges; without their own addresses, which the kernel calls permanent, and without groups."""
+        with _as_os_error("read the forwarding tables of bridges"):
+            return [
+                ForwardingEntry(message["ifindex"], mac, bool(message["state"] & _NUD_NOARP))
+                for message in self._route.fdb("dump")
+                if message.get("master") is not None and not message["state"] & _NUD_PERMANENT
+                if (mac := message.get("lladdr")) is not None and not int(mac[:2], 16) & 1
             ]
 
     def ask_for_neighbour(self, ifindex: int, address: Address) -> None:
@@ -291,6 +312,7 @@ def _link(message: Any) -> Link:
         peer_ifindex=message.get("link"),
         peer_nsid=message.get("link_netnsid"),
         permanent_mac=message.get("perm_address"),
+        ethernet=message["ifi_type"] == _ARPHRD_ETHER,
     )
 
 

@@ -9,7 +9,9 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,8 @@ DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH = 2
+
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 
 _OWN_NAMESPACE = "/proc/thread-self/ns/net"
 
@@ -41,11 +45,10 @@ class Visitor:
 
     ``with Visitor("shop-web") as web: web.run(socket.socket, AF_INET, SOCK_DGRAM)``. What a call opens (sockets,
     netlink, bpf links) belongs to the namespace and may be used from any thread. The name None stays in the
-    namespace of the process. The namespace lives at least as long as its visitor.
+    namespace of the process; a Path is a file of one that has no name. The namespace lives as long as its visitor.
     """
 
-    def __init__(self, name: str | None) -> None:
-        self.name = name
+    def __init__(self, name: str | Path | None) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{name or 'own'}")
         self._ident = self._thread.submit(threading.get_ident).result()
         if name is not None:
@@ -126,13 +129,31 @@ def inode(name: str) -> int:
         raise _missing(name) from None
 
 
-def processes(inodes: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """(pid, inode) of every process whose main thread is in one of the namespaces. A zombie is in none."""
+def cookie() -> int:
+    """The number by which the kernel knows the namespace of this thread; no other ever has it (Linux 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+
+
+def processes(inodes: frozenset[int] | None = None) -> Iterator[tuple[int, int]]:
+    """(pid, inode) of each process whose main thread is in one of the namespaces, or in any. A zombie is in none."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             found = inode_of_process(int(entry.name))
-            if found in inodes:
+            if found is not None and (inodes is None or found in inodes):
                 yield int(entry.name), found
+
+
+@contextmanager
+def file_of_process(pid: int, expected_inode: int) -> Iterator[Path]:
+    """A file of a process's namespace that stays even if the process ends; ProcessLookupError if it is another one."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_ino != expected_inode:
+            raise ProcessLookupError(errno.ESRCH, "another process has this number by now", str(pid))
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def inode_of_process(pid: int) -> int | None:
@@ -160,10 +181,12 @@ def start(name: str | None, argv: Sequence[str], **popen_kwargs: Any) -> "subpro
     return subprocess.Popen(command(name, argv), **popen_kwargs)
 
 
-def _enter(name: str) -> None:
+def _enter(name: str | Path) -> None:
     try:
-        fd = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(name if isinstance(name, Path) else path(name), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
+        if isinstance(name, Path):
+            raise
         raise _missing(name) from None
     try:
         _call("setns", fd, _CLONE_NEWNET)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -5,7 +7,7 @@ from pktmirror.control import status
 from pktmirror.control.history import History, subject
 from pktmirror.control.ledger import CollectorRow, SessionRow, Uncollected, rows
 from pktmirror.control.placement import OUTER_SOURCE_NOT_TOLD, Resources, Stream
-from pktmirror.control.records import CarriedRecord
+from pktmirror.control.records import NO_PRIMARY_ADDRESS, CarriedRecord
 from pktmirror.control.reports import MonitorReport, Received, Reports, StreamReport
 from pktmirror.desired import Report, SessionFigures, SessionStatus
 from pktmirror.model.evaluation import Verdict
@@ -254,8 +256,18 @@ def test_a_session_that_no_agent_reports_is_not_compared() -> None:
         pytest.param(
             resources([interface("web"), SENSOR], [target("s")], [session("a", "web", "s")]),
             Reports(),
-            "source interface has no primary address",
+            NO_PRIMARY_ADDRESS,
             id="no address",
+        ),
+        pytest.param(
+            resources(
+                [replace(SOURCE, found=msgspec.structs.replace(SOURCE.found, mac=None, not_mirrorable="nobody"))],
+                [target("s")],
+                [session("a", "web", "s")],
+            ),
+            Reports(),
+            "nobody",
+            id="not mirrorable",
         ),
         pytest.param(
             resources([SOURCE], [target("s")], [session("a", "web", "s")]),
