@@ -1,4 +1,5 @@
-"""What a mirror adds to the round trip of production: a UDP ping-pong between two instances of a lab.
+"""What a mirror adds to the round trip of production: a ping-pong of 64 bytes between two instances of a lab, by UDP
+and by TCP.
 
 One pair of sockets is timed in turn without a mirror, with pktmirror (both directions in full to a third instance),
 and with the kernel's own means (tc u32 and mirred into a vxlan device, both directions in full). Turns are short and
@@ -36,18 +37,30 @@ IDLE, BUSY = "idle CPUs, which halt between packets", "busy CPUs, which never ha
 
 ECHO = """
 import socket, sys
-echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+kind = socket.SOCK_STREAM if sys.argv[3] == "TCP" else socket.SOCK_DGRAM
+echo = socket.socket(socket.AF_INET, kind)
+echo.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 echo.bind((sys.argv[1], int(sys.argv[2])))
-print("ready", flush=True)
-while True:
-    payload, sender = echo.recvfrom(128)
-    echo.sendto(payload, sender)
+if kind == socket.SOCK_STREAM:
+    echo.listen()
+    print("ready", flush=True)
+    connection, _ = echo.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while payload := connection.recv(128):
+        connection.send(payload)
+else:
+    print("ready", flush=True)
+    while True:
+        payload, sender = echo.recvfrom(128)
+        echo.sendto(payload, sender)
 """
 CLIENT = """
-import socket, statistics, sys, time
-client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+import socket, sys, time
+client = socket.socket(socket.AF_INET, socket.SOCK_STREAM if sys.argv[3] == "TCP" else socket.SOCK_DGRAM)
 client.connect((sys.argv[1], int(sys.argv[2])))
 client.settimeout(5)
+if sys.argv[3] == "TCP":
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 for line in sys.stdin:
     count, times_ns = int(line), []
     for number in range(count + count // 10):
@@ -55,7 +68,8 @@ for line in sys.stdin:
         client.send(b"x" * 64)
         client.recv(128)
         times_ns.append(time.perf_counter_ns() - started_ns)
-    print(statistics.median(times_ns[count // 10:]) / 1000, flush=True)
+    times_ns = sorted(times_ns[count // 10:])
+    print(times_ns[len(times_ns) // 2] / 1000, times_ns[len(times_ns) * 99 // 100] / 1000, flush=True)
 """
 
 
@@ -77,7 +91,13 @@ def main() -> None:
 
 
 def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
-    with Mirror(built) as mirror, sink(mirror), ping_pong(built, mirror.address("web")) as median_us:
+    result: dict[str, object] = {
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
+        "kernel": platform.release(),
+        "turns": turns,
+        "round_trips_a_turn": round_trips,
+    }
+    with Mirror(built) as mirror, sink(mirror):
         mirror.collector("monitor")
         vnis = count(100)
 
@@ -95,27 +115,33 @@ def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
             PEER: lambda: mirred(built, mirror.address("monitor")),
         }
         regimes: dict[str, Callable[[], AbstractContextManager[None]]] = {IDLE: nullcontext, BUSY: spinners}
-        figures = {}
-        for regime, prepare in regimes.items():
-            medians_us: dict[str, list[float]] = {name: [] for name in conditions}
-            with prepare():
-                for _ in range(turns):
-                    for name, condition in conditions.items():
-                        with condition():
-                            medians_us[name].append(median_us(round_trips))
-            figures[regime] = {
-                "median_us": {name: round(statistics.median(values), 2) for name, values in medians_us.items()},
-                "ratio_to_no_mirror": {
-                    name: ratios(values, medians_us[PLAIN]) for name, values in medians_us.items() if name != PLAIN
-                },
-            }
-    return {
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
-        "kernel": platform.release(),
-        "turns": turns,
-        "round_trips_a_turn": round_trips,
-        **figures,
-    }
+        for protocol in ("UDP", "TCP"):
+            for regime, prepare in regimes.items():
+                with ping_pong(built, mirror.address("web"), protocol) as times_us, prepare():
+                    result[f"{protocol}, {regime}"] = compared(conditions, times_us, turns, round_trips)
+    return result
+
+
+def compared(
+    conditions: dict[str, Callable[[], AbstractContextManager[None]]],
+    times_us: Callable[[int], tuple[float, float]],
+    turns: int,
+    round_trips: int,
+) -> dict[str, object]:
+    """The medians of all turns' medians and 99th percentiles, and the ratios to the turn without a mirror beside."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in conditions}
+    for _ in range(turns):
+        for name, condition in conditions.items():
+            with condition():
+                measured[name].append(times_us(round_trips))
+    figures: dict[str, object] = {}
+    for index, what in enumerate(("median", "p99")):
+        values = {name: [each[index] for each in turn] for name, turn in measured.items()}
+        figures[f"{what}_us"] = {name: round(statistics.median(each), 2) for name, each in values.items()}
+        figures[f"{what}_ratio_to_no_mirror"] = {
+            name: ratios(each, values[PLAIN]) for name, each in values.items() if name != PLAIN
+        }
+    return figures
 
 
 def ratios(values: list[float], plain: list[float]) -> dict[str, float]:
@@ -125,18 +151,20 @@ def ratios(values: list[float], plain: list[float]) -> dict[str, float]:
 
 
 @contextmanager
-def ping_pong(built: Lab, address: str) -> Iterator[Callable[[int], float]]:
-    """A function that makes so many round trips and returns their median in microseconds.
+def ping_pong(built: Lab, address: str, protocol: str) -> Iterator[Callable[[int], tuple[float, float]]]:
+    """A function that makes so many round trips and returns their median and 99th percentile in microseconds.
 
     Client and echo are processes of their own, each on a CPU of its own.
     """
     with (
         built.start(
-            "web", ["taskset", "-c", "1", sys.executable, "-c", ECHO, address, str(PORT)], stdout=subprocess.PIPE
+            "web",
+            ["taskset", "-c", "1", sys.executable, "-c", ECHO, address, str(PORT), protocol],
+            stdout=subprocess.PIPE,
         ) as echo,
         built.start(
             "client",
-            ["taskset", "-c", "0", sys.executable, "-c", CLIENT, address, str(PORT)],
+            ["taskset", "-c", "0", sys.executable, "-c", CLIENT, address, str(PORT), protocol],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -144,13 +172,14 @@ def ping_pong(built: Lab, address: str) -> Iterator[Callable[[int], float]]:
     ):
         echo.stdout.readline()
 
-        def median_us(round_trips: int) -> float:
+        def times_us(round_trips: int) -> tuple[float, float]:
             client.stdin.write(f"{round_trips}\n")
             client.stdin.flush()
-            return float(client.stdout.readline())
+            median_us, p99_us = client.stdout.readline().split()
+            return float(median_us), float(p99_us)
 
         try:
-            yield median_us
+            yield times_us
         finally:
             client.kill()
             echo.kill()
