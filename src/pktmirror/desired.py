@@ -10,6 +10,7 @@ import msgspec
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, Network, NetworkService, PortRange, Rule
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
+from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource
 
 LAYOUT = 1
@@ -120,6 +121,7 @@ class DesiredSession(msgspec.Struct, frozen=True, kw_only=True):
     filter_id: str
     packet_bytes_max: int | None
     delivery: Destination | Undeliverable
+    cap: Rate = UNLIMITED
 
 
 class DesiredInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +135,24 @@ class DesiredInterface(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[DesiredSession, ...]
 
 
+class StreamDocument(msgspec.Struct, frozen=True, array_like=True):
+    """The outer headers by which the copies of a session are known wherever they come by (spec 5.19).
+
+    A host is told those of all others, so each is a short array on the wire.
+    """
+
+    outer_source: str
+    outer_destination: str
+    vni: int
+    port: int = 4789
+
+
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one host must make true. ``revision`` only grows; equal revisions are equal documents."""
+    """All that one host must make true. ``revision`` only grows; equal revisions are equal documents.
+
+    ``streams`` are the copies of other hosts, which are not to be mirrored again here. Those of its own sessions a host
+    knows by itself, and a host without sessions is told none.
+    """
 
     layout: int = LAYOUT
     host_id: str
@@ -142,6 +160,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[DesiredInterface, ...] = ()
     filters: dict[str, FilterDocument] = {}
     exclusions: tuple[ExclusionDocument, ...] = ()
+    streams: tuple[StreamDocument, ...] = ()
 
 
 class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +219,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     mirrored_interfaces: tuple[InterfaceFigures, ...] = ()
     problems: tuple[str, ...] = ()
     strays: Tally = Tally()  # frames that reached the hop and are no copy of ours; they are dropped there
+    budget: Rate = UNLIMITED  # what all sessions of the host together may copy
 
 
 def _network(text: str) -> Network:

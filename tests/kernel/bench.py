@@ -21,6 +21,7 @@ from pktmirror.agent.plan import (
     Capacity,
     ClearInterfaceRow,
     ClearSessionRow,
+    ForgetSpent,
     PutStream,
     SwapPolicy,
     Tables,
@@ -118,7 +119,7 @@ class Bench:
                 case SwapPolicy(ifindex, value):
                     assert ifindex == LOOPBACK_IFINDEX
                     self._policy.put(_FIRST, abi.stamped(value, time.monotonic_ns() if remembers else 0))
-                case ClearSessionRow() | ClearInterfaceRow() | Attach():
+                case ClearSessionRow() | ClearInterfaceRow() | ForgetSpent() | Attach():
                     pass
                 case other:
                     raise AssertionError(f"nothing was held, but the plan says {other}")

@@ -25,6 +25,7 @@ from pktmirror.desired import (
     ExclusionDocument,
     FilterDocument,
     Report,
+    StreamDocument,
     Undeliverable,
     Underlay,
 )
@@ -35,6 +36,8 @@ from pktmirror.model.evaluation import Verdict
 from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, PortRange, Rule
 from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+from pktmirror.model.rate import UNLIMITED, Rate
+from pktmirror.model.underlay import OuterSource
 from tests.lab.arrivals import Collector, Copy, Tap
 from tests.waiting import wait_until
 
@@ -91,6 +94,7 @@ class Session:
     vni: int = 7
     packet_bytes_max: int | None = None
     undeliverable: str | None = None
+    cap: Rate = UNLIMITED
 
     def session_id(self, source: str) -> str:
         """By source and VNI, so that a session stays the same when its number, filter or target changes."""
@@ -118,9 +122,10 @@ class Desk:
 
 
 class Agent:
-    """An agent in a host's namespace, that works when the test lets it."""
+    """An agent in a host's namespace, that works when the test lets it, and within a budget when the test sets one."""
 
     def __init__(self, inside: netns.Visitor, bpffs_root: Path, host_id: str, object_path: Path) -> None:
+        self.budget = UNLIMITED
         self.host_id = host_id
         self.bpffs_root = bpffs_root
         self.desk = Desk()
@@ -131,7 +136,7 @@ class Agent:
     def start(self) -> None:
         netlink = self._inside.run(Netlink)
         data_plane = self._inside.run(DataPlane, netlink, self.bpffs_root, self.host_id, self.object_path)
-        self.host = Host(netlink, data_plane, self.host_id)
+        self.host = Host(netlink, data_plane, self.host_id, budget=self.budget)
         self._inside.run(netlink.watch)
 
     def stop(self) -> None:
@@ -303,7 +308,25 @@ class Mirror:
                 for session in sessions
             },
             exclusions=tuple(ExclusionDocument.of(line) for line in exclusions),
+            streams=self._streams_of_others(host) if here else (),
         )
+
+    def _streams_of_others(self, host: str) -> tuple[StreamDocument, ...]:
+        """As the control plane says them; an outer source that is the host's, as its agent last told it."""
+        streams: set[tuple[str, str, int]] = set()
+        for name, sessions in self.sources.items():
+            owner = self.host_of(name)
+            if owner == host:
+                continue
+            told = self.agents[owner].desk.last
+            by_id = {status.session_id: status.outer_source for status in told.statuses} if told else {}
+            for session in sessions:
+                delivery = self._desired(name, session).delivery
+                of_eni = self.underlay.outer_source is OuterSource.ENI
+                source = self.address(name) if of_eni else by_id.get(session.session_id(name))
+                if isinstance(delivery, Destination) and source is not None:
+                    streams.add((source, delivery.address, session.vni))
+        return tuple(StreamDocument(*stream) for stream in sorted(streams))
 
     def _desired(self, source: str, session: Session) -> DesiredSession:
         delivery: Destination | Undeliverable
@@ -320,6 +343,7 @@ class Mirror:
             filter_id=_filter_id(session.filter),
             packet_bytes_max=session.packet_bytes_max,
             delivery=delivery,
+            cap=session.cap,
         )
 
     def key(self, source: str) -> str:

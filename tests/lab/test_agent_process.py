@@ -29,6 +29,7 @@ from pktmirror.desired import (
 from pktmirror.kernel import bpffs, netns
 from pktmirror.lab import Lab, Topology
 from pktmirror.model.filter import UDP, Direction, PortRange
+from pktmirror.model.rate import default_budget
 from tests.lab.alone import alone
 from tests.lab.mirror import Mirror, Session, accepting
 from tests.lab.topologies import VPC
@@ -70,15 +71,16 @@ class Place:
         options: dict[str, object] = {"control": NOBODY, "state": self.state, "host_id": HOST, "bpffs": self.bpffs}
         return [f"--{name.replace('_', '-')}={value}" for name, value in (options | changed).items()]
 
-    def start(self) -> "subprocess.Popen[str]":
-        """An agent whose loop turns."""
-        process = subprocess.Popen(
-            self.argv("agent", *self.agent_options()), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def start(self, said: list[str] | None = None, **options: object) -> "subprocess.Popen[str]":
+        """An agent whose loop turns; what it says until then goes to ``said``."""
+        argv = self.argv("agent", *self.agent_options(**options))
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.processes.append(process)
         wait_until(lambda: self.pins() or process.poll() is not None, START_S, "nothing is pinned")
         assert process.stdout is not None
         for line in process.stdout:
+            if said is not None:
+                said.append(line)
             if "control plane cannot be used" in line:
                 return process
         raise AssertionError(f"the agent ended with {process.wait()}")
@@ -344,3 +346,28 @@ def send_one(mirror: Mirror) -> None:
     """A datagram that the filter takes."""
     with mirror.inside("web").run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"x", (mirror.address("client"), 9999))
+
+
+@pytest.mark.parametrize(
+    ("options", "budget"),
+    [
+        ({}, str(default_budget(os.cpu_count() or 1))),
+        ({"budget_packets_per_second": 1000, "budget_bits_per_second": 8000}, "1,000 packets/s and 8,000 bits/s"),
+        ({"budget_packets_per_second": 0}, "none"),
+    ],
+)
+def test_an_agent_says_at_its_start_within_which_budget_it_copies(
+    place: Place, options: dict[str, object], budget: str
+) -> None:
+    said: list[str] = []
+    place.start(said, **options)
+    assert [line for line in said if "the agent runs" in line and budget in line], said
+
+
+@pytest.mark.parametrize("budget", ["-1", "many", "300000001"])
+def test_a_budget_that_is_none_is_refused_and_nothing_is_loaded(place: Place, budget: str) -> None:
+    argv = place.argv("agent", *place.agent_options(budget_packets_per_second=budget))
+    ended = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--budget-packets-per-second" in ended.stderr
+    assert place.pins() == []

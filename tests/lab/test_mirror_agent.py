@@ -171,7 +171,8 @@ def agent_process(agent: Agent, namespace: str, state: Path) -> "subprocess.Pope
     kept.write_bytes(encode(agent.desk.desired))
     (state / "agent-token").write_text("none")
     options = {"control": "http://127.0.0.1:9", "state": state, "netns": namespace, "host-id": agent.host_id}
-    argv = [f"--{name}={value}" for name, value in {**options, "bpffs": agent.bpffs_root}.items()]
+    options |= {"bpffs": agent.bpffs_root, "budget-packets-per-second": 0}
+    argv = [f"--{name}={value}" for name, value in options.items()]
     process = subprocess.Popen(
         [Path(sys.executable).with_name("pktmirror"), "agent", *argv],
         stdout=subprocess.PIPE,
@@ -179,9 +180,10 @@ def agent_process(agent: Agent, namespace: str, state: Path) -> "subprocess.Pope
         text=True,
     )
     assert process.stdout is not None
-    said = process.stdout.readline()
-    assert "control plane cannot be used" in said, said  # its loop turns: the line comes from beside it
-    return process
+    for line in process.stdout:
+        if "control plane cannot be used" in line:  # its loop turns: the line comes from beside it
+            return process
+    raise AssertionError(f"the agent ended with {process.wait()}")
 
 
 def test_removing_a_session_stops_its_copies_and_takes_the_hooks_off(lab: Build) -> None:

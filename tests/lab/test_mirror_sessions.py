@@ -288,20 +288,3 @@ def test_a_copy_is_routed_to_a_target_in_another_subnet_on_another_host(lab: Bui
         assert [copy.frame for copy in copies] == frames
         assert {copy.outer[22] for copy in copies} == {254}, "one router lies between: TTL 255 less one"
         assert mirror.stages("web", EGRESS) == {Stage.SENT: len(frames)}
-
-
-@pytest.mark.xfail(strict=True, reason="a copy is known by its mark, which does not cross to another host: spec 5.19")
-def test_copies_from_another_host_are_not_mirrored_again(lab: Build) -> None:
-    topology = Topology(
-        name="x",
-        cidr=ACROSS_HOSTS.cidr,
-        hosts=ACROSS_HOSTS.hosts,
-        subnets=ACROSS_HOSTS.subnets,
-        instances=(*ACROSS_HOSTS.instances, Instance("other", "b", IPv4Address("10.0.1.91"))),
-    )
-    with Mirror(lab(topology)) as mirror:
-        mirror.mirror({"web": [Session("monitor", vni=1)], "monitor": [Session("other", vni=2)]})
-        frames = sent(mirror, tcp(), udp())
-        assert [copy.frame for copy in mirror.collector("monitor").copies(1)] == frames
-        assert arrived(mirror, "other") == []
-        assert mirror.outcomes("monitor", INGRESS)[InterfaceOutcome.OWN_COPY] == 2

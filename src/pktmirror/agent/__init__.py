@@ -4,7 +4,7 @@ The only room that translates EC2's words into the kernel's; the border is `comp
 """
 
 from pktmirror.agent.apply import OBJECT
-from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, look, purge_host, run
+from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, cpus, look, purge_host, run
 from pktmirror.agent.departures import NAMESPACE_GONE_S
 
-__all__ = ["DEFAULT_BPFFS", "NAMESPACE_GONE_S", "OBJECT", "Settings", "look", "purge_host", "run"]
+__all__ = ["DEFAULT_BPFFS", "NAMESPACE_GONE_S", "OBJECT", "Settings", "cpus", "look", "purge_host", "run"]

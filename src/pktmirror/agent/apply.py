@@ -21,6 +21,7 @@ from pktmirror.agent.plan import (
     ClearSessionRow,
     Detach,
     DropStream,
+    ForgetSpent,
     PutStream,
     SwapPolicy,
     Tables,
@@ -42,6 +43,7 @@ _MAPS = (
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
 _STAGING = "staging"
+_UNSPENT = bytes(bytearray(abi.Bucket()))
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the control plane takes it in a path
 
 
@@ -198,9 +200,14 @@ class DataPlane:
             case ClearSessionRow(row):
                 ledger = self._maps["session_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
+                self._maps["session_buckets"].put(_key(row), _UNSPENT)
             case ClearInterfaceRow(row):
                 ledger = self._maps["interface_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
+            case ForgetSpent(None):
+                self._maps["host_bucket"].put(_key(0), _UNSPENT)
+            case ForgetSpent(int(row)):
+                self._maps["session_buckets"].put(_key(row), _UNSPENT)
             case PutStream(key, row):
                 self._maps["streams"].put(key, _key(row))
             case DropStream(key):

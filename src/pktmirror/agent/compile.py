@@ -4,6 +4,7 @@ What cannot be delivered is compiled all the same, with the stage under which th
 sentence that says why.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -19,6 +20,7 @@ from pktmirror.desired import (
     Destination,
     ExclusionDocument,
     FilterDocument,
+    StreamDocument,
     Undeliverable,
 )
 from pktmirror.model.exclusions import Exclusion
@@ -164,6 +166,7 @@ def compile_state(
     devices: Iterable[Device],
     ways: Mapping[RouteQuery, Way],
     compiled: CompiledFilters | None = None,
+    budget: Rate = UNLIMITED,
 ) -> Wanted:
     """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
     by_key = {device.found.key: device for device in devices}
@@ -198,7 +201,7 @@ def compile_state(
     session_ids = frozenset(session.session_id for each in desired.interfaces for session in each.sessions)
     _refuse_more(len(desired.exclusions), abi.EXCLUSIONS_MAX, "lines in the never-mirrored table")
     table = exclusion_bytes([_exclusion(line) for line in desired.exclusions])
-    return Wanted(tuple(interfaces), table, session_ids, problems)
+    return Wanted(tuple(interfaces), table, session_ids, problems, budget, _streams(desired.streams))
 
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
@@ -242,7 +245,7 @@ def _session(
         packet_bytes_max=session.packet_bytes_max or 0,
         room_bytes_max=max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES),
     )
-    return WantedSession(filter_, to, Stage.SENT), None
+    return WantedSession(filter_, to, Stage.SENT, session.cap), None
 
 
 def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes, stage: Stage) -> WantedSession:
@@ -254,6 +257,17 @@ def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes
     packet_bytes_max = session.packet_bytes_max or 0
     to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
     return WantedSession(filter_, to, stage)
+
+
+@functools.lru_cache(maxsize=2)  # there may be 10,000 of them, and a document is compiled every second
+def _streams(documents: tuple[StreamDocument, ...]) -> frozenset[CopyStream]:
+    try:
+        return frozenset(
+            CopyStream(IPv4Address(each.outer_source), IPv4Address(each.outer_destination), each.vni, each.port)
+            for each in documents
+        )
+    except ValueError as error:
+        raise Uncompilable(f"the copies of other hosts: {error}") from None
 
 
 def _filter(filter_id: str, document: FilterDocument) -> bytes:

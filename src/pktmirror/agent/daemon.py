@@ -10,7 +10,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
 from pktmirror.kernel.preferred_source import PreferredSources
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import UNLIMITED, Rate, default_budget
 from pktmirror.model.refusal import Refusal
 
 _log = structlog.get_logger("agent")
@@ -57,10 +58,16 @@ class Settings:
     netns: str | None = None
     bpffs_root: Path = DEFAULT_BPFFS
     namespace_gone_s: float = NAMESPACE_GONE_S
+    budget: Rate = field(default_factory=lambda: default_budget(cpus()))
 
     def __post_init__(self) -> None:
         _refuse_bad_host_id(self.host_id)
         refuse_bad_url(self.control_url)
+
+
+def cpus() -> int:
+    """How many CPUs this machine has; copies are made on whichever one the mirrored packet is on."""
+    return os.cpu_count() or 1
 
 
 def run(settings: Settings, stop: threading.Event, ready: threading.Event | None = None) -> None:
@@ -82,6 +89,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
         host = inside.run(_open, settings)
         try:
             events = inside.run(host.netlink.watch)
+            _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
             while not stop.is_set():
                 inside.run(host.turn, controller)
@@ -131,13 +139,20 @@ class Host:
     """One network namespace of this machine, its data plane, and what the last turn found."""
 
     def __init__(
-        self, netlink: Netlink, data_plane: DataPlane, host_id: str, *, namespace_gone_s: float = NAMESPACE_GONE_S
+        self,
+        netlink: Netlink,
+        data_plane: DataPlane,
+        host_id: str,
+        *,
+        namespace_gone_s: float = NAMESPACE_GONE_S,
+        budget: Rate = UNLIMITED,
     ) -> None:
         self.netlink = netlink
         self._sources: PreferredSources | None = None  # most hosts never ask
         self._departures = Departures(namespace_gone_s)
         self._data_plane = data_plane
         self._host_id = host_id
+        self._budget = budget
         self._devices: list[Device] = []
         self._known_macs = data_plane.known_macs()
         self._looked_s = float("-inf")
@@ -222,7 +237,7 @@ class Host:
         links = {link.ifindex: link for link in self.netlink.links()}
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
-            wanted = compile_state(desired, self._devices, ways, self._compiled)
+            wanted = compile_state(desired, self._devices, ways, self._compiled, budget=self._budget)
             if wanted.interfaces:
                 self._data_plane.make_hops()
             return wanted, plan(wanted, self._data_plane.tables)
@@ -300,6 +315,7 @@ class Host:
             ),
             problems=self._problems,
             strays=self._data_plane.strays(),
+            budget=self._budget,
         )
 
 
@@ -317,7 +333,13 @@ def _open(settings: Settings) -> Host:
     netlink = Netlink()
     try:
         data_plane = DataPlane(netlink, settings.bpffs_root, settings.host_id)
-        return Host(netlink, data_plane, settings.host_id, namespace_gone_s=settings.namespace_gone_s)
+        return Host(
+            netlink,
+            data_plane,
+            settings.host_id,
+            namespace_gone_s=settings.namespace_gone_s,
+            budget=settings.budget,
+        )
     except OSError as error:
         netlink.close()
         first, *more = str(error).splitlines()

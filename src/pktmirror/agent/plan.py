@@ -4,6 +4,7 @@ Nothing that a policy refers to is ever written: new contents go to free slots, 
 pointer, is swapped. So every packet sees all of the old state or all of the new.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -66,7 +67,7 @@ class WriteDelivery:
 
 @dataclass(frozen=True, slots=True)
 class ClearSessionRow:
-    """A ledger row begins at zero when a session gets it."""
+    """A ledger row, and what is spent of its cap, begins at zero when a session gets it."""
 
     row: int
 
@@ -80,6 +81,16 @@ class ClearInterfaceRow:
 class SwapPolicy:
     ifindex: int
     value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSpent:
+    """What was spent of a session's cap, by its ledger row, or of the host's budget, for None.
+
+    It is a time, reckoned by the rate that was in force: a packet at one bit a second is hours long.
+    """
+
+    row: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,7 @@ Change = (
     | WriteDelivery
     | ClearSessionRow
     | ClearInterfaceRow
+    | ForgetSpent
     | PutStream
     | DropStream
     | SwapPolicy
@@ -138,8 +150,11 @@ def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> l
         policy = draft.policy(interface, wanted.exclusions, wanted.budget)
         if held.policies.get(interface.ifindex) != policy:
             draft.changes.append(SwapPolicy(interface.ifindex, policy))
+            draft.changes += _forget_spent(held.policies.get(interface.ifindex), policy)
         if interface.ifindex not in held.attached:
             draft.changes.append(Attach(interface.ifindex))
+    if wanted.interfaces and any(_budget(value) != bytes(abi.cap(wanted.budget)) for value in held.policies.values()):
+        draft.changes.append(ForgetSpent(None))
     streams = _streams(wanted, draft.session_rows, (capacity or Capacity()).streams)
     # A copy must be known before the first is made, and as long as one may be.
     puts = [PutStream(key, row) for key, row in streams.items() if held.streams.get(key) != row]
@@ -153,15 +168,23 @@ def _streams(wanted: Wanted, rows: Mapping[str, int], most: int) -> dict[bytes, 
     Each is there with its VNI and without: an ICMP error need not quote as far. Where several sessions share a key, an
     error is nobody's in particular.
     """
-    owners: dict[bytes, set[int]] = {key: set() for stream in wanted.streams for key in _stream_keys(stream)}
+    others = _keys_of(wanted.streams)
+    owners: dict[bytes, set[int]] = {}
     for interface in wanted.interfaces:
         for session in interface.sessions:
             if session.stage is Stage.SENT:
                 for key in _stream_keys(session.delivery):
                     owners.setdefault(key, set()).add(rows[session.delivery.session_id])
-    if len(owners) > most:
-        raise TableFull(f"{len(owners)} keys of streams of copies are more than the {most} that this host holds")
-    return {key: next(iter(owned)) if len(owned) == 1 else abi.NO_ROW for key, owned in owners.items()}
+    owned = {key: next(iter(rows_)) if len(rows_) == 1 else abi.NO_ROW for key, rows_ in owners.items()}
+    streams = dict.fromkeys(others, abi.NO_ROW) | owned
+    if len(streams) > most:
+        raise TableFull(f"{len(streams)} keys of streams of copies are more than the {most} that this host holds")
+    return streams
+
+
+@functools.lru_cache(maxsize=2)  # a frozenset knows its hash: they are worked out once for a document
+def _keys_of(streams: frozenset[CopyStream]) -> frozenset[bytes]:
+    return frozenset(key for stream in streams for key in _stream_keys(stream))
 
 
 def _stream_keys(stream: CopyStream | WantedDelivery) -> Iterator[bytes]:
@@ -196,7 +219,7 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
             case Detach(ifindex):
                 attached.discard(ifindex)
                 policies.pop(ifindex, None)
-            case ClearSessionRow() | ClearInterfaceRow():
+            case ClearSessionRow() | ClearInterfaceRow() | ForgetSpent():
                 pass
     used = {session.filter_cell for value in policies.values() for session in _sessions(value)}
     filters = {cell: value for cell, value in filters.items() if cell in used}
@@ -212,6 +235,20 @@ def _slots_in_use(policies: dict[int, bytes]) -> set[int]:
 def _sessions(policy: bytes) -> list[abi.SessionPolicy]:
     entry = abi.InterfacePolicy.from_buffer_copy(policy)
     return list(entry.sessions[: entry.session_count])
+
+
+def _forget_spent(held: bytes | None, policy: bytes) -> list[Change]:
+    """For each session whose cap is another than it was."""
+    before = {} if held is None else {session.ledger_row: bytes(session.cap) for session in _sessions(held)}
+    return [
+        ForgetSpent(session.ledger_row)
+        for session in _sessions(policy)
+        if before.get(session.ledger_row, bytes(session.cap)) != bytes(session.cap)
+    ]
+
+
+def _budget(policy: bytes) -> bytes:
+    return bytes(abi.InterfacePolicy.from_buffer_copy(policy).budget)
 
 
 class _Draft:

@@ -11,6 +11,7 @@ import msgspec
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import BESIDE_SENT, InterfaceOutcome, Stage, Tally
+from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.refusal import Refusal
 
 LOSSES = tuple(stage for stage in Stage if stage is not Stage.SENT and stage not in BESIDE_SENT)
@@ -63,9 +64,14 @@ class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
     outer_source: str | None
     outer_destination: str | None
     problem: str | None
+    cap: Rate = UNLIMITED
     directions: dict[Direction, DirectionFigures]
     sent: Tally
     collector: Collected | Uncollected
+
+    @property
+    def capped(self) -> Tally:
+        return sum((figures.stage(Stage.CAPPED) for figures in self.directions.values()), Tally())
 
 
 class InterfaceDirection(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from rich.table import Table
 from pktmirror import agent
 from pktmirror.control.records import InterfaceRecord
 from pktmirror.kernel import features
+from pktmirror.model.rate import default_budget
 
 TCX_KERNEL = (6, 6)
 
@@ -25,6 +26,7 @@ TCX_KERNEL = (6, 6)
 class Finding:
     """One thing looked at. ``problem`` None: it is as it should be. ``needed_by``: who cannot do without.
 
+    ``found`` is what there is, where that is worth knowing without a problem.
     ``fault`` False: a problem is to be known, and no reason for the exit status.
     """
 
@@ -32,6 +34,7 @@ class Finding:
     needed_by: str
     problem: str | None
     do: str
+    found: str = ""
     fault: bool = True
 
 
@@ -52,6 +55,8 @@ def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Find
         if built is None:
             refused = features.refused_programs(agent.OBJECT, "hook_ingress")
             yield Finding("programs and tcx hooks", "agent", refused, "report this with the kernel's version")
+    budget = f"{default_budget(agent.cpus())}, a twentieth of the CPUs"
+    yield Finding("budget of copying", "agent", None, "another: `pktmirror agent --budget-packets-per-second`", budget)
     control = features.taken_port("127.0.0.1", control_port, socket.SOCK_STREAM)
     yield Finding(f"TCP port {control_port}", "serve", control, "choose another with `pktmirror serve --listen`")
     monitor = features.taken_port("0.0.0.0", monitor_port, socket.SOCK_DGRAM)
@@ -92,7 +97,8 @@ def doctor(
             table.add_column(column)
         for finding in found:
             if finding.problem is None:
-                table.add_row("[green]ok[/green]", finding.subject, finding.needed_by, "", "")
+                do = finding.do if finding.found else ""
+                table.add_row("[green]ok[/green]", finding.subject, finding.needed_by, finding.found, do)
             else:
                 mark = "[red]no[/red]" if finding.fault else "[yellow]no[/yellow]"
                 table.add_row(mark, finding.subject, finding.needed_by, finding.problem, finding.do)

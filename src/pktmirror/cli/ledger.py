@@ -33,6 +33,7 @@ from pktmirror.cli.terminal import terminal
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
+from pktmirror.model.rate import UNLIMITED
 
 WATCH_EVERY_S = 1.0
 LOST_IN_HOP, LOST_ON_WIRE, NOT_WRITTEN = "lost in hop", "lost on the wire", "not written"
@@ -185,6 +186,9 @@ def _session(session: SessionFigures) -> RenderableType:
 def _remarks(session: SessionFigures) -> Iterator[Text]:
     if session.problem is not None:
         yield Text(f"  ! not mirroring: {session.problem}", "bold red")
+    if session.cap != UNLIMITED or session.capped.packets:
+        over = f"{session.capped.packets:,} packets were over it or over the budget of its host"
+        yield Text(f"  · cap: {session.cap}; {over}, and were not copied", "yellow")
     match session.collector:
         case Uncollected(reason=reason):
             yield Text(f"  · the far end is not compared: {reason}", "yellow")

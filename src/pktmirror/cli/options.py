@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from pktmirror import agent
+from pktmirror.model.rate import (
+    BITS_PER_S_MAX,
+    BUDGET_PACKETS_PER_S_OF_A_CPU,
+    PACKETS_PER_S_MAX,
+    Rate,
+    default_budget,
+)
 from pktmirror.model.refusal import Refusal
 
 DEFAULT_LISTEN = "127.0.0.1:8773"
@@ -24,6 +32,33 @@ Netns = Annotated[
 HostId = Annotated[
     str | None, typer.Option("--host-id", help="By which name the control plane knows this host (default: its name).")
 ]
+BudgetPackets = Annotated[
+    int | None,
+    typer.Option(
+        "--budget-packets-per-second",
+        min=0,
+        max=PACKETS_PER_S_MAX,
+        show_default=f"{BUDGET_PACKETS_PER_S_OF_A_CPU} for each CPU",
+        help="What all sessions of this host together may copy; the rest counts as capped. 0: no limit.",
+    ),
+]
+BudgetBits = Annotated[
+    int | None,
+    typer.Option(
+        "--budget-bits-per-second",
+        min=0,
+        max=BITS_PER_S_MAX,
+        show_default="no limit",
+        help="The same in bits of the mirrored packets. 0: no limit.",
+    ),
+]
+
+
+def budget_of(packets_per_s: int | None, bits_per_s: int | None) -> Rate:
+    """The budget of this host by its options; None is an option that was not given."""
+    if packets_per_s is None:
+        packets_per_s = default_budget(agent.cpus()).packets_per_s
+    return Rate(packets_per_s or None, bits_per_s or None)
 
 
 def default_host_id(netns_name: str | None) -> str:

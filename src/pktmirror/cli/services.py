@@ -12,10 +12,13 @@ from pktmirror.cli.options import (
     DEFAULT_CONTROL,
     DEFAULT_LISTEN,
     DEFAULT_STATE,
+    BudgetBits,
+    BudgetPackets,
     Control,
     HostId,
     Netns,
     State,
+    budget_of,
     default_host_id,
     read_token,
     stop_at_signals,
@@ -87,12 +90,16 @@ def agent_(
             help="A network namespace whose name has been gone so long is deleted, its interfaces and sessions too.",
         ),
     ] = agent.NAMESPACE_GONE_S,
+    budget_packets_per_second: BudgetPackets = None,
+    budget_bits_per_second: BudgetBits = None,
 ) -> None:
     """Run the agent of this host: find interfaces, mirror what is desired, report.
 
-    Mirroring goes on when the agent ends; [bold]pktmirror purge[/bold] ends it.
+    Mirroring goes on when the agent ends; [bold]pktmirror purge[/bold] ends it. Production comes first: what is over
+    the budget is not copied, and [bold]pktmirror ledger[/bold] counts it as capped.
 
-    Example: [bold]pktmirror agent --control http://127.0.0.1:8773 --state /var/lib/pktmirror[/bold]
+    Example: [bold]pktmirror agent --control http://127.0.0.1:8773 --state /var/lib/pktmirror[/bold], or with
+    [bold]--budget-packets-per-second 0[/bold] where every packet is wanted, whatever it costs
     """
     settings = agent.Settings(
         control_url=control_url,
@@ -102,6 +109,7 @@ def agent_(
         netns=netns_name,
         bpffs_root=bpffs,
         namespace_gone_s=namespace_gone_s,
+        budget=budget_of(budget_packets_per_second, budget_bits_per_second),
     )
     agent.run(settings, stop_at_signals())
 

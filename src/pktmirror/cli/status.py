@@ -9,13 +9,15 @@ from rich.text import Text
 
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.cli.terminal import terminal
+from pktmirror.model.ledger import Tally
+from pktmirror.model.rate import UNLIMITED, Rate
 
 SILENT_S = 30.0
 """An agent or a monitor that has said nothing for longer is marked; each reports every few seconds."""
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """``applied_revision`` None: its agent has not reported since the control plane started."""
+    """``applied_revision`` and ``budget`` None: its agent has not reported since the control plane started."""
 
     host_id: str
     agent_version: str
@@ -23,10 +25,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     applied_revision: int | None
     problems: tuple[str, ...]
     stray_packets: int = 0  # frames at the agent's hop that were no copy of ours
+    budget: Rate | None = None  # what all its sessions together may copy
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """``problem`` None: its agent says that it mirrors. ``outer_source``: whose address its copies carry."""
+    """``problem`` None: its agent says that it mirrors. ``outer_source``: whose address its copies carry.
+
+    ``capped``: what was over its ``cap``, or over the budget of its host, and was not copied.
+    """
 
     session_id: str
     interface_id: str
@@ -37,6 +43,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     vni: int
     outer_source: str | None = None
     problem: str | None
+    cap: Rate = UNLIMITED
+    capped: Tally = Tally()
 
 
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +95,9 @@ def shown(status_: Status) -> RenderableType:
         f"  revision {status_.revision}",
     )
     problems = [Text(f"  ! {host.host_id}: {problem}", "red") for host in status_.hosts for problem in host.problems]
-    parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_), _monitors(status_)]
+    parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_)]
+    parts += [_limits(session) for session in status_.sessions if session.cap != UNLIMITED or session.capped.packets]
+    parts.append(_monitors(status_))
     parts += [
         Text(f"  · {host.host_id}: {host.stray_packets} frames at the hop were no copy and were dropped", "yellow")
         for host in status_.hosts
@@ -111,10 +121,11 @@ def progress(host: Host, revision: int) -> tuple[str, str]:
 def _hosts(status_: Status) -> RenderableType:
     if not status_.hosts:
         return Text("No host has reported. Start `pktmirror agent` on the one that has the interfaces.\n")
-    table = _table("host", "agent", "last report", "applied revision", "problems")
+    table = _table("host", "agent", "last report", "applied revision", "budget of copying", "problems")
     for host in status_.hosts:
         problems = Text(str(len(host.problems)), "red" if host.problems else "")
-        table.add_row(host.host_id, host.agent_version, _ago(host.reported_s_ago), _progress(host, status_), problems)
+        told, budget = _ago(host.reported_s_ago), "" if host.budget is None else str(host.budget)
+        table.add_row(host.host_id, host.agent_version, told, _progress(host, status_), budget, problems)
     return table
 
 
@@ -136,6 +147,11 @@ def _sessions(status_: Status) -> RenderableType:
             Text("mirroring", "green") if session.problem is None else Text(session.problem, "red"),
         )
     return table
+
+
+def _limits(session: Session) -> Text:
+    capped = f"{session.capped.packets:,} packets over it or over the budget of the host were not copied"
+    return Text(f"  · {session.session_id}: cap {session.cap}; {capped}", "yellow" if session.capped.packets else "")
 
 
 def _monitors(status_: Status) -> RenderableType:

@@ -11,7 +11,17 @@ import typer
 
 from pktmirror import agent, control, lab
 from pktmirror.cli import monitor
-from pktmirror.cli.options import DEFAULT_LISTEN, DEFAULT_STATE, State, default_host_id, read_token, stop_at_signals
+from pktmirror.cli.options import (
+    DEFAULT_LISTEN,
+    DEFAULT_STATE,
+    BudgetBits,
+    BudgetPackets,
+    State,
+    budget_of,
+    default_host_id,
+    read_token,
+    stop_at_signals,
+)
 from pktmirror.model.refusal import Refusal
 
 START_S = 30.0
@@ -30,11 +40,14 @@ def up(
         str | None,
         typer.Option("--lab", help="Serve a lab: its host, its networks, and the monitor in its instance `monitor`."),
     ] = None,
+    budget_packets_per_second: BudgetPackets = None,
+    budget_bits_per_second: BudgetBits = None,
 ) -> None:
     """Run control plane, agent and monitor on this machine, until Ctrl-C. Mirroring ends with it.
 
     Example: [bold]pktmirror lab up; pktmirror up --lab pktmirror --state DIR[/bold], and in another shell
-    [bold]eval "$(pktmirror env --state DIR)"[/bold]
+    [bold]eval "$(pktmirror env --state DIR)"[/bold]. For a measurement, with every packet copied:
+    [bold]pktmirror up --lab pktmirror --state DIR --budget-packets-per-second 0[/bold]
     """
     captures = captures or state / "captures"
     host_netns = monitor_netns = None
@@ -50,10 +63,12 @@ def up(
     try:
         url = services.start_control(listen, state, networks)
         token = read_token(state / "agent-token")
-        settings = agent.Settings(url, token, host_id, state, host_netns)
+        budget = budget_of(budget_packets_per_second, budget_bits_per_second)
+        settings = agent.Settings(url, token, host_id, state, host_netns, budget=budget)
         services.start("agent", lambda stop, ready: agent.run(settings, stop, ready))
         collector = monitor.Settings(monitor_listen, captures, monitor_netns, url, token)
         services.start("monitor", lambda stop, ready: monitor.run(collector, stop, lambda _: ready.set()))
+        typer.echo(f"Budget of copying: {budget} (--budget-packets-per-second, --budget-bits-per-second).", err=True)
         typer.echo(f'pktmirror is up. In another shell: eval "$(pktmirror env --state {state})"', err=True)
         services.wait()
     finally:

@@ -9,21 +9,15 @@ they had come to before.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pktmirror.control.placement import Resources, delivery, underlay
+from pktmirror.control.placement import Resources, Stream, stream_of
 from pktmirror.control.records import CarriedRecord, EndedSessionRecord, InterfaceRecord, SessionRecord, StreamRecord
 from pktmirror.control.reports import MonitorReport, StreamReport, sent
 from pktmirror.control.store import Transaction
-from pktmirror.desired import Destination, Report, Undeliverable
+from pktmirror.desired import Report
 from pktmirror.model.ledger import Tally
-from pktmirror.model.underlay import OuterSource
 
 ENDED_MAX = 10_000
 """So many ended sessions are remembered; the oldest are forgotten first, and then count for no stream any more."""
-
-Stream = tuple[int, str, str]
-"""VNI, outer source, outer destination."""
-
-OUTER_SOURCE_NOT_TOLD = "its agent has not said yet which address of the host its copies carry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +48,6 @@ class History:
 def subject(stream: Stream) -> str:
     """The name of a stream."""
     return " ".join(map(str, stream))
-
-
-def stream_of(session: SessionRecord, resources: Resources, told: str | None) -> Stream | Undeliverable:
-    """The stream that a session uses now. Where its source has no address, it has none.
-
-    ``told`` is the outer source that its agent says it uses: only the host knows what its routes prefer.
-    """
-    match delivery(session, resources):
-        case Destination(address=address):
-            source = resources.interfaces[session.interface_id]
-            if underlay(source, resources.networks).outer_source is OuterSource.ENI:
-                return session.vni, str(source.primary_address), address
-            return Undeliverable(reason=OUTER_SOURCE_NOT_TOLD) if told is None else (session.vni, told, address)
-        case Undeliverable() as nowhere:
-            return nowhere
 
 
 def sessions_changed(transaction: Transaction, sessions: Iterable[SessionRecord]) -> None:

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pktmirror.control.history import History, Stream, stream_of, subject
-from pktmirror.control.placement import Resources
+from pktmirror.control.history import History, subject
+from pktmirror.control.placement import Resources, Stream, stream_of
 from pktmirror.control.records import SessionRecord
 from pktmirror.control.reports import Reports, outer_sources, sent
 from pktmirror.desired import Undeliverable
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
+from pktmirror.model.rate import UNLIMITED, Rate
 
 NO_MONITOR = "no monitor reports this target"
 NO_FIGURES = "no agent reports this session"
@@ -69,6 +70,7 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     outer_source: str | None
     outer_destination: str | None
     problem: str | None
+    cap: Rate
     directions: Mapping[str, DirectionRow]
     sent: Tally
     collector: CollectorRow | Uncollected
@@ -121,13 +123,22 @@ def rows(
     groups = _groups(used)
     books = _Books(sent_by, _collected(reports), _counted_destinations(reports), history)
     return [
-        _row(session, figures.get(session.session_id), current[session.session_id], groups, books, problems)
+        _row(
+            session,
+            resources.caps.get(session.session_id, UNLIMITED),
+            figures.get(session.session_id),
+            current[session.session_id],
+            groups,
+            books,
+            problems,
+        )
         for session in sorted(resources.sessions, key=lambda session: session.session_id)
     ]
 
 
 def _row(
     session: SessionRecord,
+    cap: Rate,
     figures: Mapping[Direction, SessionLedger] | None,
     stream: Stream | Undeliverable,
     groups: Mapping[str, _Group],
@@ -150,6 +161,7 @@ def _row(
         outer_source=stream[1] if isinstance(stream, tuple) else None,
         outer_destination=stream[2] if isinstance(stream, tuple) else None,
         problem=NO_FIGURES if problem is None and figures is None else problem,
+        cap=cap,
         directions={
             direction.value: _direction((figures or {}).get(direction, SessionLedger())) for direction in Direction
         },

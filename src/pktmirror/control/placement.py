@@ -1,8 +1,10 @@
 """What each host must make true: the account's resources become one document for each agent. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from pktmirror.control import caps
 from pktmirror.control.records import (
     FilterRecord,
     InterfaceRecord,
@@ -18,11 +20,13 @@ from pktmirror.desired import (
     Destination,
     ExclusionDocument,
     FilterDocument,
+    StreamDocument,
     Undeliverable,
     Underlay,
 )
 from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Filter
+from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.target import InterfaceTarget
 from pktmirror.model.underlay import OuterSource
 from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks
@@ -31,11 +35,18 @@ TARGET_TYPE_NOT_DELIVERABLE = "target type not yet deliverable"
 TARGET_INTERFACE_GONE = "target interface gone"
 TARGET_WITHOUT_ADDRESS = "target interface has no primary address"
 TARGET_OF_OTHER_FAMILY = "source and target have no address of one family"
+OUTER_SOURCE_NOT_TOLD = "its agent has not said yet which address of the host its copies carry"
+
+Stream = tuple[int, str, str]
+"""VNI, outer source, outer destination."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """All that placement looks at, as it stood at one revision."""
+    """All that placement looks at, as it stood at one revision.
+
+    By session id: ``caps`` of those that have one, and ``outer_sources``, which their agents have told at any time.
+    """
 
     revision: int
     interfaces: dict[str, InterfaceRecord]
@@ -44,9 +55,14 @@ class Resources:
     rules: tuple[RuleRecord, ...]
     sessions: tuple[SessionRecord, ...]
     networks: Networks = field(default_factory=Networks)
+    caps: Mapping[str, Rate] = field(default_factory=dict)
+    outer_sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, transaction: Transaction) -> "Resources":
+        outer_sources: dict[str, set[str]] = {}
+        for record in transaction.streams.where():
+            outer_sources.setdefault(record.session_id, set()).add(record.outer_source)
         return cls(
             transaction.revision,
             {record.interface_id: record for record in transaction.interfaces.where()},
@@ -55,7 +71,24 @@ class Resources:
             tuple(transaction.rules.where()),
             tuple(transaction.sessions.where()),
             transaction.networks,
+            {session_id: caps.cap_of(tags) for session_id, tags in transaction.tags.with_keys(caps.KEYS).items()},
+            {session_id: frozenset(told) for session_id, told in outer_sources.items()},
         )
+
+    @cached_property
+    def streams(self) -> Mapping[str, frozenset[Stream]]:
+        """The streams of each host's sessions, of those over IPv4: no others are sent.
+
+        Where the outer source is the host's, each that its agent has ever told for the session.
+        """
+        found: dict[str, set[Stream]] = {}
+        for session in self.sessions:
+            here = found.setdefault(self.interfaces[session.interface_id].host_id, set())
+            for told in (None, *self.outer_sources.get(session.session_id, ())):
+                match stream_of(session, self, told):
+                    case (_, outer_source, destination) as stream if ":" not in outer_source + destination:
+                        here.add(stream)
+        return {host_id: frozenset(streams) for host_id, streams in found.items()}
 
 
 def desired_state(resources: Resources, host_id: str) -> DesiredState:
@@ -77,7 +110,30 @@ def desired_state(resources: Resources, host_id: str) -> DesiredState:
         ),
         filters={filter_id: _filter(resources, filter_id) for filter_id in sorted(used)},
         exclusions=tuple(ExclusionDocument.of(line) for line in NEVER_MIRRORED),
+        streams=streams_of_others(resources, host_id) if placed else (),
     )
+
+
+def streams_of_others(resources: Resources, host_id: str) -> tuple[StreamDocument, ...]:
+    """The copies that other hosts send: all of them, as none can be known to never come by (docs/decisions/0009)."""
+    others = (streams for other, streams in resources.streams.items() if other != host_id)
+    found = sorted(set[Stream]().union(*others))
+    return tuple(StreamDocument(outer_source, destination, vni) for vni, outer_source, destination in found)
+
+
+def stream_of(session: SessionRecord, resources: Resources, told: str | None) -> Stream | Undeliverable:
+    """The stream that a session uses now. Where its source has no address, it has none.
+
+    ``told`` is the outer source that its agent says it uses: only the host knows what its routes prefer.
+    """
+    match delivery(session, resources):
+        case Destination(address=address):
+            source = resources.interfaces[session.interface_id]
+            if underlay(source, resources.networks).outer_source is OuterSource.ENI:
+                return session.vni, str(source.primary_address), address
+            return Undeliverable(reason=OUTER_SOURCE_NOT_TOLD) if told is None else (session.vni, told, address)
+        case Undeliverable() as nowhere:
+            return nowhere
 
 
 def delivery(session: SessionRecord, resources: Resources) -> Destination | Undeliverable:
@@ -137,6 +193,7 @@ def _session(resources: Resources, session: SessionRecord) -> DesiredSession:
         filter_id=session.filter_id,
         packet_bytes_max=session.packet_bytes_max,
         delivery=delivery(session, resources),
+        cap=resources.caps.get(session.session_id, UNLIMITED),
     )
 
 

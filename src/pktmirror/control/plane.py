@@ -15,10 +15,10 @@ import msgspec
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
-from pktmirror.control import declaration, history, inventory, ledger, operations, status
+from pktmirror.control import declaration, history, inventory, ledger, operations, reports, status
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
-from pktmirror.control.placement import Resources, desired_state
+from pktmirror.control.placement import Resources, desired_state, stream_of
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
 from pktmirror.control.reports import (
     MonitorReport,
@@ -31,7 +31,9 @@ from pktmirror.control.reports import (
 )
 from pktmirror.control.store import Store, Transaction
 from pktmirror.desired import DesiredState, Report
+from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
+from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
 
@@ -95,6 +97,7 @@ class ControlPlane:
         self._started_at_s = now_s
         self._reports = Reports()
         self._page_key = key.derived("pagination")
+        self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
         self.identity = self._identity(now_s)
         self.networks_applied: list[str] = []
@@ -121,7 +124,9 @@ class ControlPlane:
 
     def desired(self, host_id: str) -> DesiredState:
         with self._store.read() as transaction:
-            resources = Resources.of(transaction)
+            resources = self._resources  # each host asks after each change
+            if resources is None or resources.revision != transaction.revision:
+                resources = self._resources = Resources.of(transaction)
         return desired_state(resources, host_id)
 
     def agent_reported(self, report: Report, now_s: float) -> None:
@@ -150,9 +155,10 @@ class ControlPlane:
             history.interfaces_changed(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
-            if changed or deleted:
-                transaction.bump_revision()
+            streams = transaction.streams.count()
             noted = history.agent_told(transaction, told)
+            if changed or deleted or transaction.streams.count() != streams:  # other hosts are told of a stream
+                transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
         self._outer_sources.update(noted)
 
@@ -255,6 +261,7 @@ class ControlPlane:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
+        capped = reports.capped(self._reports)
         return {
             "version": pktmirror.__version__,
             "account_id": self.identity.account_id,
@@ -273,6 +280,8 @@ class ControlPlane:
                     "vni": session.vni,
                     "outer_source": _outer_source(session, resources, told.get(session.session_id)),
                     "problem": problems[session.session_id],
+                    "cap": resources.caps.get(session.session_id, UNLIMITED),
+                    "capped": capped.get(session.session_id, Tally()),
                 }
                 for session in resources.sessions
             ],
@@ -392,6 +401,7 @@ class ControlPlane:
             "applied_revision": None if told is None else told.report.applied_revision,
             "problems": [] if told is None else list(told.report.problems),
             "stray_packets": 0 if told is None else told.report.strays.packets,
+            "budget": None if told is None else told.report.budget,
         }
 
     def _context(self, transaction: Transaction, now_s: float) -> Context:
@@ -448,5 +458,5 @@ def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
 
 
 def _outer_source(session: SessionRecord, resources: Resources, told: str | None) -> str | None:
-    stream = history.stream_of(session, resources, told)
+    stream = stream_of(session, resources, told)
     return stream[1] if isinstance(stream, tuple) else None

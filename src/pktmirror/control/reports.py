@@ -70,6 +70,15 @@ def sent(directions: Mapping[Direction, SessionLedger]) -> Tally:
     return sum((ledger.stage(Stage.SENT) for ledger in directions.values()), Tally())
 
 
+def capped(reports: Reports) -> dict[str, Tally]:
+    """By session id: what was over its cap, or over the budget of its host, in both directions."""
+    return {
+        figures.session_id: sum((ledger.stage(Stage.CAPPED) for ledger in figures.directions.values()), Tally())
+        for told in reports.agents.values()
+        for figures in told.report.sessions
+    }
+
+
 def outer_sources(reports: Reports) -> dict[str, str]:
     """By session id: the outer source that its agent says its copies carry."""
     return {

@@ -7,7 +7,7 @@ calls `Transaction.bump_revision` in the same transaction.
 import functools
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -75,6 +75,10 @@ class Tags:
 
     def all(self) -> dict[str, dict[str, str]]:
         return self._read()
+
+    def with_keys(self, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Those of these keys alone."""
+        return self._read(schema.TAGS.c.key.in_(list(keys)))
 
     def of(self, resource_id: str) -> dict[str, str]:
         return self._read(schema.TAGS.c.resource_id == resource_id).get(resource_id, {})

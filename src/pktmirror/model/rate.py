@@ -1,6 +1,11 @@
-"""How much may be copied: a limit of one session, or the budget of a host (spec 1.9). Pure."""
+"""How much may be copied: the cap of one session, or the budget of a host (spec 1.9). Pure."""
 
 from dataclasses import dataclass
+
+PACKETS_PER_S_MAX = 300_000_000
+BITS_PER_S_MAX = 100_000_000_000  # the kernel counts in 1/64 ns: up to here a rate is held to within 3 %
+
+BUDGET_PACKETS_PER_S_OF_A_CPU = 25_000  # a copy takes 2 us of a CPU: 5 % of the CPUs (docs/decisions/0009)
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,9 +16,22 @@ class Rate:
     bits_per_s: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("packets", self.packets_per_s), ("bits", self.bits_per_s)):
-            if value is not None and value < 1:
-                raise ValueError(f"{value} {name} a second is no rate; the least is 1")
+        for name, value, most in (
+            ("packets", self.packets_per_s, PACKETS_PER_S_MAX),
+            ("bits", self.bits_per_s, BITS_PER_S_MAX),
+        ):
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{value} {name} a second is no rate; the least is 1, the most {most}")
+
+    def __str__(self) -> str:
+        packets = None if self.packets_per_s is None else f"{self.packets_per_s:,} packets/s"
+        bits = None if self.bits_per_s is None else f"{self.bits_per_s:,} bits/s"
+        return " and ".join(part for part in (packets, bits) if part) or "none"
 
 
 UNLIMITED = Rate()
+
+
+def default_budget(cpus: int) -> Rate:
+    """What a host may copy unless its operator says otherwise: a twentieth of its CPUs goes into copies at the most."""
+    return Rate(packets_per_s=BUDGET_PACKETS_PER_S_OF_A_CPU * cpus)

@@ -9,6 +9,7 @@ from pktmirror.agent import abi
 from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.compile import (
     CompiledFilters,
+    CopyStream,
     RouteQuery,
     Uncompilable,
     Wanted,
@@ -26,12 +27,14 @@ from pktmirror.desired import (
     ExclusionDocument,
     FilterDocument,
     FoundInterface,
+    StreamDocument,
     Undeliverable,
     Underlay,
 )
 from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, PortRange, Rule
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import UNLIMITED, Rate
 
 KEY = "netns:web/eth0"
 ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
@@ -91,6 +94,31 @@ def compiled(desired: DesiredState, ways: dict[RouteQuery, Way] | None = None) -
     return compile_state(
         desired, [Device(found("netns:other/eth0"), 18, True), device], {QUERY: WAY} if ways is None else ways
     )
+
+
+def test_a_cap_and_a_budget_reach_what_is_wanted() -> None:
+    capped = msgspec.structs.replace(session(1), cap=Rate(100, 8000))
+    device = Device(found(), ifindex=17, is_host_side=True)
+    wanted = compile_state(state(capped, session(2)), [device], {QUERY: WAY}, budget=Rate(packets_per_s=50_000))
+    assert [each.cap for each in wanted.interfaces[0].sessions] == [Rate(100, 8000), UNLIMITED]
+    assert wanted.budget == Rate(packets_per_s=50_000)
+    assert compiled(state(session())).budget == UNLIMITED
+
+
+def test_the_copies_of_other_hosts_are_compiled_to_what_the_wire_shows() -> None:
+    told = (StreamDocument("10.0.1.48", "10.0.1.90", 7), StreamDocument("10.0.1.48", "10.0.1.90", 8, 4790))
+    assert compiled(msgspec.structs.replace(state(session()), streams=told)).streams == {
+        CopyStream(IPv4Address("10.0.1.48"), IPv4Address("10.0.1.90"), 7, 4789),
+        CopyStream(IPv4Address("10.0.1.48"), IPv4Address("10.0.1.90"), 8, 4790),
+    }
+    assert compiled(state(session())).streams == frozenset(), "its own it knows by itself"
+
+
+@pytest.mark.parametrize("address", ["nowhere", "2001:db8::1", ""])
+def test_copies_of_other_hosts_that_cannot_be_are_refused(address: str) -> None:
+    told = (StreamDocument(address, "10.0.1.90", 7),)
+    with pytest.raises(Uncompilable, match="the copies of other hosts"):
+        compiled(msgspec.structs.replace(state(session()), streams=told))
 
 
 def test_the_never_mirrored_table_line_by_line() -> None:

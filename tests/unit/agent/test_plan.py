@@ -19,6 +19,7 @@ from pktmirror.agent.plan import (
     ClearSessionRow,
     Detach,
     DropStream,
+    ForgetSpent,
     PutStream,
     SwapPolicy,
     TableFull,
@@ -30,6 +31,7 @@ from pktmirror.agent.plan import (
     plan,
 )
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import Rate
 from tests.budget import examples
 from tests.unit.agent.wanted import (
     FILTER_CELLS,
@@ -128,6 +130,35 @@ def test_more_streams_than_a_host_holds_change_nothing() -> None:
     with pytest.raises(TableFull, match="streams of copies"):
         planned(wanted({"a": Wish(), "b": Wish(number=2, vni=8)}), Tables(), replace(AMPLE, streams=2))
     assert planned(wanted({"a": Wish()}), Tables(), replace(AMPLE, streams=2))
+
+
+def test_another_cap_swaps_the_policy_and_then_forgets_what_was_spent() -> None:
+    held = after(wanted({"a": Wish(), "b": Wish(number=2, vni=8), "c": Wish(ifindex=4)}))
+    row = rows(held)["b"]
+    capped = wanted({"a": Wish(), "b": Wish(number=2, vni=8, cap=Rate(10, 80_000)), "c": Wish(ifindex=4)})
+    swap, forget = planned(capped, held)
+    assert isinstance(swap, SwapPolicy)
+    assert forget == ForgetSpent(row)
+    entry = sessions(swap.value)[1]
+    assert (entry.cap.packet_ticks, entry.cap.byte_ticks) == (64 * 10**8, 64 * 10**5)
+    assert planned(capped, after(capped)) == []
+
+
+def test_another_number_of_a_session_leaves_what_its_cap_has_spent() -> None:
+    capped = Wish(cap=Rate(10))
+    changes = planned(wanted({"a": replace(capped, number=9)}), after(wanted({"a": capped})))
+    assert not [change for change in changes if isinstance(change, ForgetSpent)]
+
+
+def test_another_budget_reaches_every_interface_and_forgets_what_was_spent() -> None:
+    state = wanted({"a": Wish(), "b": Wish(ifindex=4, cap=Rate(10))})
+    held = after(replace(state, budget=Rate(100)))
+    *swaps, forget = planned(replace(state, budget=Rate(200)), held)
+    assert [swap.ifindex for swap in swaps if isinstance(swap, SwapPolicy)] == [3, 4]
+    assert len(swaps) == 2
+    assert forget == ForgetSpent(None)
+    assert policy(applied(held, [*swaps, forget]), 4).budget.packet_ticks == 64 * 10**9 // 200
+    assert planned(replace(state, budget=Rate(100)), held) == []
 
 
 def test_resolvers_keep_their_family() -> None:

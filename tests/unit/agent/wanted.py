@@ -8,6 +8,7 @@ from pktmirror.agent import abi
 from pktmirror.agent.compile import Wanted, WantedDelivery, WantedInterface, WantedSession
 from pktmirror.agent.plan import Tables
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import UNLIMITED, Rate
 
 MAC = bytes.fromhex("020000000048")
 
@@ -22,6 +23,7 @@ class Wish:
     vni: int = 7
     number: int = 1
     stage: Stage = Stage.SENT
+    cap: Rate = UNLIMITED
 
 
 FILTER_CELLS = 3  # of the filter p; q and those after it have one more each
@@ -57,7 +59,9 @@ def wanted(wishes: Mapping[str, Wish], *, exclusions: str = "x", idle: frozenset
     for ifindex in sorted(ifindexes):
         here = sorted((wish.number, name) for name, wish in wishes.items() if wish.ifindex == ifindex)
         sessions = tuple(
-            WantedSession(filter_value(wishes[name].filter), delivery(name, wishes[name]), wishes[name].stage)
+            WantedSession(
+                filter_value(wishes[name].filter), delivery(name, wishes[name]), wishes[name].stage, wishes[name].cap
+            )
             for _, name in here[: abi.SESSIONS_MAX]
         )
         interfaces.append(WantedInterface(ifindex, MAC, True, (), sessions))

@@ -9,7 +9,8 @@ from rich.console import Console
 from pktmirror.cli import ledger, status
 from pktmirror.cli.balance import Ledger, Uncollected
 from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import Tally
+from pktmirror.model.ledger import Stage, Tally
+from pktmirror.model.rate import Rate
 from tests.unit.cli.figures import collected, direction, interface, session
 
 
@@ -53,6 +54,21 @@ def test_losses_stand_below_what_they_are_lost_from():
         (4, "not written", 3),
         (3, "lost on the wire", 1),
     ]
+
+
+def test_a_cap_and_what_was_over_it_are_said_and_are_no_difference():
+    directions = {Direction.INGRESS: direction(stages={Stage.SENT: Tally(2, 200), Stage.CAPPED: Tally(4, 400)})}
+    figures = session(
+        cap=Rate(packets_per_s=1000),
+        directions=directions,
+        sent=Tally(2, 200),
+        collector=collected(received=Tally(2, 200), written=Tally(2, 200)),
+    )
+    shown = printed(ledger.shown(Ledger(sessions=(figures,), interfaces=())))
+    assert "cap: 1,000 packets/s; 4 packets were over it" in shown
+    assert "✓ adds up" in shown
+    assert (2, "capped", 4) in outline(directions=directions)
+    assert "cap:" not in printed(ledger.shown(Ledger(sessions=(session(),), interfaces=())))
 
 
 def test_nothing_is_said_of_a_far_end_where_nobody_counts():

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from pktmirror.control import status
-from pktmirror.control.history import OUTER_SOURCE_NOT_TOLD, History, Stream, subject
+from pktmirror.control.history import History, subject
 from pktmirror.control.ledger import CollectorRow, SessionRow, Uncollected, rows
-from pktmirror.control.placement import Resources
+from pktmirror.control.placement import OUTER_SOURCE_NOT_TOLD, Resources, Stream
 from pktmirror.control.records import NO_PRIMARY_ADDRESS, CarriedRecord
 from pktmirror.control.reports import MonitorReport, Received, Reports, StreamReport
 from pktmirror.desired import Report, SessionFigures, SessionStatus

@@ -1,13 +1,15 @@
 from dataclasses import replace
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
-from pktmirror.control.placement import desired_state
+from pktmirror.control.placement import Resources, desired_state
 from pktmirror.control.records import FilterRecord, InterfaceRecord, RuleRecord, TargetRecord
-from pktmirror.desired import Destination, Undeliverable, Underlay
+from pktmirror.desired import Destination, StreamDocument, Undeliverable, Underlay
 from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Action, Direction, Rule
+from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.target import LoadBalancerTarget
 from pktmirror.model.underlay import OuterSource
 from pktmirror.networks import Networks, load
@@ -143,6 +145,67 @@ def test_with_the_hosts_address_outside_the_family_of_the_source_does_not_matter
         resources(there, [target("s")], [session("a", "web", "s")], networks=networks), HOST
     ).interfaces
     assert isinstance(web.sessions[0].delivery, Destination) is delivered
+
+
+def told(*streams: tuple[str, str, int]) -> tuple[StreamDocument, ...]:
+    return tuple(StreamDocument(*stream) for stream in streams)
+
+
+def elsewhere(networks: Networks, **more: Any) -> Resources:
+    """A source here, three on the host h2, of which one delivers nothing."""
+    all_ = resources(
+        [
+            interface("web", "10.0.0.1"),
+            interface("far", "10.0.0.3", host="h2"),
+            interface("bare", host="h2"),
+            interface("s", "10.0.0.4"),
+        ],
+        [target("s"), target("lb", LoadBalancerTarget("arn"))],
+        [
+            session("a", "web", "s", vni=1),
+            session("b", "far", "s", 1, vni=2),
+            session("c", "far", "s", 2, vni=2),
+            session("d", "far", "lb", 3, vni=3),
+            session("e", "bare", "lb", vni=4),
+        ],
+        networks=networks,
+    )
+    return replace(all_, **more)
+
+
+def test_a_host_is_told_the_copies_of_all_others_once_each_and_not_its_own() -> None:
+    all_ = elsewhere(NETWORKS)
+    assert desired_state(all_, HOST).streams == told(("10.0.0.3", "10.0.0.4", 2))
+    assert desired_state(all_, "h2").streams == told(("10.0.0.1", "10.0.0.4", 1))
+    assert desired_state(all_, "h3").streams == (), "it mirrors nothing"
+
+
+def test_an_outer_source_that_is_another_hosts_is_told_once_its_agent_has_said_it() -> None:
+    assert desired_state(elsewhere(OF_HOST), HOST).streams == ()
+    known = {"tms-b": frozenset({"10.0.0.200", "10.0.0.201"}), "tms-a": frozenset({"10.0.0.202"})}
+    assert desired_state(elsewhere(OF_HOST, outer_sources=known), HOST).streams == told(
+        ("10.0.0.200", "10.0.0.4", 2), ("10.0.0.201", "10.0.0.4", 2)
+    )
+
+
+def test_copies_over_ipv6_are_not_told_as_none_are_sent() -> None:
+    far, sensor = interface("far", "2001:db8::3", host="h2"), interface("s", "2001:db8::4")
+    all_ = resources(
+        [interface("web", "10.0.0.1"), far, sensor],
+        [target("s")],
+        [session("a", "web", "s"), session("b", "far", "s")],
+    )
+    assert desired_state(all_, HOST).streams == ()
+
+
+def test_a_session_has_the_cap_of_its_own_and_no_others() -> None:
+    all_ = resources(
+        [interface("web", "10.0.0.1"), interface("s", "10.0.0.4")],
+        [target("s")],
+        [session("a", "web", "s", 1), session("b", "web", "s", 2)],
+    )
+    [web] = desired_state(replace(all_, caps={"tms-b": Rate(100, 8000)}), HOST).interfaces
+    assert [placed.cap for placed in web.sessions] == [UNLIMITED, Rate(100, 8000)]
 
 
 def test_the_operators_address_counts_before_what_was_found() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pktmirror.aws import ApiError, errors
+from pktmirror.control import caps
 from pktmirror.control.operations import selection
 from pktmirror.control.operations.operation import (
     Context,
@@ -19,6 +20,7 @@ from pktmirror.control.operations.operation import (
 from pktmirror.control.operations.pages import page
 from pktmirror.control.operations.selection import one
 from pktmirror.control.store import Transaction
+from pktmirror.model.rate import Rate
 
 TARGET, FILTER = "traffic-mirror-target", "traffic-mirror-filter"
 FILTER_RULE, SESSION = "traffic-mirror-filter-rule", "traffic-mirror-session"
@@ -57,8 +59,13 @@ def create(request: CreateTags, context: Context) -> Result:
     if not request.tags:
         raise errors.missing_parameter("Tag")
     given = checked(request.tags)
+    if any(resource_type(resource_id) == SESSION for resource_id in request.resources):
+        _refuse_bad_cap(given)
+    before = _caps(context.transaction, request.resources)
     for resource_id in request.resources:
         put(context.transaction, resource_id, given)
+    if _caps(context.transaction, request.resources) != before:
+        context.transaction.bump_revision()
     return {}
 
 
@@ -66,6 +73,7 @@ def delete(request: DeleteTags, context: Context) -> Result:
     """A tag without a value goes whatever its value is; with one, even an empty one, only if that is its value."""
     tags = context.transaction.tags
     _require_resources(request.resources, context.transaction)
+    before = _caps(context.transaction, request.resources)
     for resource_id in request.resources:
         held = tags.of(resource_id)
         gone = [
@@ -73,6 +81,8 @@ def delete(request: DeleteTags, context: Context) -> Result:
         ]
         for key in gone if request.tags else held:
             tags.remove(resource_id, key)
+    if _caps(context.transaction, request.resources) != before:
+        context.transaction.bump_revision()
     return {}
 
 
@@ -143,7 +153,10 @@ def of_specifications(specifications: Iterable[TagSpecification], type_: str) ->
                 f"operation. Expected {type_}"
             )
         tags.extend(specification.tags)
-    return checked(tags)
+    given = checked(tags)
+    if type_ == SESSION:
+        _refuse_bad_cap(given)
+    return given
 
 
 def checked(tags: Sequence[Tag]) -> dict[str, str]:
@@ -175,6 +188,17 @@ def put(transaction: Transaction, resource_id: str, given: Mapping[str, str]) ->
         raise ApiError("TagLimitExceeded", f"A resource has at most {TAGS_PER_RESOURCE_MAX} tags: {resource_id}")
     for key, value in given.items():
         transaction.tags.put(resource_id, key, value)
+
+
+def _refuse_bad_cap(given: Mapping[str, str]) -> None:
+    problem = caps.problem(given)
+    if problem is not None:
+        raise errors.invalid_parameter_value(problem)
+
+
+def _caps(transaction: Transaction, resource_ids: Sequence[str]) -> list[Rate]:
+    """Of the sessions among the resources: a tag may say what a host is to make true."""
+    return [caps.cap_of(transaction.tags.of(id_)) for id_ in resource_ids if resource_type(id_) == SESSION]
 
 
 def _require_resources(resource_ids: Sequence[str], transaction: Transaction) -> None:

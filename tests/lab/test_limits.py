@@ -1,0 +1,170 @@
+"""How much is copied is bounded; what is over a limit is counted to the packet, and production loses nothing (1.9)."""
+
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from pktmirror.lab import Lab, Topology
+from pktmirror.model.evaluation import Verdict
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import UNLIMITED, Rate
+from tests.lab.mirror import BOTH, Mirror, Session
+from tests.lab.test_mirror_sessions import TWO_TARGETS, outbound, sent, tcp, udp
+from tests.lab.topologies import VPC
+
+pytestmark = pytest.mark.root
+
+Build = Callable[[Topology], Lab]
+
+EGRESS = Direction.EGRESS
+BURST = 500
+TRANSFERRED_BYTES = 1 << 20  # no more packets than wait at a hop (net.core.netdev_max_backlog)
+
+
+def with_budget(mirror: Mirror, budget: Rate) -> None:
+    """Every agent starts again, as with another --budget."""
+    for agent in mirror.agents.values():
+        agent.stop()
+        agent.budget = budget
+        agent.start()
+
+
+def taken_and_stages(mirror: Mirror, vni: int | None = None) -> tuple[int, dict[Stage, int]]:
+    """Of both directions, at rest."""
+    taken, stages = 0, dict.fromkeys(Stage, 0)
+    for direction in BOTH:
+        taken += mirror.verdicts("web", direction, vni).get(Verdict.TAKEN, 0)
+        for stage, packets in mirror.stages("web", direction, vni).items():
+            stages[stage] += packets
+    return taken, {stage: packets for stage, packets in stages.items() if packets}
+
+
+def transfer(mirror: Mirror) -> int:
+    """The client sends so many bytes to the web server over TCP; how many arrive."""
+    with mirror.inside("web").run(socket.socket) as listening, mirror.inside("client").run(socket.socket) as sending:
+        listening.bind((mirror.address("web"), 80))
+        listening.listen()
+        sending.settimeout(30)
+        sending.connect((mirror.address("web"), 80))
+        accepted, _ = listening.accept()
+        with accepted:
+            accepted.settimeout(30)
+            pump = threading.Thread(target=_send_all, args=(sending,))
+            pump.start()
+            arrived = 0
+            while data := accepted.recv(1 << 20):
+                arrived += len(data)
+            pump.join()
+            return arrived
+
+
+def wait_for_the_way(mirror: Mirror) -> None:
+    """Until the host has the target's MAC address: what waits for it beyond 212,992 bytes the kernel drops."""
+    sent(mirror, udp())
+    mirror.wait_for_copies("monitor", 1)
+
+
+def _send_all(sending: socket.socket) -> None:
+    sending.sendall(bytes(TRANSFERRED_BYTES))
+    sending.shutdown(socket.SHUT_WR)
+
+
+def test_a_burst_over_the_cap_of_a_session_is_counted_and_production_loses_nothing(lab: Build) -> None:
+    with Mirror(lab(TWO_TARGETS)) as mirror, mirror.tap("client") as production:
+        mirror.mirror({"web": [Session("first", vni=1, cap=Rate(packets_per_s=100))]})
+        frames = sent(mirror, *[udp(port) for port in range(1000, 1000 + BURST)])
+        taken, stages = taken_and_stages(mirror)
+        assert taken == BURST
+        assert stages.keys() == {Stage.SENT, Stage.CAPPED}
+        assert stages[Stage.SENT] + stages[Stage.CAPPED] == BURST
+        assert stages[Stage.SENT] >= 11, "a tenth of a second may be saved up, and one more passes"
+        copies = [copy.frame for copy in mirror.wait_for_copies("first", stages[Stage.SENT])]
+        assert copies == [frame for frame in frames if frame in set(copies)], "in their order, none twice"
+        assert production.received(lambda frame: frame in set(frames)) == frames
+
+
+@pytest.mark.parametrize(
+    "budget", [Rate(packets_per_s=1000), Rate(bits_per_s=20_000_000), Rate(1000, 20_000_000)], ids=str
+)
+def test_tcp_over_the_budget_of_a_host_arrives_in_full_and_each_packet_is_accounted_for(
+    lab: Build, budget: Rate
+) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        with_budget(mirror, budget)
+        mirror.mirror({"web": [Session("monitor", vni=1)]})
+        wait_for_the_way(mirror)
+        assert mirror.report("web").budget == budget
+        assert transfer(mirror) == TRANSFERRED_BYTES
+        mirror.assert_everything_adds_up()
+        taken, stages = taken_and_stages(mirror)
+        assert stages.keys() == {Stage.SENT, Stage.CAPPED}
+        assert taken == stages[Stage.SENT] + stages[Stage.CAPPED]
+        assert taken >= TRANSFERRED_BYTES / 1500, "wire packets, not super-packets"
+        assert len(mirror.collector("monitor").copies()) == stages[Stage.SENT]
+
+
+def test_without_a_budget_the_same_traffic_is_copied_in_full(lab: Build) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        mirror.mirror({"web": [Session("monitor", vni=1)]})
+        wait_for_the_way(mirror)
+        assert mirror.report("web").budget == UNLIMITED
+        assert transfer(mirror) == TRANSFERRED_BYTES
+        mirror.assert_everything_adds_up()
+        taken, stages = taken_and_stages(mirror)
+        assert stages == {Stage.SENT: taken}
+
+
+def test_the_cap_of_one_session_is_not_that_of_another(lab: Build) -> None:
+    with Mirror(lab(TWO_TARGETS)) as mirror:
+        capped, free = Session("first", vni=1, cap=Rate(packets_per_s=1)), Session("second", vni=2)
+        mirror.mirror({"web": [capped], "client": [free]})
+        frames = sent(mirror, tcp(), tcp(22), tcp(443))
+        mirror.send("client", outbound(mirror, tcp(), tcp(22), tcp(443), source="client", destination="web"))
+        mirror.wait_for_seen("client", EGRESS, 3)
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.CAPPED: 2}
+        assert mirror.stages("client", EGRESS) == {Stage.SENT: 3}
+        assert mirror.collector("first").copies()[0].frame == frames[0]
+
+
+def test_another_cap_is_in_force_at_once_whatever_was_spent_of_the_former(lab: Build) -> None:
+    slowest = Rate(bits_per_s=1)  # a packet is minutes of it
+    with Mirror(lab(TWO_TARGETS)) as mirror:
+        mirror.mirror({"web": [Session("first", cap=slowest)]})
+        sent(mirror, tcp(1), tcp(2))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.CAPPED: 1}
+        mirror.mirror({"web": [Session("first", cap=Rate(packets_per_s=100))]})
+        sent(mirror, tcp(3), tcp(4))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 3, Stage.CAPPED: 1}
+        mirror.mirror({"web": [Session("first", cap=slowest)]})
+        sent(mirror, tcp(5), tcp(6))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 4, Stage.CAPPED: 2}
+        mirror.mirror({"web": [Session("first")]})
+        sent(mirror, tcp(7), tcp(8))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 6, Stage.CAPPED: 2}
+
+
+def test_another_budget_is_in_force_at_once_whatever_was_spent_of_the_former(lab: Build) -> None:
+    sources = {"web": [Session("first")]}
+    with Mirror(lab(TWO_TARGETS)) as mirror:
+        with_budget(mirror, Rate(bits_per_s=1))
+        mirror.mirror(sources)
+        sent(mirror, tcp(1), tcp(2))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.CAPPED: 1}
+        with_budget(mirror, Rate(bits_per_s=100_000))
+        mirror.mirror(sources)
+        sent(mirror, tcp(3), tcp(4))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 3, Stage.CAPPED: 1}
+
+
+def test_a_session_does_not_inherit_what_another_has_spent(lab: Build) -> None:
+    with Mirror(lab(TWO_TARGETS)) as mirror:
+        slowest = Rate(bits_per_s=1)
+        mirror.mirror({"web": [Session("first", vni=1, cap=slowest)]})
+        sent(mirror, tcp(1), tcp(2))
+        mirror.mirror({})
+        mirror.mirror({"web": [Session("first", vni=2, cap=slowest)]})
+        sent(mirror, tcp(3), tcp(4))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.CAPPED: 1}
