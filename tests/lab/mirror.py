@@ -315,7 +315,7 @@ class Mirror:
         """As the control plane says them; an outer source that is the host's, as its agent last told it."""
         streams: set[tuple[str, str, int]] = set()
         for name, sessions in self.sources.items():
-            owner = self.lab.topology.host_of(name)
+            owner = self.host_of(name)
             if owner == host:
                 continue
             told = self.agents[owner].desk.last
