@@ -24,9 +24,10 @@
 #define LANES_MAX 64
 #define STREAMS_MAX 65536
 #define VNI_NOT_QUOTED 0xffffffff
+#define CAP_TICKS_PER_NS 64	/* 300 million packets/s are then still exact to half a per cent */
 
-/* The mark of a copy, the only thing that crosses the hop: magic, direction, generation, delivery slot.
- * The agent writes it into session_policy with the direction bit clear. */
+/* The mark of a copy, the only thing that crosses the two hops: magic, direction, generation, whether the outer headers
+ * are on already, delivery slot. The agent writes it into session_policy with the direction and wrapped bits clear. */
 #define MARK_MAGIC 0xd7000000
 #define MARK_MAGIC_MASK 0xff000000
 #define MARK_DIRECTION_SHIFT 23

@@ -6,7 +6,6 @@
  * left, and the next ones wait it out. So there is no lock, and the average holds. */
 #pragma once
 
-#define CAP_TICKS_PER_NS 64	/* 300 million packets/s are then still exact to half a per cent */
 #define CAP_BURST_TICKS (100ull * 1000 * 1000 * CAP_TICKS_PER_NS)	/* what may be saved up: a tenth of a second */
 
 static __always_inline bool is_spent(const struct cap *cap, const struct bucket *bucket, __u64 now)

@@ -135,7 +135,7 @@ struct {
 	__type(value, struct tally);
 } strays SEC(".maps");
 
-/* What was decided of a flow (classify.h); nobody but the programs reads it. */
+/* What was decided of a flow (remember.h); nobody but the programs reads it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, FLOW_BLOCKS);

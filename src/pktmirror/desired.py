@@ -14,6 +14,7 @@ from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource
 
 LAYOUT = 1
+VXLAN_PORT = 4789  # RFC 7348; of all copies (spec 1.12)
 
 
 class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +103,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True, tag="destination"):
     """Where the copies of a session go: the primary address of the target's interface."""
 
     address: str
-    port: int = 4789
+    port: int = VXLAN_PORT
     mtu: int | None = None  # of the target's own interface, where it is known
 
 
@@ -144,7 +145,7 @@ class StreamDocument(msgspec.Struct, frozen=True, array_like=True):
     outer_source: str
     outer_destination: str
     vni: int
-    port: int = 4789
+    port: int = VXLAN_PORT
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,7 +219,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[SessionFigures, ...] = ()
     mirrored_interfaces: tuple[InterfaceFigures, ...] = ()
     problems: tuple[str, ...] = ()
-    strays: Tally = Tally()  # frames that reached the hop and are no copy of ours; they are dropped there
+    strays: Tally = Tally()  # frames that reached a hop and are no copy of ours; they are dropped there
     budget: Rate = UNLIMITED  # what all sessions of the host together may copy
 
 

@@ -34,6 +34,7 @@ from typing import TypeVar
 import msgspec
 
 from pktmirror.model.ids import Prefix, derived_id
+from pktmirror.model.limits import RESOLVERS_PER_VPC
 from pktmirror.model.refusal import Refusal
 from pktmirror.model.underlay import OuterSource
 
@@ -41,7 +42,6 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 T = TypeVar("T")
 
-RESOLVERS_MAX = 8  # what an interface's policy holds room for (bpf/abi.h)
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791: what every IPv4 link carries, and what its length field can say
 LINK_LOCAL_RESOLVER = ip_address("169.254.169.253")  # AWS: the same resolver under a fixed address
 
@@ -224,8 +224,8 @@ def _addresses(declared: Iterable[InterfaceDeclaration]) -> dict[tuple[str, str]
 def _vpc(declared: VpcDeclaration) -> Vpc:
     networks = _networks(declared.name, declared.cidr, declared.ipv6_cidr)
     vpc_id = derived_id(Prefix.VPC, declared.name)
-    if declared.resolvers is not None and len(declared.resolvers) > RESOLVERS_MAX:
-        raise _refusal(f"VPC {declared.name} has {len(declared.resolvers)} resolvers, {RESOLVERS_MAX} at most")
+    if declared.resolvers is not None and len(declared.resolvers) > RESOLVERS_PER_VPC:
+        raise _refusal(f"VPC {declared.name} has {len(declared.resolvers)} resolvers, {RESOLVERS_PER_VPC} at most")
     mtu_max = declared.underlay.mtu_max
     if mtu_max is not None and not MTU_MIN <= mtu_max <= MTU_MAX:
         raise _refusal(f"VPC {declared.name}: the underlay's mtu_max is {mtu_max}, not in {MTU_MIN} to {MTU_MAX}")

@@ -1,24 +1,35 @@
-"""Which room may know which. The table stands in ARCHITECTURE.md; this is the test that holds it."""
+"""Which room may know which: the table of ARCHITECTURE.md, held against the imports. And which modules say that they
+are edges."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "src/pktmirror"
-MAY_IMPORT: dict[str, set[str]] = {
-    "model": set(),
-    "packet": set(),
-    "kernel": set(),
-    "desired": {"model"},
-    "networks": {"model"},
-    "aws": {"model"},
-    "control": {"model", "networks", "desired", "aws"},
-    "agent": {"model", "desired", "kernel"},
-    "monitor": {"model", "packet", "kernel"},
-    "lab": {"model", "kernel", "packet"},
-}
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src/pktmirror"
+HEAD = "| room | what it is | may import |"
+EVERY_ROOM = {"all"}
 COMPOSITION_ROOT = "cli"
+DATA_PLANE = "bpf"
+WORLD = {
+    *("asyncio", "fcntl", "httpx", "pyroute2", "select", "shutil", "signal", "socket", "sqlite3", "subprocess"),
+    "uvicorn",
+}
+"""Modules by which one gets at sockets, files, processes or the kernel."""
+
+
+def table_of_rooms(page: str) -> dict[str, set[str]]:
+    """What each room may import, by the page's table of rooms."""
+    rows = page.split(f"{HEAD}\n", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {
+        room.strip("`/").removesuffix(".py"): {other.strip() for other in allowed.split(",") if other.strip()}
+        for room, _, allowed in cells
+    }
+
+
+MAY_IMPORT = table_of_rooms((ROOT / "ARCHITECTURE.md").read_text())
 
 
 def room_of(path: Path) -> str:
@@ -42,13 +53,18 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__
 ROOMS = sorted({room_of(path) for path in MODULES})
 
 
+def test_the_table_names_the_rooms_that_there_are() -> None:
+    assert MAY_IMPORT.keys() - {DATA_PLANE} == set(ROOMS), "a row for each room in ARCHITECTURE.md, and no other"
+    assert set().union(*MAY_IMPORT.values()) - EVERY_ROOM <= set(ROOMS), "it allows imports of a room that is not there"
+    assert [room for room, allowed in MAY_IMPORT.items() if allowed == EVERY_ROOM] == [COMPOSITION_ROOT]
+
+
 @pytest.mark.parametrize("room", [room for room in ROOMS if room != COMPOSITION_ROOT])
 def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
-    assert room in MAY_IMPORT, f"{room} is a new room: say in ARCHITECTURE.md and here what it may import"
     for path in MODULES:
         package = ("pktmirror", *path.relative_to(PACKAGE).parent.parts)
         imported = imported_rooms(path.read_text(), package) & set(ROOMS) if room_of(path) == room else set()
-        for other in imported - MAY_IMPORT[room] - {room}:
+        for other in imported - MAY_IMPORT.get(room, set()) - {room}:
             raise AssertionError(
                 f"{path.relative_to(PACKAGE)} imports {other}, which {room} must not know: pass what it needs as a "
                 f"value, or put the two together in {COMPOSITION_ROOT}"
@@ -70,3 +86,26 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
 )
 def test_every_form_of_import_is_seen(form: str, rooms: set[str]) -> None:
     assert imported_rooms(form, ("pktmirror", "model")) == rooms
+
+
+def imported_packages(source: str) -> set[str]:
+    """The first parts of all names that a module imports absolutely."""
+    nodes = list(ast.walk(ast.parse(source)))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in plain | named}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if room_of(path) != COMPOSITION_ROOT],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_a_module_that_gets_at_the_world_says_that_it_is_an_edge(path: Path) -> None:
+    source = path.read_text()
+    found = imported_packages(source) & WORLD
+    said = " ".join((ast.get_docstring(ast.parse(source)) or "").split())
+    assert not found or "edge module" in said.lower(), (
+        f"{path.relative_to(PACKAGE)} imports {', '.join(sorted(found))}: say 'An edge module.' in its docstring, or "
+        "move that into one that does"
+    )

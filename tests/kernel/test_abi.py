@@ -125,6 +125,12 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "EXCLUSIONS_MAX",
         "HINT_BITS",
         "LANES_MAX",
+        "CAP_TICKS_PER_NS",
+        "EXCLUSION_SLOTS",
+        "DELIVERY_SLOTS",
+        "LEDGER_ROWS",
+        "INTERFACES_MAX",
+        "STREAMS_MAX",
         "VNI_NOT_QUOTED",
         "MARK_MAGIC",
         "MARK_SLOT_MASK",
@@ -139,6 +145,7 @@ def test_a_constant_is_the_same_on_both_sides(name: str, defines: dict[str, int]
 def test_the_api_allows_no_more_than_the_data_plane_holds() -> None:
     assert limits.DATA_PLANE_RULES_PER_FILTER == abi.RULES_MAX
     assert limits.DATA_PLANE_SESSIONS_PER_INTERFACE == abi.SESSIONS_MAX
+    assert limits.RESOLVERS_PER_VPC == abi.RESOLVERS_MAX
 
 
 def test_the_parts_of_a_mark_do_not_overlap(defines: dict[str, int]) -> None:
@@ -164,6 +171,9 @@ def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
         "interfaces": (capacity.interfaces, 4),
         "exclusions": (capacity.exclusions, ctypes.sizeof(abi.ExclusionTable)),
         "deliveries": (capacity.deliveries, ctypes.sizeof(abi.Delivery)),
+        "streams": (capacity.streams, 4),
+        "super_packet_seen": (capacity.deliveries, 8),
+        "session_buckets": (capacity.session_rows, ctypes.sizeof(abi.Bucket)),
         "session_ledger": (capacity.session_rows, ctypes.sizeof(abi.SessionCounters)),
         "interface_ledger": (capacity.interfaces, ctypes.sizeof(abi.InterfaceCounters)),
         "strays": (1, ctypes.sizeof(abi.TallyEntry)),

@@ -21,7 +21,7 @@ Build = Callable[[Topology], Lab]
 
 EGRESS = Direction.EGRESS
 BURST = 500
-TRANSFERRED_BYTES = 1 << 20  # no more packets than wait at a hop (net.core.netdev_max_backlog)
+TRANSFERRED_BYTES = 1 << 20  # no more packets than wait at a hop: HOP_QUEUE_PACKETS_MAX, then the veth's ring
 
 
 def with_budget(mirror: Mirror, budget: Rate) -> None:

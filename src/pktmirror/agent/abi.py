@@ -19,6 +19,12 @@ SESSIONS_MAX = 64
 RESOLVERS_MAX = 8
 EXCLUSIONS_MAX = 32
 HINT_BITS = 256
+CAP_TICKS_PER_NS = 64
+EXCLUSION_SLOTS = 8
+DELIVERY_SLOTS = 16384
+LEDGER_ROWS = 8192
+INTERFACES_MAX = 4096
+STREAMS_MAX = 65536
 LANES_MAX = 64
 
 CELL_BYTES = 16
@@ -265,7 +271,7 @@ def hint_bit(value: int) -> int:
 
 def cap(rate: Rate) -> Cap:
     """What a packet and a byte cost of a rate, in 1/64 ns."""
-    ticks_per_s = 64 * 10**9
+    ticks_per_s = CAP_TICKS_PER_NS * 10**9
     return Cap(
         0 if rate.packets_per_s is None else ticks_per_s // rate.packets_per_s,
         0 if rate.bits_per_s is None else 8 * ticks_per_s // rate.bits_per_s,

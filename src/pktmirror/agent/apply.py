@@ -1,7 +1,7 @@
 """The agent's hand in the kernel: loads and pins the programs, carries out changes, reads tables and counters.
 
 Everything lives under ``<bpffs>/pktmirror/<agent id>/<digest of the object>/``, so that a dead agent interrupts
-nothing and its successor finds all of it. All methods run in the network namespace of the interfaces.
+nothing and its successor finds all of it. All methods run in the network namespace of the interfaces. An edge module.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import assert_never
 
 from pktmirror.agent import abi
 from pktmirror.agent.classifier import cell_count
@@ -204,12 +205,11 @@ class DataPlane:
             case ClearInterfaceRow(row):
                 ledger = self._maps["interface_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
-            case ForgetSpent(None):
-                self._maps["host_bucket"].put(_key(0), _UNSPENT)
-            case ForgetSpent(int(row)):
-                self._maps["session_buckets"].put(_key(row), _UNSPENT)
-            case PutStream(key, row):
-                self._maps["streams"].put(key, _key(row))
+            case ForgetSpent(row):
+                name = "host_bucket" if row is None else "session_buckets"
+                self._maps[name].put(_key(row or 0), _UNSPENT)
+            case PutStream(key, owner):
+                self._maps["streams"].put(key, _key(owner))
             case DropStream(key):
                 self._maps["streams"].delete(key)
             case SwapPolicy(ifindex, value):
@@ -223,6 +223,8 @@ class DataPlane:
                     (self._pins / f"link-{ifindex}-{name}").unlink(missing_ok=True)
                 if self._maps["interfaces"].get(_key(ifindex)) is not None:
                     self._maps["interfaces"].delete(_key(ifindex))
+            case _:
+                assert_never(change)
 
     def _take_over(self, pin: str, program: bpf.Program, ifindex: int, hook: int) -> None:
         """Put the program at a hook: into the predecessor's link where there is one, so that there is no gap."""

@@ -256,7 +256,7 @@ def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes
     source = primary if of_eni and isinstance(primary, IPv4Address) else nowhere
     packet_bytes_max = session.packet_bytes_max or 0
     to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
-    return WantedSession(filter_, to, stage)
+    return WantedSession(filter_, to, stage, session.cap)
 
 
 @functools.lru_cache(maxsize=2)  # there may be 10,000 of them, and a document is compiled every second

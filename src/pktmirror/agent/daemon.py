@@ -37,7 +37,7 @@ from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
 from pktmirror.kernel.preferred_source import PreferredSources
 from pktmirror.model.ledger import Stage
-from pktmirror.model.rate import UNLIMITED, Rate, default_budget
+from pktmirror.model.rate import Rate, default_budget
 from pktmirror.model.refusal import Refusal
 
 _log = structlog.get_logger("agent")
@@ -144,8 +144,8 @@ class Host:
         data_plane: DataPlane,
         host_id: str,
         *,
+        budget: Rate,
         namespace_gone_s: float = NAMESPACE_GONE_S,
-        budget: Rate = UNLIMITED,
     ) -> None:
         self.netlink = netlink
         self._sources: PreferredSources | None = None  # most hosts never ask

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from typing import assert_never
 
 from pktmirror.agent import abi
 from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
@@ -17,14 +18,14 @@ from pktmirror.model.rate import Rate
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much the maps hold (bpf/abi.h)."""
+    """How much the maps hold."""
 
     filter_cells: int = abi.FILTER_CELLS
-    exclusions: int = 8
-    deliveries: int = 16384
-    session_rows: int = 8192
-    interfaces: int = 4096
-    streams: int = 65536
+    exclusions: int = abi.EXCLUSION_SLOTS
+    deliveries: int = abi.DELIVERY_SLOTS
+    session_rows: int = abi.LEDGER_ROWS
+    interfaces: int = abi.INTERFACES_MAX
+    streams: int = abi.STREAMS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,8 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
                 policies.pop(ifindex, None)
             case ClearSessionRow() | ClearInterfaceRow() | ForgetSpent():
                 pass
+            case _:
+                assert_never(change)
     used = {session.filter_cell for value in policies.values() for session in _sessions(value)}
     filters = {cell: value for cell, value in filters.items() if cell in used}
     before, after = _slots_in_use(held.policies), _slots_in_use(policies)

@@ -155,7 +155,7 @@ def _at_the_source(session: SessionFigures) -> Iterator[str]:
         if missing > 0:
             yield (
                 f"{direction.value}: {_packets(missing)} taken and neither sent nor lost for a counted reason: "
-                "in flight, or dropped by the kernel's backlog"
+                "in flight, or dropped between the hops"
             )
         elif missing < 0:
             yield f"{direction.value}: {_packets(-missing)} more sent or lost than were taken"

@@ -18,7 +18,8 @@ from pktmirror.model.refusal import Refusal
 class Interface(msgspec.Struct, frozen=True, kw_only=True):
     """An interface as ``GET /pktmirror/v1/interfaces`` lists it; ``sessions`` are those that mirror it.
 
-    It is known by host, provider and key (spec 5.15). ``address_from`` says who tells the first of its addresses.
+    It is known by host and key, which begins with its provider (spec 5.15). ``address_from`` says who tells the first
+    of its addresses.
     """
 
     interface_id: str

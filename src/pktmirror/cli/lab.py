@@ -1,4 +1,4 @@
-"""`pktmirror lab`: a VPC in network namespaces, to try things out and to test."""
+"""`pktmirror lab`: a VPC in network namespaces, to try things out and to test. An edge module."""
 
 import json
 import sys
@@ -14,9 +14,7 @@ from rich.table import Table
 from pktmirror import lab
 from pktmirror.model.refusal import Refusal
 
-app = typer.Typer(
-    help="A VPC in network namespaces: for a first try, the tutorial and the tests.", no_args_is_help=True
-)
+app = typer.Typer(help="A VPC in network namespaces: for a first run and for the tests.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The lab's name.")]
 

@@ -32,7 +32,7 @@ from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.cli.terminal import terminal
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
+from pktmirror.model.ledger import BESIDE_SENT, InterfaceOutcome, Stage, Tally
 from pktmirror.model.rate import UNLIMITED
 
 WATCH_EVERY_S = 1.0
@@ -111,7 +111,7 @@ def waterfall(session: SessionFigures) -> list[Line]:
     """
     losses = [_line(session, 2, stage.value, partial(_stage, stage)) for stage in LOSSES]
     losses.append(_line(session, 2, LOST_IN_HOP, lambda figures: Tally(figures.lost_in_hop_packets), False))
-    beside = [_line(session, 3, stage.value, partial(_stage, stage)) for stage in (Stage.CUT, Stage.TARGET_REFUSED)]
+    beside = [_line(session, 3, stage.value, partial(_stage, stage)) for stage in Stage if stage in BESIDE_SENT]
     return [
         _line(session, 0, "offered", lambda figures: figures.offered),
         _line(session, 1, Verdict.TAKEN.value, partial(_verdict, Verdict.TAKEN)),

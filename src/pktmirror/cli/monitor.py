@@ -1,4 +1,7 @@
-"""`pktmirror monitor`: the collector in the foreground, and its line to the control plane where there is one."""
+"""`pktmirror monitor`: the collector in the foreground, and its line to the control plane where there is one.
+
+An edge module.
+"""
 
 import threading
 from collections.abc import Callable
@@ -46,7 +49,7 @@ def monitor_(
         Path | None, typer.Option(help="The agents' token (default: agent-token in the state directory).")
     ] = None,
 ) -> None:
-    """Receive mirrored packets on UDP 4789, count them, and keep them as pcapng, one interface a session.
+    """Receive mirrored packets on UDP 4789, count them, and keep them as pcapng, one interface a stream.
 
     It works behind AWS's own mirrors too.
 

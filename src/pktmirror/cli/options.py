@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and what they stand for. An edge module: files and signals."""
 
 import signal
 import socket

@@ -13,7 +13,7 @@ from pktmirror.model.ledger import Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 
 SILENT_S = 30.0
-"""An agent or a monitor that has said nothing for longer is marked; each reports every few seconds."""
+"""An agent or a monitor that has said nothing for longer is marked; each reports every second."""
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     reported_s_ago: float
     applied_revision: int | None
     problems: tuple[str, ...]
-    stray_packets: int = 0  # frames at the agent's hop that were no copy of ours
+    stray_packets: int = 0  # frames at the agent's hops that were no copy of ours
     budget: Rate | None = None  # what all its sessions together may copy
 
 
@@ -99,7 +99,7 @@ def shown(status_: Status) -> RenderableType:
     parts += [_limits(session) for session in status_.sessions if session.cap != UNLIMITED or session.capped.packets]
     parts.append(_monitors(status_))
     parts += [
-        Text(f"  · {host.host_id}: {host.stray_packets} frames at the hop were no copy and were dropped", "yellow")
+        Text(f"  · {host.host_id}: {host.stray_packets} frames at the hops were no copy and were dropped", "yellow")
         for host in status_.hosts
         if host.stray_packets
     ]

@@ -1,4 +1,7 @@
-"""`pktmirror up`: control plane, agent and monitor in one process, in the foreground, ended by one Ctrl-C."""
+"""`pktmirror up`: control plane, agent and monitor in one process, in the foreground, ended by one Ctrl-C.
+
+An edge module.
+"""
 
 import threading
 from collections.abc import Callable

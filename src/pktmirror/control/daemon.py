@@ -1,4 +1,7 @@
-"""The control plane as a process: state directory, store, declaration of networks, one listening socket."""
+"""The control plane as a process: state directory, store, declaration of networks, one listening socket.
+
+An edge module.
+"""
 
 import asyncio
 import re

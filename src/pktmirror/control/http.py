@@ -17,6 +17,7 @@
 ============================================  ======================================================
 
 Every refusal has a code and is counted by it. What goes wrong here is logged, and nothing of it is in the answer.
+An edge module.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """The key file of the state directory: what seals secrets at rest and signs pagination tokens.
 
 The key is 32 random bytes. Each use has a key of its own derived from it, so that one does not weaken the other.
+An edge module: the nonces are the kernel's random bytes.
 """
 
 import hmac

@@ -10,7 +10,7 @@ from pktmirror.model.target import Target
 from pktmirror.networks import Address
 
 NO_PRIMARY_ADDRESS = (
-    "no primary address is known: neither its namespace nor the host's neighbour table tells an IPv4 address, and none "
+    "no primary address is known: neither its provider nor the host's neighbour table tells an IPv4 address, and none "
     "is declared (`pktmirror network set-address`)"
 )
 
@@ -98,7 +98,7 @@ class InterfaceRecord:
 
     @property
     def instance_id(self) -> str | None:
-        """The machine or container it belongs to; None for an interface of the host itself."""
+        """The namespace or container it belongs to; None at a tap, a port, and for an interface of the host itself."""
         if self.found.instance is None:
             return None
         return derived_id(Prefix.INSTANCE, self.host_id, self.found.provider, self.found.instance)

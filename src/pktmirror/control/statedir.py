@@ -1,6 +1,6 @@
 """The state directory: the store, the key, the agents' token, and the files that make AWS clients ready to use.
 
-One control plane at a time holds it. All its files are for its owner only.
+One control plane at a time holds it. All its files are for its owner only. An edge module.
 """
 
 import fcntl

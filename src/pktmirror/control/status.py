@@ -18,7 +18,7 @@ def _problem(session: SessionRecord, resources: Resources, reports: Reports, now
     interface = resources.interfaces[session.interface_id]
     if not interface.attached:
         return INTERFACE_GONE
-    if interface.found.not_mirrorable is not None or interface.primary_address is None:
+    if interface.not_mirrorable is not None:
         return interface.not_mirrorable
     where = delivery(session, resources)
     if isinstance(where, Undeliverable):

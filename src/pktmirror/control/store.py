@@ -1,7 +1,7 @@
 """The store: SQLite, one writer at a time, one transaction an operation. With `schema` the only SQL.
 
 What a transaction changed is on the disk when it ends, or nothing of it is. A change that concerns desired state
-calls `Transaction.bump_revision` in the same transaction.
+calls `Transaction.bump_revision` in the same transaction. An edge module.
 """
 
 import functools

@@ -79,7 +79,7 @@ def unusable_bpffs(directory: Path) -> str | None:
 
 
 def refused_hop() -> str | None:
-    """A veth pair as the agent makes its hop: offloads off, with a queue, and polled."""
+    """A veth pair as the agent makes its finishing hops: offloads off, with a queue, and polled."""
     return _in_a_namespace(_try_hop)
 
 

@@ -1,4 +1,4 @@
-"""Named network namespaces: make them, remove them, work inside them.
+"""Network namespaces: make and remove those with a name, work inside them and inside those of processes.
 
 The names are the ordinary ones of iproute2, a bind mount each below /run/netns, so that ``ip netns`` shows and enters
 them too. An edge module; every failure is an OSError with its errno. Whoever works inside enters the network

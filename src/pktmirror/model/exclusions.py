@@ -1,5 +1,6 @@
-"""What is never mirrored, whatever the filters say (spec 1.7, 5.18, 5.20), as a table that an operator can replace.
+"""What is never mirrored, whatever the filters say (spec 1.7, 5.18, 5.20), as a table: one for all hosts.
 
+An operator cannot edit it yet, as spec 5.18 wants (LIMITATIONS.md).
 ARP needs no line here: only IP packets are mirrored at all.
 """
 

@@ -25,7 +25,7 @@ class InterfaceOutcome(Enum):
 
 
 class Stage(Enum):
-    """What became of a packet that a session took: ``taken`` is all but BESIDE_SENT, and the hop's losses.
+    """What became of a packet that a session took: ``taken`` is all but BESIDE_SENT, and the hops' losses.
 
     CUT and TARGET_REFUSED count beside SENT: copies that are shorter than the session asks for, because the target's
     MTU is too small, and the errors with which the target, or a router on the way, answered to copies (spec 5.17).
@@ -75,7 +75,7 @@ class SessionLedger:
 
     @property
     def lost_in_hop_packets(self) -> int:
-        """Taken, but neither sent nor lost for a counted reason: in flight, or dropped by the kernel's backlog."""
+        """Taken, but neither sent nor lost for a counted reason: in flight, or dropped between the hops."""
         accounted = sum(self.stage(stage).packets for stage in Stage if stage not in BESIDE_SENT)
         return self.verdict(Verdict.TAKEN).packets - accounted
 

@@ -9,6 +9,7 @@ PACKET_BYTES_MIN, PACKET_BYTES_MAX = 1, 8500
 # What bpf/abi.h holds room for; test_abi compares them.
 DATA_PLANE_RULES_PER_FILTER = 10_000
 DATA_PLANE_SESSIONS_PER_INTERFACE = 64
+RESOLVERS_PER_VPC = 8
 
 
 @dataclass(frozen=True, slots=True)

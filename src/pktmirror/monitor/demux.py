@@ -1,6 +1,7 @@
 """Which stream a datagram belongs to, and what is counted about it. Sans-IO: datagrams in, events out, time given.
 
-A stream is what one source sends under one VNI to one of our addresses: a session, as the far end sees it.
+A stream is what one outer address sends under one VNI to one of ours. It is a session, as the far end sees it, or
+several that share all three.
 """
 
 from collections import Counter, OrderedDict

@@ -39,8 +39,8 @@ def test_a_session_whose_every_packet_has_a_name_adds_up():
         pytest.param(
             {"stages": {Stage.SENT: Tally(5, 500), Stage.CUT: Tally(2, 200)}},
             "ingress: 1 packet taken and neither sent nor lost for a counted reason: "
-            "in flight, or dropped by the kernel's backlog",
-            id="a packet that vanished in the hop",
+            "in flight, or dropped between the hops",
+            id="a packet that vanished between the hops",
         ),
         pytest.param(
             {"stages": {Stage.SENT: Tally(5, 500), Stage.NO_ROUTE: Tally(3, 300)}},
