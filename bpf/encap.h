@@ -72,10 +72,10 @@ static __always_inline void write_outer(struct outer *outer, const struct delive
 	outer->source_be = to->outer_source_be;
 	outer->destination_be = to->outer_destination_be;
 	outer->checksum = ipv4_checksum(outer);
-	outer->source_port_be = bpf_htons(0xff80 | (hash & 0x7f));	/* 65408 to 65535, as AWS's */
+	outer->source_port_be = bpf_htons(OUTER_SOURCE_PORT_MIN | (hash & 0x7f));	/* to 65535 */
 	outer->destination_port_be = to->port_be;
 	outer->udp_bytes_be = bpf_htons(OUTER_BYTES - 20 + inner_bytes);
-	outer->vxlan_flags_be = bpf_htonl(0x08000000);	/* the VNI is valid */
+	outer->vxlan_flags_be = bpf_htonl(VXLAN_FLAGS);
 	outer->vni_be = bpf_htonl(to->vni << 8);
 }
 

@@ -137,7 +137,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 {
 	const struct interface_policy *policy = policy_of(skb);
 	struct headers headers = {};
-	__u32 direction, outcome, refused_row = 0;
+	__u32 direction, outcome, refused_row = 0, is_certain = false;
 	struct tally wire;
 	int parsed;
 
@@ -161,7 +161,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		outcome = OUTCOME_NEVER_MIRRORED;
 	else if (is_copy_on_the_wire(skb, &headers))
 		outcome = OUTCOME_OWN_COPY;
-	else if (is_error_about_a_copy(skb, &headers, &refused_row))
+	else if (is_error_about_a_copy(skb, &headers, &refused_row, &is_certain))
 		outcome = OUTCOME_TARGET_REFUSED;
 	else
 		outcome = offer(skb, policy, direction, &headers, &wire);
@@ -169,7 +169,8 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	count_outcome(policy->ledger_row, direction, outcome, &wire);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
 		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
-		return TCX_DROP; /* the source has sent nothing that it could be about */
+		if (is_certain)
+			return TCX_DROP; /* the source has sent nothing that it could be about */
 	}
 	return TCX_NEXT; /* a mirror never decides the fate of a packet of production */
 }
@@ -207,11 +208,13 @@ static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 	__u32 generation = skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK;
 	__u32 slot = skb->mark & MARK_SLOT_MASK;
 	const struct delivery *to = bpf_map_lookup_elem(&deliveries, &slot);
-	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
+	struct headers headers = {};
+	struct tally wire;
 
+	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to && generation == to->generation)
+		return to;
+	measure(skb, skb->gso_size && parse(skb, &headers) == PARSED_IP ? &headers : NULL, &wire);
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to) {
-		if (generation == to->generation)
-			return to;
 		if (generation == to->retired_generation) {
 			count_stage(to->retired_ledger_row, direction, STAGE_STALE, &wire);
 			return NULL;

@@ -8,6 +8,9 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
 
+#define VXLAN_FLAGS 0x08000000	/* the VNI is valid */
+#define OUTER_SOURCE_PORT_MIN 0xff80	/* of copies, as AWS's */
+
 struct vxlan {
 	__be32 flags_be;
 	__be32 vni_be;		/* in the upper 24 bits */
@@ -28,17 +31,16 @@ struct quoted {
 };
 _Static_assert(sizeof(struct quoted) == 20 + UDP_HEADER_BYTES, "as it is on the wire");
 
-/* A copy of a session that this network knows (spec 5.19): by the outer addresses, the port and the VNI. Any other
- * VXLAN is ordinary traffic. */
+/* A copy of a session that this network knows (spec 5.19), or its first fragment: by the outer addresses, the port and
+ * the VNI. Any other VXLAN is ordinary traffic. */
 __noinline int is_copy_on_the_wire(struct __sk_buff *skb, const struct headers *headers)
 {
 	struct stream stream = {};
 	struct vxlan vxlan;
 
 	if (!headers || headers->family != 4 || headers->protocol != PROTOCOL_UDP || !headers->has_ports ||
-	    headers->is_fragment ||
 	    bpf_skb_load_bytes(skb, headers->l4_offset + UDP_HEADER_BYTES, &vxlan, sizeof(vxlan)) ||
-	    vxlan.flags_be != bpf_htonl(0x08000000))
+	    vxlan.flags_be != bpf_htonl(VXLAN_FLAGS))
 		return false;
 	stream.outer_source_be = headers->source_be[0];
 	stream.outer_destination_be = headers->destination_be[0];
@@ -47,29 +49,37 @@ __noinline int is_copy_on_the_wire(struct __sk_buff *skb, const struct headers *
 	return bpf_map_lookup_elem(&streams, &stream) != NULL;
 }
 
-/* An ICMP error about one of our copies (spec 5.17). A router need not quote more than the UDP header (RFC 792); where
- * the VNI is quoted, ledger_row is that of the session. */
-__noinline int is_error_about_a_copy(struct __sk_buff *skb, const struct headers *headers, __u32 *ledger_row)
+/* An ICMP error about one of our copies (spec 5.17). A router need not quote more than the UDP header (RFC 792): then it
+ * may as well be about something that the source sent to the same port itself. ledger_row is that of the session;
+ * is_certain says that the VNI is quoted too. */
+__noinline int is_error_about_a_copy(struct __sk_buff *skb, const struct headers *headers, __u32 *ledger_row,
+				     __u32 *is_certain)
 {
 	struct stream stream = {};
 	struct quoted quoted;
 	struct vxlan vxlan;
 	__u32 offset, *row;
 
-	if (!headers || !ledger_row || headers->family != 4 || headers->protocol != PROTOCOL_ICMP || !headers->has_icmp_type ||
+	if (!headers || !ledger_row || !is_certain || headers->family != 4 || headers->protocol != PROTOCOL_ICMP ||
+	    !headers->has_icmp_type ||
 	    (headers->icmp_type != ICMP_UNREACHABLE && headers->icmp_type != ICMP_TIME_EXCEEDED &&
 	     headers->icmp_type != ICMP_PARAMETER_PROBLEM))
 		return false;
 	offset = headers->l4_offset + ICMP_HEADER_BYTES;
 	if (bpf_skb_load_bytes(skb, offset, &quoted, sizeof(quoted)) || quoted.version_ihl != 0x45 ||
-	    quoted.protocol != PROTOCOL_UDP || quoted.source_be != headers->destination_be[0])
+	    quoted.protocol != PROTOCOL_UDP || quoted.source_be != headers->destination_be[0] ||
+	    bpf_ntohs(quoted.source_port_be) < OUTER_SOURCE_PORT_MIN)
 		return false;
 	stream.outer_source_be = quoted.source_be;
 	stream.outer_destination_be = quoted.destination_be;
 	stream.port = bpf_ntohs(quoted.destination_port_be);
 	stream.vni = VNI_NOT_QUOTED;
-	if (!bpf_skb_load_bytes(skb, offset + sizeof(quoted), &vxlan, sizeof(vxlan)))
+	if (!bpf_skb_load_bytes(skb, offset + sizeof(quoted), &vxlan, sizeof(vxlan))) {
+		if (vxlan.flags_be != bpf_htonl(VXLAN_FLAGS))
+			return false;
 		stream.vni = bpf_ntohl(vxlan.vni_be) >> 8;
+		*is_certain = true;
+	}
 	row = bpf_map_lookup_elem(&streams, &stream);
 	if (!row)
 		return false;

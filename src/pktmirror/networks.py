@@ -43,6 +43,9 @@ Network = IPv4Network | IPv6Network
 T = TypeVar("T")
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791: what every IPv4 link carries, and what its length field can say
+ROUTE_TABLE_MAX = 2**32 - 1  # RTA_TABLE has 32 bits; 0 is RT_TABLE_UNSPEC
+DEVICE_NAME_BYTES_MAX = 15  # IFNAMSIZ with its NUL
+_NO_DEVICE_NAME = set(b"/:\0 \t\n\v\f\r\xa0")
 LINK_LOCAL_RESOLVER = ip_address("169.254.169.253")  # AWS: the same resolver under a fixed address
 
 
@@ -134,7 +137,9 @@ def parse(text: str) -> Declaration:
     """The form of ``networks.toml`` alone; raises `Refusal` for what has another."""
     try:
         return msgspec.toml.decode(text, type=Declaration)
-    except msgspec.MsgspecError as error:
+    except RecursionError:
+        raise _refusal("its arrays or tables are nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise _refusal(str(error)) from None
 
 
@@ -181,13 +186,18 @@ def toml(declaration: Declaration) -> str:
 
 
 def _table(head: str, struct: VpcDeclaration | UnderlayDeclaration | SubnetDeclaration | InterfaceDeclaration) -> str:
-    # A JSON string, number or array of strings is the same in TOML.
+    # A JSON number is the same in TOML, and so is a string or an array of them, but for DEL and for characters beyond
+    # 16 bits, which JSON writes as two surrogates.
     fields = [
-        f"{field.name} = {json.dumps(value)}\n"
+        f"{field.name} = {_value(value)}\n"
         for field in msgspec.structs.fields(struct)
         if field.name not in ("underlay", "subnet") and (value := getattr(struct, field.name)) != field.default
     ]
     return f"{head}\n{''.join(fields)}"
+
+
+def _value(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _vpc_name(vpc: VpcDeclaration) -> str:
@@ -229,6 +239,17 @@ def _vpc(declared: VpcDeclaration) -> Vpc:
     mtu_max = declared.underlay.mtu_max
     if mtu_max is not None and not MTU_MIN <= mtu_max <= MTU_MAX:
         raise _refusal(f"VPC {declared.name}: the underlay's mtu_max is {mtu_max}, not in {MTU_MIN} to {MTU_MAX}")
+    route_table = declared.underlay.route_table
+    if not 1 <= route_table <= ROUTE_TABLE_MAX:
+        raise _refusal(
+            f"VPC {declared.name}: the underlay's route_table is {route_table}, not in 1 to {ROUTE_TABLE_MAX}"
+        )
+    device = declared.underlay.device
+    if device is not None and not _is_device_name(device):
+        raise _refusal(
+            f"VPC {declared.name}: the underlay's device is {device!r}; a device's name has 1 to 15 bytes, "
+            "without white space, '/' and ':'"
+        )
     outer_source = declared.underlay.outer_source
     if outer_source not in [source.value for source in OuterSource]:
         raise _refusal(
@@ -242,6 +263,12 @@ def _vpc(declared: VpcDeclaration) -> Vpc:
     else:
         resolvers = tuple(_parsed(declared.name, ip_address, address) for address in declared.resolvers)
     return Vpc(vpc_id, declared.name, networks, resolvers, declared.underlay, subnets)
+
+
+def _is_device_name(text: str) -> bool:
+    """As Linux has it (dev_valid_name in net/core/dev.c, whose white space is Latin-1's)."""
+    name = text.encode()
+    return 1 <= len(name) <= DEVICE_NAME_BYTES_MAX and text not in (".", "..") and not _NO_DEVICE_NAME & set(name)
 
 
 def _subnet(vpc_id: str, within: tuple[Network, ...], vpc_name: str, declared: SubnetDeclaration) -> Subnet:

@@ -327,6 +327,12 @@ def test_a_host_is_forgotten_only_when_it_is_known_and_its_agent_is_gone(program
     assert HOST in {host["host_id"] for host in program.json("status")["hosts"]}
 
 
+@pytest.mark.parametrize("name", ["a/b", "", "..", "-x/", "a b"])
+def test_what_can_be_no_name_is_not_forgotten_but_refused_as_such(program: Program, name: str) -> None:
+    with pytest.raises(Refusal, match="neither the id of a host nor of an interface"):
+        program.run("forget", "--", name)
+
+
 @pytest.mark.parametrize(
     "quota",
     ["rules=3", "rules_per_filter=x", "rules_per_filter=10001", "sessions_per_interface=65", "rules_per_filter"],

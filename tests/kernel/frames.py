@@ -94,17 +94,21 @@ def packets6(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def copies(draw: st.DrawFn) -> bytes:
-    """VXLAN over IPv4, much of it as the scenes' sessions send it: from .48 to .90, port 4789, VNI 1, 7 or the last."""
-    vxlan = draw(st.sampled_from((8, 8, 8, 8, 0, 0x0C))).to_bytes(1) + bytes(3)
-    vxlan += draw(st.sampled_from((1, 7, 0xFFFFFF, 2))).to_bytes(3) + bytes(1)
-    port = draw(st.sampled_from((4789, 4789, 4789, 4789, 4790)))
+    """VXLAN over IPv4, half of it as the scenes' sessions send it: from .48 to .90, port 4789, VNI 1, 7 or the last."""
+    vni = draw(st.sampled_from((1, 7, 0xFFFFFF))).to_bytes(3)
+    if draw(st.booleans()):
+        as_sent = struct.pack("!HHHH", 0xFF80, 4789, 8 + 8 + 60, 0) + bytes((8, 0, 0, 0)) + vni + bytes(1 + 60)
+        return ipv4(as_sent, UDP, source="10.0.0.48", destination="10.0.0.90")
+    vxlan = draw(st.sampled_from((8, 8, 0, 0x0C))).to_bytes(1) + bytes(3)
+    vxlan += draw(st.sampled_from((vni, bytes((0, 0, 2))))) + bytes(1)
+    port = draw(st.sampled_from((4789, 4789, 4790)))
     return ipv4(
-        struct.pack("!HHHH", 0xFF80, port, 8 + 8 + 60, 0) + vxlan + bytes(60),
-        draw(st.sampled_from((UDP, UDP, UDP, UDP, TCP))),
-        source=draw(st.sampled_from(("10.0.0.48", "10.0.0.48", "10.0.0.48", "10.0.0.6"))),
-        destination=draw(st.sampled_from(("10.0.0.90", "10.0.0.90", "10.0.0.90", "203.0.113.90"))),
-        more=draw(st.sampled_from((False, False, False, False, True))),
-        options=bytes(draw(st.sampled_from((0, 0, 0, 0, 4)))),
+        struct.pack("!HHHH", draw(st.sampled_from((0xFF80, 0xFFFF, 0xFF7F))), port, 8 + 8 + 60, 0) + vxlan + bytes(60),
+        draw(st.sampled_from((UDP, UDP, TCP))),
+        source=draw(st.sampled_from(("10.0.0.48", "10.0.0.48", "10.0.0.6"))),
+        destination=draw(st.sampled_from(("10.0.0.90", "10.0.0.90", "203.0.113.90"))),
+        more=draw(st.sampled_from((False, False, True))),
+        options=bytes(draw(st.sampled_from((0, 0, 4)))),
     )
 
 
@@ -124,7 +128,7 @@ def errors(draw: st.DrawFn) -> bytes:
 @st.composite
 def ethernet_frames(draw: st.DrawFn) -> bytes:
     ethertype = draw(st.sampled_from([IPV4] * 10 + [IPV6] * 7 + [ARP, 0x88CC, VLAN]))
-    any4 = st.one_of(packets4(), packets4(), packets4(), packets4(), copies(), errors())
+    any4 = st.one_of(packets4(), packets4(), packets4(), packets4(), copies(), errors(), errors())
     payload = draw({IPV4: any4, IPV6: packets6()}.get(ethertype, st.binary(max_size=60)))
     tags = draw(st.one_of(st.just([]), st.just([]), st.lists(st.sampled_from((VLAN, QINQ)), max_size=3)))
     return ethernet(ethertype, payload, *tags, destination=draw(st.sampled_from(MACS)))

@@ -126,9 +126,10 @@ DELIVERIES: tuple[Destination | Undeliverable, ...] = (
 
 
 @st.composite
-def scenes(draw: st.DrawFn, rules_max: int = 400) -> Scene:
-    filters_drawn = draw(st.lists(st.one_of(filters(), filters(), many_rules(rules_max)), min_size=1, max_size=3))
-    count = draw(st.sampled_from((0, 1, 2) + (3,) * 12 + (64,)))
+def scenes(draw: st.DrawFn, rules_max: int = 400, sessions_max: int = 64) -> Scene:
+    few_or_many = st.one_of(filters(), filters(), many_rules(rules_max)) if rules_max > 16 else filters()
+    filters_drawn = draw(st.lists(few_or_many, min_size=1, max_size=3))
+    count = draw(st.sampled_from([count for count in (0, 1, 2) + (3,) * 12 + (64,) if count <= sessions_max]))
     numbers = draw(st.lists(st.integers(1, 32766), min_size=count, max_size=count, unique=True))
     sessions = tuple(
         DesiredSession(

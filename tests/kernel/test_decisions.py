@@ -44,19 +44,20 @@ arrivals = st.lists(st.tuples(frames(), st.booleans(), st.sampled_from(MARKS)), 
 
 
 @pytest.mark.parametrize(
-    ("scenes_drawn", "rules_max", "frames_min"),
+    ("scenes_drawn", "rules_max", "sessions_max", "frames_min"),
     [
-        pytest.param(400, 400, 2_000, id="short", marks=pytest.mark.timeout(600)),  # time to shrink a disagreement
-        pytest.param(8_000, 10_000, 50_000, id="long", marks=(pytest.mark.long, pytest.mark.timeout(1800))),
+        pytest.param(400, 400, 64, 2_000, id="short", marks=pytest.mark.timeout(600)),  # time to shrink a disagreement
+        pytest.param(8_000, 16, 3, 50_000, id="long", marks=(pytest.mark.long, pytest.mark.timeout(1800))),
+        pytest.param(150, 10_000, 64, 1_000, id="large", marks=(pytest.mark.long, pytest.mark.timeout(1800))),
     ],
 )
 def test_the_kernel_and_the_model_agree_on_every_frame(
-    bench: Bench, scenes_drawn: int, rules_max: int, frames_min: int, say: Callable[[str], None]
+    bench: Bench, scenes_drawn: int, rules_max: int, sessions_max: int, frames_min: int, say: Callable[[str], None]
 ) -> None:
     moved: Counter[object] = Counter()
 
     @settings(max_examples=examples(scenes_drawn), deadline=None, suppress_health_check=list(HealthCheck))
-    @given(scenes(rules_max), arrivals)
+    @given(scenes(rules_max, sessions_max), arrivals)
     def agree(scene: Scene, frames_drawn: list[tuple[bytes, bool, int]]) -> None:
         bench.write(scene)
         for frame, at_ingress, mark in frames_drawn:

@@ -126,6 +126,7 @@ class Agent:
 
     def __init__(self, inside: netns.Visitor, bpffs_root: Path, host_id: str, object_path: Path) -> None:
         self.budget = UNLIMITED
+        self.looks_share = 1.0  # every event is followed by a look
         self.host_id = host_id
         self.bpffs_root = bpffs_root
         self.desk = Desk()
@@ -136,7 +137,7 @@ class Agent:
     def start(self) -> None:
         netlink = self._inside.run(Netlink)
         data_plane = self._inside.run(DataPlane, netlink, self.bpffs_root, self.host_id, self.object_path)
-        self.host = Host(netlink, data_plane, self.host_id, budget=self.budget)
+        self.host = Host(netlink, data_plane, self.host_id, budget=self.budget, looks_share=self.looks_share)
         self._inside.run(netlink.watch)
 
     def stop(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from pktmirror.agent import abi
 from pktmirror.agent.apply import pins_of
+from pktmirror.agent.locks import bpffs_lock
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -106,6 +107,7 @@ def place(lab_name: str, tmp_path: Path) -> Iterator[Place]:
         for process in place.processes:
             process.kill()
             process.communicate()
+        bpffs_lock(place.bpffs, HOST).unlink(missing_ok=True)  # of one that was killed
         if bpffs.is_mounted(place.bpffs):
             bpffs.unmount(place.bpffs)
         if netns.exists(name):
@@ -188,6 +190,70 @@ def test_a_second_agent_of_the_same_host_and_state_is_refused_while_the_first_li
     second.send_signal(signal.SIGTERM)
     assert second.wait(START_S) == 0
     assert {path.name for path in place.state.iterdir()} == {"agent-token"}
+
+
+def test_a_second_agent_of_the_same_host_and_bpffs_is_refused_whatever_its_state(place: Place) -> None:
+    first = place.start()
+    pins = place.pins()
+    other = place.directory / "other"
+    options = place.agent_options(state=other, token_file=place.state / "agent-token")
+    assert f"Another agent of the host {HOST} works with {place.bpffs}" in refused(place.argv("agent", *options))
+    assert first.poll() is None
+    assert place.pins() == pins
+    assert not other.exists()
+
+
+def test_a_pin_that_is_missing_is_named_and_the_purge_that_mends_it(place: Place) -> None:
+    process = place.start()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(START_S) == 0
+    [deliveries] = [pin for pin in place.pins() if pin.name == "deliveries"]
+    deliveries.unlink()
+    said = refused(place.argv("agent", *place.agent_options()))
+    assert said.startswith(f"pktmirror: {deliveries} is missing")
+    assert "pktmirror purge" in said
+    purge = place.argv("purge", f"--host-id={HOST}", f"--bpffs={place.bpffs}")
+    assert subprocess.run(purge, capture_output=True, check=False).returncode == 0
+    place.start()
+
+
+def test_an_up_that_cannot_start_leaves_the_mirroring_of_another_alone(tmp_path: Path) -> None:
+    def pins() -> list[Path]:
+        return sorted(path for path in Path("/run/pktmirror").rglob("*") if path.is_file())
+
+    def scene() -> None:
+        state = tmp_path / "state"
+        up = [str(PKTMIRROR), "up", f"--state={state}", "--listen=127.0.0.1:8773"]
+        first = subprocess.Popen(up, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            assert first.stderr is not None
+            said = next((line for line in first.stderr if "pktmirror is up" in line), None)
+            assert said is not None, "the first does not start"
+            before = pins()
+            assert before
+            bad = tmp_path / "bad.toml"
+            bad.write_text("[[vpc]]")
+            other = f"--state={tmp_path / 'other'}"
+            for options, says in (
+                ([f"--state={state}", "--listen=127.0.0.1:8773"], ""),
+                ([other, "--listen=127.0.0.1:8773"], ""),
+                ([other, "--listen=127.0.0.1:8774", f"--networks={bad}"], "networks"),
+                ([other, "--listen=127.0.0.1:8774"], "Another agent of the host"),
+            ):
+                argv = [str(PKTMIRROR), "up", *options]
+                done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+                assert done.returncode == 1, (options, done.stderr)
+                assert says in done.stderr.splitlines()[-1], done.stderr
+                assert pins() == before, options
+                assert first.poll() is None
+            first.send_signal(signal.SIGINT)
+            first.communicate(timeout=START_S)
+            assert not Path("/run/pktmirror").exists(), "its own end is the end of its mirroring"
+        finally:
+            first.kill()
+            first.communicate()
+
+    alone(scene)
 
 
 @pytest.mark.parametrize("kept", ["a directory", "no JSON", "another host", "a bad address", "a bad exclusion"])
@@ -340,6 +406,24 @@ def test_a_document_that_cannot_be_compiled_is_a_problem_and_the_last_good_one_s
         agent.desk.desired = good
         mirror.sources = {}
         mirror.unheard.add(7)
+
+
+def test_events_are_followed_by_looks_for_a_share_of_the_time_only(lab: Callable[[Topology], Lab]) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        agent = mirror.agents["host"]
+
+        def found_after_it_is_made(device: str) -> bool:
+            argv = ["ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}-peer"]
+            subprocess.run(netns.command(mirror.lab.namespace("host"), argv), check=True)
+            return any(device in interface.key for interface in agent.turn().interfaces)
+
+        agent.turn()
+        assert found_after_it_is_made("first")
+        agent.stop()
+        agent.looks_share = 1e-6
+        agent.start()
+        assert any("first" in interface.key for interface in agent.turn().interfaces), "the first look is at once"
+        assert not found_after_it_is_made("second")
 
 
 def send_one(mirror: Mirror) -> None:

@@ -3,6 +3,8 @@
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.refusal import Refusal
@@ -12,6 +14,7 @@ from pktmirror.networks import (
     InterfaceDeclaration,
     Networks,
     UnderlayDeclaration,
+    VpcDeclaration,
     differences,
     load,
     parse,
@@ -223,6 +226,46 @@ def test_what_is_shown_as_toml_declares_the_same(text: str) -> None:
 def test_strings_of_any_kind_survive_being_shown_as_toml() -> None:
     odd = Declaration(interface=(InterfaceDeclaration('h"\\', "netns:w\u00e9b\t\u7f51/eth0", "10.0.0.48"),))
     assert parse(toml(odd)) == odd
+
+
+@given(st.text())
+@example("\U0001f600")
+@example("\x7f\x80\x1f\r\n\\u007f")
+def test_whatever_is_declared_is_shown_as_toml_that_declares_it(text: str) -> None:
+    declared = Declaration(
+        vpc=(VpcDeclaration(text, text, resolvers=(text,)),), interface=(InterfaceDeclaration("h", text, "10.0.0.48"),)
+    )
+    assert parse(toml(declared)) == declared
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "9" * 5000], ids=["nested deeply", "a long number"])
+def test_what_is_too_much_to_read_is_refused_as_anything_else(text: str) -> None:
+    with pytest.raises(Refusal, match=r"networks\.toml"):
+        parse(text)
+
+
+@pytest.mark.parametrize("table", [1, 2**32 - 1])
+def test_an_underlay_may_have_any_route_table_that_there_can_be(table: int) -> None:
+    assert load(LAB.replace("= 100", f"= {table}")).vpcs[0].underlay.route_table == table
+
+
+@pytest.mark.parametrize("table", [0, -1, 2**32])
+def test_an_underlay_of_a_route_table_that_cannot_be_is_refused(table: int) -> None:
+    with pytest.raises(Refusal, match=f"route_table is {table}, not in 1 to 4294967295"):
+        load(LAB.replace("= 100", f"= {table}"))
+
+
+@pytest.mark.parametrize("name", ["a", "fifteen-bytes-x", "br\u00fccke", "br.100", "..."])
+def test_an_underlay_may_have_any_device_that_linux_can_name(name: str) -> None:
+    assert load(LAB.replace("br-u", name)).vpcs[0].underlay.device == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "sixteen-bytes-xx", "br\u00fccke-nach-ost", "a/b", "a b", "a\\tb", "a\\u0000b", "a:1", ".", ".."]
+)
+def test_an_underlay_of_a_device_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(Refusal, match="the underlay's device is"):
+        load(LAB.replace("br-u", name))
 
 
 def test_the_address_of_one_interface_is_set_changed_and_taken_away_without_touching_another() -> None:

@@ -3,8 +3,18 @@
 The only room that translates EC2's words into the kernel's; the border is `compile`.
 """
 
-from pktmirror.agent.apply import OBJECT
+from pktmirror.agent.apply import OBJECT, is_agent_id
 from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, cpus, look, purge_host, run
 from pktmirror.agent.departures import NAMESPACE_GONE_S
 
-__all__ = ["DEFAULT_BPFFS", "NAMESPACE_GONE_S", "OBJECT", "Settings", "cpus", "look", "purge_host", "run"]
+__all__ = [
+    "DEFAULT_BPFFS",
+    "NAMESPACE_GONE_S",
+    "OBJECT",
+    "Settings",
+    "cpus",
+    "is_agent_id",
+    "look",
+    "purge_host",
+    "run",
+]

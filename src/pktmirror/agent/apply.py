@@ -84,6 +84,8 @@ class DataPlane:
         version = hashlib.sha256(object_path.read_bytes()).hexdigest()[:12]
         self._agent_id = agent_id
         self._pins = self._root / version
+        cookie = netns.cookie().to_bytes(8, "little")
+        self._forget_other_namespaces(cookie)
         if not self._pins.is_dir():
             try:
                 self._load(object_path)
@@ -92,7 +94,7 @@ class DataPlane:
                 raise
         self._programs = {name: bpf.Program.pinned(self._pins / name) for name in _PROGRAMS}
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
-        self._maps["home"].put(_key(0), netns.cookie().to_bytes(8, "little"))
+        self._maps["home"].put(_key(0), cookie)
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self._filters = self._maps["filters"].memory()
         self._generation = 0
@@ -164,6 +166,15 @@ class DataPlane:
     def strays(self) -> Tally:
         """Frames that reached a hop and were no copy, or a copy of which no session is known any more."""
         return abi.tally(self._maps["strays"].get_percpu(_key(0)))
+
+    def _forget_other_namespaces(self, cookie: bytes) -> None:
+        """What was pinned for a namespace that is no more: its links are dead, and the ifindexes mean other devices."""
+        for pins in self._root.iterdir() if self._root.is_dir() else ():
+            if (pins / "home").exists():
+                with bpf.Map.pinned(pins / "home") as home:
+                    is_of_another = home.get(_key(0)) not in (bytes(8), cookie)
+                if is_of_another:
+                    bpffs.remove_tree(pins)
 
     def _load(self, object_path: Path) -> None:
         """All or nothing: pin into a staging directory, then rename it into place."""

@@ -4,12 +4,10 @@ It wakes when the control plane desires something else, when a link, route or ne
 """
 
 import contextlib
-import fcntl
 import os
 import select
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from pktmirror import __version__
-from pktmirror.agent.apply import DataPlane, is_agent_id, purge, remove_pins
+from pktmirror.agent.apply import DataPlane, is_agent_id, pins_of, purge, remove_pins
 from pktmirror.agent.compile import (
     CompiledFilters,
     RouteQuery,
@@ -30,6 +28,8 @@ from pktmirror.agent.compile import (
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.locks import alone
+from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
@@ -43,13 +43,15 @@ from pktmirror.model.refusal import Refusal
 _log = structlog.get_logger("agent")
 
 TICK_S = 1.0
-FULL_LOOK_S = 5.0  # how often namespaces are looked into without an event of their links here
 DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be."""
+    """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be.
+
+    ``purges_at_end`` is for a mirroring that ends with its agent.
+    """
 
     control_url: str
     token: str
@@ -59,6 +61,7 @@ class Settings:
     bpffs_root: Path = DEFAULT_BPFFS
     namespace_gone_s: float = NAMESPACE_GONE_S
     budget: Rate = field(default_factory=lambda: default_budget(cpus()))
+    purges_at_end: bool = False
 
     def __post_init__(self) -> None:
         _refuse_bad_host_id(self.host_id)
@@ -71,9 +74,19 @@ def cpus() -> int:
 
 
 def run(settings: Settings, stop: threading.Event, ready: threading.Event | None = None) -> None:
-    """Serve until ``stop`` is set. Mirrors go on afterwards: `purge` is what ends them."""
-    with _visitor(settings.netns) as inside, _alone(settings.state_dir, settings.host_id):
-        _serve(settings, inside, stop, ready)
+    """Serve until ``stop`` is set. Mirrors go on afterwards, unless ``purges_at_end``: `purge` is what ends them.
+
+    Where another agent of this host is at work this one is refused, and leaves alone what the other made.
+    """
+    with (
+        _visitor(settings.netns) as inside,
+        alone(settings.state_dir, settings.bpffs_root, settings.host_id),
+    ):
+        try:
+            _serve(settings, inside, stop, ready)
+        finally:
+            if settings.purges_at_end:
+                _purge_inside(inside, settings.bpffs_root, settings.host_id)
 
 
 def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, ready: threading.Event | None) -> None:
@@ -95,7 +108,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
                 inside.run(host.turn, controller)
                 if ready is not None:
                     ready.set()
-                _sleep([wake_read, events], TICK_S, stop)
+                _sleep([wake_read, events], min(TICK_S, host.next_look_in_s()), stop)
                 _drain(wake_read)
         finally:
             inside.run(host.close)
@@ -114,14 +127,10 @@ def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
     try:
         if netns_name is not None and not _exists(netns_name) and remove_pins(bpffs_root, host_id):
             return True
-        with _visitor(netns_name) as inside:
-            return inside.run(_purge, bpffs_root, host_id)
     except OSError as error:
-        raise Refusal(
-            "The agent's programs cannot be removed.",
-            found=str(error),
-            do="run it as root, with the --bpffs and the --host-id of the agent",
-        ) from error
+        raise _not_removed(error) from error
+    with _visitor(netns_name) as inside:
+        return _purge_inside(inside, bpffs_root, host_id)
 
 
 def look() -> list[Device]:
@@ -130,13 +139,31 @@ def look() -> list[Device]:
         return survey(netlink, {})
 
 
+def _purge_inside(inside: netns.Visitor, bpffs_root: Path, host_id: str) -> bool:
+    try:
+        return inside.run(_purge, bpffs_root, host_id)
+    except OSError as error:
+        raise _not_removed(error) from error
+
+
+def _not_removed(error: OSError) -> Refusal:
+    return Refusal(
+        "The agent's programs cannot be removed.",
+        found=str(error),
+        do="run it as root, with the --bpffs and the --host-id of the agent",
+    )
+
+
 def _purge(bpffs_root: Path, host_id: str) -> bool:
     with Netlink() as netlink:
         return purge(netlink, bpffs_root, host_id)
 
 
 class Host:
-    """One network namespace of this machine, its data plane, and what the last turn found."""
+    """One network namespace of this machine, its data plane, and what the last turn found.
+
+    ``looks_share`` is the part of the time that it may look into namespaces for, in (0, 1].
+    """
 
     def __init__(
         self,
@@ -146,6 +173,7 @@ class Host:
         *,
         budget: Rate,
         namespace_gone_s: float = NAMESPACE_GONE_S,
+        looks_share: float = LOOKS_SHARE,
     ) -> None:
         self.netlink = netlink
         self._sources: PreferredSources | None = None  # most hosts never ask
@@ -155,7 +183,7 @@ class Host:
         self._budget = budget
         self._devices: list[Device] = []
         self._known_macs = data_plane.known_macs()
-        self._looked_s = float("-inf")
+        self._looks = Looks(looks_share)
         self._applied_revision = 0
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
@@ -172,14 +200,15 @@ class Host:
         """One turn of the loop. What fails is reported, logged once, and tried again at the next turn."""
         desired = controller.desired
         try:
-            changed = self.netlink.drain_events()
-            if changed or time.monotonic() - self._looked_s >= FULL_LOOK_S:
+            if self.netlink.drain_events():
+                self._looks.ask()
+            if self.next_look_in_s() == 0:
                 self._look()
             self._watch_names()
             problems = () if desired is None else self._follow(desired)
         except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)
-            self._looked_s = float("-inf")
+            self._looks.ask()
             if not self._data_plane.is_pinned():
                 raise Refusal(
                     "The agent's programs and maps are gone.",
@@ -192,9 +221,16 @@ class Host:
         self._problems = problems
         controller.report(self._report())
 
+    def next_look_in_s(self) -> float:
+        """In how many seconds the next look into the namespaces is due; 0 is now."""
+        return self._looks.due_in_s(time.monotonic())
+
     def _look(self) -> None:
-        self._looked_s = time.monotonic()
-        self._devices = survey(self.netlink, self._known_macs)
+        began_s = time.monotonic()
+        try:
+            self._devices = survey(self.netlink, self._known_macs)
+        finally:
+            self._looks.looked(began_s, time.monotonic())
         self._known_macs = {
             device.ifindex: device.found.mac for device in self._devices if device.found.mac is not None
         }
@@ -345,6 +381,13 @@ def _open(settings: Settings) -> Host:
         first, *more = str(error).splitlines()
         if more and not isinstance(error, PermissionError):
             _log.error("the kernel refuses the programs", lines=more)
+        lost = error.filename if isinstance(error, FileNotFoundError) else None
+        if lost is not None and Path(lost).is_relative_to(pins_of(settings.bpffs_root, settings.host_id)):
+            raise Refusal(
+                f"{lost} is missing among what an agent left pinned.",
+                do="remove the rest with `pktmirror purge`, with the --bpffs, --host-id and --netns of this agent, and "
+                "start it again",
+            ) from error
         raise Refusal(
             "The agent cannot load its programs into the kernel.",
             found=first,
@@ -377,50 +420,6 @@ def _refuse_bad_host_id(host_id: str) -> None:
             f"{host_id!r} cannot be the name of a host.",
             do="give --host-id letters, digits, '.', '_' and '-', at most 128, a letter or digit first",
         )
-
-
-@contextlib.contextmanager
-def _alone(state_dir: Path, host_id: str) -> Iterator[None]:
-    """No other agent of this host works with this state directory meanwhile; Refusal where one does."""
-    is_new = not state_dir.exists()
-    path = state_dir / f"agent-{host_id}.lock"
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = _locked(path)
-    except BlockingIOError:
-        raise Refusal(
-            f"Another agent of the host {host_id} works with {state_dir}.",
-            do="stop it first, or give this one a --host-id of its own",
-        ) from None
-    except OSError as error:
-        raise Refusal(
-            f"The agent cannot use the state directory {state_dir}.",
-            found=str(error),
-            do="name a directory that it may write with --state",
-        ) from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(fd)
-        if is_new:
-            with contextlib.suppress(OSError):  # it holds something now
-                state_dir.rmdir()
-
-
-def _locked(path: Path) -> int:
-    """The descriptor that holds the lock; BlockingIOError where another does. Its owner removes the file."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if path.samefile(f"/proc/self/fd/{fd}"):  # else its last owner has just removed it
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
 
 
 def _wake(fd: int) -> None:

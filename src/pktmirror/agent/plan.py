@@ -156,10 +156,13 @@ def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> l
             draft.changes.append(Attach(interface.ifindex))
     if wanted.interfaces and any(_budget(value) != bytes(abi.cap(wanted.budget)) for value in held.policies.values()):
         draft.changes.append(ForgetSpent(None))
-    streams = _streams(wanted, draft.session_rows, (capacity or Capacity()).streams)
-    # A copy must be known before the first is made, and as long as one may be.
+    streams_max = (capacity or Capacity()).streams
+    streams = _streams(wanted, draft.session_rows, streams_max)
     puts = [PutStream(key, row) for key, row in streams.items() if held.streams.get(key) != row]
     drops = [DropStream(key) for key in held.streams if key not in streams]
+    if len(held.streams.keys() | streams.keys()) > streams_max:  # for a moment copies are not known, but all fit
+        return [*detach, *drops, *puts, *draft.changes]
+    # A copy must be known before the first is made, and as long as one may be.
     return [*detach, *puts, *draft.changes, *drops]
 
 

@@ -6,7 +6,9 @@ from urllib.parse import quote
 
 import typer
 
+from pktmirror.agent import is_agent_id
 from pktmirror.cli.endpoint import Endpoint, StateOption
+from pktmirror.model.refusal import Refusal
 
 _INTERFACE = re.compile(r"eni-[0-9a-f]{17}")
 
@@ -28,6 +30,11 @@ def forget(
 
     Example: [bold]pktmirror forget old-hypervisor[/bold], or [bold]pktmirror forget eni-0f3a5c1e77b2d4961[/bold]
     """
+    if not is_agent_id(name):
+        raise Refusal(
+            f"{name!r} is neither the id of a host nor of an interface.",
+            do="`pktmirror status` shows the hosts, `pktmirror interfaces` the interfaces",
+        )
     kind = "interfaces" if _INTERFACE.fullmatch(name) else "hosts"
     Endpoint.found(state).delete(f"{kind}/{quote(name, safe='')}")
     typer.echo(f"{name} is forgotten", err=True)

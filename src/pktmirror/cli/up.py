@@ -67,7 +67,7 @@ def up(
         url = services.start_control(listen, state, networks)
         token = read_token(state / "agent-token")
         budget = budget_of(budget_packets_per_second, budget_bits_per_second)
-        settings = agent.Settings(url, token, host_id, state, host_netns, budget=budget)
+        settings = agent.Settings(url, token, host_id, state, host_netns, budget=budget, purges_at_end=True)
         services.start("agent", lambda stop, ready: agent.run(settings, stop, ready))
         collector = monitor.Settings(monitor_listen, captures, monitor_netns, url, token)
         services.start("monitor", lambda stop, ready: monitor.run(collector, stop, lambda _: ready.set()))
@@ -76,7 +76,6 @@ def up(
         services.wait()
     finally:
         services.stop()
-        agent.purge_host(agent.DEFAULT_BPFFS, host_id, host_netns)
 
 
 @dataclass

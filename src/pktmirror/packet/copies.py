@@ -9,6 +9,7 @@ from pktmirror.packet.vxlan import HEADER_BYTES as VXLAN_BYTES
 _UDP_BYTES = _ICMP_BYTES = 8
 _IPV4_BYTES = 20
 _WITHOUT_OPTIONS = 0x45
+_OUTER_SOURCE_PORT_MIN = 0xFF80  # of copies, as AWS's (spec 1.12)
 _ONLY_A_VNI = bytes((0x08, 0, 0, 0))
 _ABOUT_A_PACKET = (3, 11, 12)  # RFC 792: unreachable, time exceeded, parameter problem
 
@@ -23,10 +24,10 @@ class Outer(NamedTuple):
 
 
 def outer_of(frame: bytes, headers: Headers) -> Outer | None:
-    """What a frame would be the copy of; None where it is no VXLAN over IPv4, or a fragment of it."""
+    """What a frame would be the copy of; None where it is no VXLAN over IPv4, or a later fragment of it."""
     if not isinstance(headers.source, IPv4Address) or not isinstance(headers.destination, IPv4Address):
         return None
-    if headers.protocol != UDP or headers.destination_port is None or headers.fragment:
+    if headers.protocol != UDP or headers.destination_port is None:
         return None
     vxlan = frame[headers.l4_offset + _UDP_BYTES :][:VXLAN_BYTES]
     if len(vxlan) < VXLAN_BYTES or vxlan[:4] != _ONLY_A_VNI:
@@ -45,8 +46,10 @@ def outer_quoted(frame: bytes, headers: Headers) -> Outer | None:
     if len(quoted) < _IPV4_BYTES + _UDP_BYTES or quoted[0] != _WITHOUT_OPTIONS or quoted[9] != UDP:
         return None
     source, destination = IPv4Address(quoted[12:16]), IPv4Address(quoted[16:20])
-    if source != headers.destination:
+    source_port, port = (int.from_bytes(quoted[_IPV4_BYTES + at : _IPV4_BYTES + at + 2]) for at in (0, 2))
+    if source != headers.destination or source_port < _OUTER_SOURCE_PORT_MIN:
         return None
-    port = int.from_bytes(quoted[_IPV4_BYTES + 2 : _IPV4_BYTES + 4])
     vxlan = quoted[_IPV4_BYTES + _UDP_BYTES :][:VXLAN_BYTES]
-    return Outer(source, destination, port, int.from_bytes(vxlan[4:7]) if len(vxlan) == VXLAN_BYTES else None)
+    if len(vxlan) < VXLAN_BYTES:
+        return Outer(source, destination, port, None)
+    return Outer(source, destination, port, int.from_bytes(vxlan[4:7])) if vxlan[:4] == _ONLY_A_VNI else None

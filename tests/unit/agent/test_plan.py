@@ -161,6 +161,17 @@ def test_another_budget_reaches_every_interface_and_forgets_what_was_spent() -> 
     assert planned(replace(state, budget=Rate(100)), held) == []
 
 
+def test_where_old_and_new_streams_do_not_fit_together_the_old_ones_go_first() -> None:
+    held = after(wanted({"a": Wish()}))
+    changes = planned(wanted({"a": Wish(target=91)}), held, replace(AMPLE, streams=3))
+    kinds = [type(change) for change in changes if isinstance(change, PutStream | DropStream)]
+    assert kinds == [DropStream, DropStream, PutStream, PutStream]
+    assert applied(held, changes).streams.keys() == {stream(7, target=91), stream(abi.VNI_NOT_QUOTED, target=91)}
+    roomy = planned(wanted({"a": Wish(target=91)}), held, replace(AMPLE, streams=4))
+    kinds = [type(change) for change in roomy if isinstance(change, PutStream | DropStream)]
+    assert kinds == [PutStream, PutStream, DropStream, DropStream]
+
+
 def test_resolvers_keep_their_family() -> None:
     resolvers = (ip_address("10.0.0.2"), ip_address("fd00:ec2::253"), ip_address("169.254.169.253"))
     interface = WantedInterface(3, MAC, True, resolvers, ())
