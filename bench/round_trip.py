@@ -12,11 +12,11 @@ As root: PYTHONPATH=. .venv/bin/python bench/round_trip.py [--turns 15] [--round
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +26,8 @@ from itertools import count
 from pathlib import Path
 
 import structlog
-from tests.lab.mirror import Mirror, Session
+from bench.throughput import Unchecked, sinks
+from tests.lab.mirror import Session
 
 from pktmirror import lab
 from pktmirror.lab import DEMO, Lab, Topology
@@ -97,8 +98,7 @@ def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
         "turns": turns,
         "round_trips_a_turn": round_trips,
     }
-    with Mirror(built) as mirror, sink(mirror):
-        mirror.collector("monitor")
+    with Unchecked(built) as mirror, sinks(mirror):
         vnis = count(100)
 
         @contextmanager
@@ -156,21 +156,16 @@ def ping_pong(built: Lab, address: str, protocol: str) -> Iterator[Callable[[int
 
     Client and echo are processes of their own, each on a CPU of its own.
     """
-    with (
-        built.start(
-            "web",
-            ["taskset", "-c", "1", sys.executable, "-c", ECHO, address, str(PORT), protocol],
-            stdout=subprocess.PIPE,
-        ) as echo,
-        built.start(
-            "client",
-            ["taskset", "-c", "0", sys.executable, "-c", CLIENT, address, str(PORT), protocol],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as client,
-    ):
+    listen = ["taskset", "-c", "1", sys.executable, "-c", ECHO, address, str(PORT), protocol]
+    ask = ["taskset", "-c", "0", sys.executable, "-c", CLIENT, address, str(PORT), protocol]
+    with contextlib.ExitStack() as stack:
+        echo = stack.enter_context(built.start("web", listen, stdout=subprocess.PIPE))
+        stack.callback(echo.kill)
         echo.stdout.readline()
+        client = stack.enter_context(
+            built.start("client", ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(client.kill)
 
         def times_us(round_trips: int) -> tuple[float, float]:
             client.stdin.write(f"{round_trips}\n")
@@ -178,11 +173,7 @@ def ping_pong(built: Lab, address: str, protocol: str) -> Iterator[Callable[[int
             median_us, p99_us = client.stdout.readline().split()
             return float(median_us), float(p99_us)
 
-        try:
-            yield times_us
-        finally:
-            client.kill()
-            echo.kill()
+        yield times_us
 
 
 @contextmanager
@@ -198,15 +189,6 @@ def spinners() -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def sink(mirror: Mirror) -> Iterator[None]:
-    """Somebody listens for the peer's copies too, so that the target sends no ICMP errors."""
-    listener = mirror.inside("monitor").run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-    with listener:
-        listener.bind(("0.0.0.0", PEER_PORT))
-        yield
 
 
 @contextmanager
