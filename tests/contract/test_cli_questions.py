@@ -296,7 +296,8 @@ def test_a_load_balancer_target_is_no_interface(program: Program, world: dict[st
 def test_a_watched_ledger_follows_the_figures_until_it_is_interrupted(
     plane: Plane, world: dict[str, str], reported: None
 ):
-    words = [sys.executable, "-c", PROGRAM, "ledger", world["first"], "--watch", "--json"]
+    listening = ["env", "--default-signal=INT"]  # a job in the background is started with it ignored
+    words = [*listening, sys.executable, "-c", PROGRAM, "ledger", world["first"], "--watch", "--json"]
     environment = {**os.environ, "PKTMIRROR_STATE": str(plane.state), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as watching:
         try:
