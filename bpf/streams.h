@@ -31,14 +31,15 @@ struct quoted {
 };
 _Static_assert(sizeof(struct quoted) == 20 + UDP_HEADER_BYTES, "as it is on the wire");
 
-/* A copy of a session that this network knows (spec 5.19), or its first fragment: by the outer addresses, the port and
- * the VNI. Any other VXLAN is ordinary traffic. */
+/* A copy of a session that this network knows (spec 5.19), or its first fragment: by the outer addresses, the ports
+ * and the VNI. Any other VXLAN is ordinary traffic. */
 __noinline int is_copy_on_the_wire(struct __sk_buff *skb, const struct headers *headers)
 {
 	struct stream stream = {};
 	struct vxlan vxlan;
 
 	if (!headers || headers->family != 4 || headers->protocol != PROTOCOL_UDP || !headers->has_ports ||
+	    headers->source_port < OUTER_SOURCE_PORT_MIN ||
 	    bpf_skb_load_bytes(skb, headers->l4_offset + UDP_HEADER_BYTES, &vxlan, sizeof(vxlan)) ||
 	    vxlan.flags_be != bpf_htonl(VXLAN_FLAGS))
 		return false;

@@ -17,6 +17,7 @@ from typing import Self
 
 from pktmirror.agent.apply import OBJECT, DataPlane, pins_of, purge
 from pktmirror.agent.daemon import Host
+from pktmirror.agent.locks import forget_killed
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -157,6 +158,7 @@ class Agent:
     def purge(self) -> None:
         with self._inside.run(Netlink) as netlink:
             self._inside.run(purge, netlink, self.bpffs_root, self.host_id)
+        forget_killed(self.bpffs_root, self.host_id)
 
 
 class Mirror:

@@ -17,7 +17,7 @@ import pytest
 
 from pktmirror.agent import abi
 from pktmirror.agent.apply import pins_of
-from pktmirror.agent.locks import bpffs_lock
+from pktmirror.agent.locks import bpffs_lock, forget_killed
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -322,6 +322,19 @@ def test_purge_removes_the_pins_of_an_agent_whose_namespace_is_gone(place: Place
     assert (done.returncode, done.stderr) == (0, "removed\n")
     assert not place.bpffs.exists()
     assert "cannot enter the network namespace" in refused(argv), "nothing tells this from a wrong name any more"
+
+
+def test_purge_takes_away_the_lock_of_an_agent_that_was_killed_and_not_of_one_at_work(place: Place) -> None:
+    killed = place.start()
+    lock = bpffs_lock(place.bpffs, HOST)
+    forget_killed(place.bpffs, HOST)
+    assert lock.exists(), "it is held"
+    killed.kill()
+    killed.wait()
+    assert lock.exists()
+    argv = place.argv("purge", f"--host-id={HOST}", f"--bpffs={place.bpffs}")
+    assert subprocess.run(argv, timeout=START_S, check=False).returncode == 0
+    assert not lock.exists()
 
 
 def test_an_agent_whose_pins_are_purged_under_it_says_so_and_ends(place: Place) -> None:

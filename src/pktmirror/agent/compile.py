@@ -40,19 +40,18 @@ class Uncompilable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RouteQuery:
-    """A question to the route table: how would this host send to ``address``, and, if asked, from which address."""
+    """A question to the route table: how would this host send to ``address``."""
 
     address: Address
     table: int
     device: str | None
-    asks_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
 
-    ``source`` is the route's preferred source; None where it has none, or nobody asked.
+    ``source`` is the route's preferred source; None where it has none.
     """
 
     ifindex: int
@@ -206,8 +205,7 @@ def compile_state(
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
     underlay = interface.underlay
-    of_host = underlay.outer_source is OuterSource.HOST
-    return RouteQuery(_address(destination.address), underlay.route_table, underlay.device, of_host)
+    return RouteQuery(_address(destination.address), underlay.route_table, underlay.device)
 
 
 def _session(
@@ -218,7 +216,8 @@ def _session(
         return _unsent(interface, session, filter_, Stage.UNDELIVERABLE), delivery.reason
     query = _query(interface, delivery)
     primary = _address(interface.primary_address)
-    if not query.asks_source and not isinstance(primary, IPv4Address):
+    of_host = interface.underlay.outer_source is OuterSource.HOST
+    if not of_host and not isinstance(primary, IPv4Address):
         problem = f"the source's primary address {primary} is not IPv4, as the outer source of a copy is"
         return _unsent(interface, session, filter_, Stage.UNDELIVERABLE), problem
     way = ways.get(query)
@@ -226,7 +225,7 @@ def _session(
     by = f"table {query.table}" + (f", device {query.device}" if query.device else "")
     if way is None or not isinstance(way.next_hop, IPv4Address) or not isinstance(target, IPv4Address):
         return _unsent(interface, session, filter_, Stage.NO_ROUTE), f"no route to the target {target} ({by})"
-    source = way.source if query.asks_source else primary
+    source = way.source if of_host else primary
     if not isinstance(source, IPv4Address):
         problem = (
             f"the route to the target {target} ({by}) has no preferred source, and the host's address is to be the "

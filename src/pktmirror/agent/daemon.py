@@ -8,8 +8,7 @@ import os
 import select
 import threading
 import time
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -28,14 +27,13 @@ from pktmirror.agent.compile import (
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
-from pktmirror.agent.locks import alone
+from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
-from pktmirror.kernel.preferred_source import PreferredSources
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import Rate, default_budget
 from pktmirror.model.refusal import Refusal
@@ -125,12 +123,14 @@ def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
     """
     _refuse_bad_host_id(host_id)
     try:
-        if netns_name is not None and not _exists(netns_name) and remove_pins(bpffs_root, host_id):
-            return True
+        gone = netns_name is not None and not _exists(netns_name) and remove_pins(bpffs_root, host_id)
+        if not gone:
+            with _visitor(netns_name) as inside:
+                gone = inside.run(_purge, bpffs_root, host_id)
+        forget_killed(bpffs_root, host_id)
     except OSError as error:
         raise _not_removed(error) from error
-    with _visitor(netns_name) as inside:
-        return _purge_inside(inside, bpffs_root, host_id)
+    return gone
 
 
 def look() -> list[Device]:
@@ -176,7 +176,6 @@ class Host:
         looks_share: float = LOOKS_SHARE,
     ) -> None:
         self.netlink = netlink
-        self._sources: PreferredSources | None = None  # most hosts never ask
         self._departures = Departures(namespace_gone_s)
         self._data_plane = data_plane
         self._host_id = host_id
@@ -193,8 +192,6 @@ class Host:
     def close(self) -> None:
         self._data_plane.close()
         self.netlink.close()
-        if self._sources is not None:
-            self._sources.close()
 
     def turn(self, controller: Controller) -> None:
         """One turn of the loop. What fails is reported, logged once, and tried again at the next turn."""
@@ -264,9 +261,7 @@ class Host:
             _log.info("applied", revision=desired.revision, changes=len(changes))
         self._data_plane.forget_predecessors()
         self._applied_revision = desired.revision
-        self._wanted = Wanted(
-            wanted.interfaces, b"", wanted.session_ids, {**self._unresolved(wanted), **wanted.problems}
-        )
+        self._wanted = replace(wanted, problems={**self._unresolved(wanted), **wanted.problems})
 
     def _planned(self, desired: DesiredState) -> tuple[Wanted, list[Change]]:
         """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
@@ -293,14 +288,7 @@ class Host:
         link = None if route is None else links.get(route.ifindex)
         if route is None or link is None or not link.up:
             return None
-        source = self._preferred_source(query, device) if query.asks_source else None
-        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), source)
-
-    def _preferred_source(self, query: RouteQuery, device_ifindex: int | None) -> IPv4Address | None:
-        if not isinstance(query.address, IPv4Address):
-            return None
-        self._sources = self._sources or PreferredSources()
-        return self._sources.towards(query.address, device_ifindex=device_ifindex, table=query.table)
+        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source)
 
     def _unresolved(self, wanted: Wanted) -> dict[str, str]:
         """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them.

@@ -18,6 +18,18 @@ def bpffs_lock(bpffs_root: Path, host_id: str) -> Path:
     return RUN / f"agent-{host_id}-{hashlib.sha256(os.fsencode(bpffs_root.resolve())).hexdigest()[:8]}.lock"
 
 
+def forget_killed(bpffs_root: Path, host_id: str) -> None:
+    """Remove the lock file that an agent which was killed left; that of one at work stays."""
+    path = bpffs_lock(bpffs_root, host_id)
+    with contextlib.suppress(BlockingIOError):
+        if path.exists():
+            fd = _locked(path)
+            path.unlink(missing_ok=True)
+            os.close(fd)
+    with contextlib.suppress(OSError):  # other things are there
+        RUN.rmdir()
+
+
 @contextlib.contextmanager
 def alone(state_dir: Path, bpffs_root: Path, host_id: str) -> Iterator[None]:
     """No other agent of this host works with this state directory or this bpffs meanwhile; Refusal where one does."""

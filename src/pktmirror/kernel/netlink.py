@@ -9,8 +9,8 @@ import errno
 import os
 import select
 from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
 _NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+_SCOPE_LINK = 253
 _GRO = "generic-receive-offload"
 _OFFLOADS = ("tcp-segmentation-offload", "generic-segmentation-offload", "tx-checksumming")
 
@@ -79,11 +80,15 @@ class ForwardingEntry:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How the kernel would send to a destination. ``next_hop`` is the destination itself where it is on the link."""
+    """How the kernel would send to a destination. ``next_hop`` is the destination itself where it is on the link.
+
+    ``source`` is the address that the host would send from, the preferred source; None where it has none.
+    """
 
     ifindex: int
     next_hop: Address
     mtu: int | None  # of the route, where it names one
+    source: Address | None = None
 
 
 @contextlib.contextmanager
@@ -197,7 +202,23 @@ class Netlink:
                 continue
             if found is None or length > found[0]:
                 found = (length, message)
-        return None if found is None else _route(found[1], destination)
+        route = None if found is None else _route(found[1], destination)
+        if route is None or route.source is not None:
+            return route
+        return replace(route, source=self._source_on(route.ifindex, route.next_hop))
+
+    def _source_on(self, ifindex: int, next_hop: Address) -> Address | None:
+        """As fib_result_prefsrc chooses (net/ipv4/fib_semantics.c): a primary address of the device, one on the next
+        hop's network before another."""
+        with _as_os_error(f"read the addresses of the device {ifindex}"):
+            messages = list(self._route.get_addr(index=ifindex, family=_AF_OF_VERSION[next_hop.version]))
+        primary = [
+            ip_interface(f"{message.get('local') or message.get('address')}/{message['prefixlen']}")
+            for message in messages
+            if not message["flags"] & _IFA_F_SECONDARY and message["scope"] < _SCOPE_LINK
+        ]
+        near = [interface for interface in primary if next_hop in interface.network]
+        return next((interface.ip for interface in near or primary), None)
 
     def nsid_of(self, namespace: Path) -> int | None:
         """The number by which links of this namespace name another one; None where none leads there."""
@@ -323,4 +344,5 @@ def _route(message: Any, destination: Address) -> Route | None:
     metrics = message.get("metrics")
     gateway = message.get("gateway")
     next_hop = ip_address(gateway) if gateway else destination
-    return Route(oif, next_hop, metrics.get("mtu") if metrics else None)
+    source = message.get("prefsrc")
+    return Route(oif, next_hop, metrics.get("mtu") if metrics else None, ip_address(source) if source else None)

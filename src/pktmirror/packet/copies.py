@@ -29,6 +29,8 @@ def outer_of(frame: bytes, headers: Headers) -> Outer | None:
         return None
     if headers.protocol != UDP or headers.destination_port is None:
         return None
+    if headers.source_port is None or headers.source_port < _OUTER_SOURCE_PORT_MIN:
+        return None
     vxlan = frame[headers.l4_offset + _UDP_BYTES :][:VXLAN_BYTES]
     if len(vxlan) < VXLAN_BYTES or vxlan[:4] != _ONLY_A_VNI:
         return None

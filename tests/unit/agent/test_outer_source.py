@@ -1,10 +1,10 @@
 """Whose address the copies of a network carry: the interface's, or that of the host's route."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
+from pktmirror.agent.compile import Wanted, Way, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.desired import (
     DesiredInterface,
@@ -12,17 +12,15 @@ from pktmirror.desired import (
     DesiredState,
     Destination,
     FilterDocument,
-    FoundInterface,
     Undeliverable,
     Underlay,
 )
 from pktmirror.model.filter import Filter
 from pktmirror.model.ledger import Stage
 from pktmirror.model.underlay import OuterSource
+from tests.unit.agent.test_compile import found
 
 KEY = "netns:web/eth0"
-ASKED = RouteQuery(ip_address("10.0.0.90"), 100, "br0", asks_source=True)
-UNASKED = RouteQuery(ip_address("10.0.0.90"), 100, "br0")
 WAY = Way(5, IPv4Address("10.0.0.1"), 1500, IPv4Address("192.0.2.3"))
 
 
@@ -52,27 +50,10 @@ def state(
 
 def compiled(desired: DesiredState, way: Way | None) -> tuple[Stage, IPv4Address, str | None]:
     """The stage of the session, the outer source of its copies, and what stands in its way."""
-    device = FoundInterface(
-        key=KEY,
-        provider="netns",
-        instance="web",
-        name="eth0",
-        device="web0",
-        kind="veth",
-        mac="02:00:00:00:00:48",
-        addresses=("10.0.0.48",),
-        mtu=1500,
-        up=True,
-    )
     ways = {} if way is None else {query: way for query in route_queries(desired)}
-    wanted: Wanted = compile_state(desired, [Device(device, 3, is_host_side=True)], ways)
+    wanted: Wanted = compile_state(desired, [Device(found(KEY), 3, is_host_side=True)], ways)
     [session] = wanted.interfaces[0].sessions
     return session.stage, session.delivery.outer_source, wanted.problems.get("tms-1")
-
-
-def test_only_a_network_whose_outer_source_is_the_hosts_asks_for_it() -> None:
-    assert route_queries(state(OuterSource.HOST)) == {ASKED}
-    assert route_queries(state(OuterSource.ENI)) == {UNASKED}
 
 
 def test_copies_carry_the_preferred_source_of_the_route_or_the_interfaces_address() -> None:
