@@ -26,14 +26,15 @@ from itertools import count
 from pathlib import Path
 
 import structlog
+from bench import peers
 from bench.throughput import Unchecked, sinks
 from tests.lab.mirror import Session
 
 from pktmirror import lab
 from pktmirror.lab import DEMO, Lab, Topology
 
-PORT, PEER_PORT = 7007, 4790  # the peer has a port of its own, so that our ledger is about our copies
-PLAIN, OURS, PEER = "no mirror", "pktmirror", "tc u32 + mirred to a vxlan device"
+PORT = 7007
+PLAIN, OURS = "no mirror", "pktmirror"
 IDLE, BUSY = "idle CPUs, which halt between packets", "busy CPUs, which never halt"
 
 ECHO = """
@@ -100,6 +101,7 @@ def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
     }
     with Unchecked(built) as mirror, sinks(mirror):
         vnis = count(100)
+        spot = peers.Spot(built.namespace("host"), "web0", "br-a", mirror.address("monitor"))
 
         @contextmanager
         def ours() -> Iterator[None]:
@@ -112,7 +114,7 @@ def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
         conditions: dict[str, Callable[[], AbstractContextManager[None]]] = {
             PLAIN: nullcontext,
             OURS: ours,
-            PEER: lambda: mirred(built, mirror.address("monitor")),
+            peers.MIRRED: lambda: peers.mirred(spot),
         }
         regimes: dict[str, Callable[[], AbstractContextManager[None]]] = {IDLE: nullcontext, BUSY: spinners}
         for protocol in ("UDP", "TCP"):
@@ -189,27 +191,6 @@ def spinners() -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def mirred(built: Lab, target: str) -> Iterator[None]:
-    """The peer: a vxlan device of the host, and both directions of the source's host side mirrored into it."""
-    host = built.namespace("host")
-    match = "protocol ip u32 match u32 0 0 action mirred egress mirror dev peer0"
-    commands = [
-        f"ip -n {host} link add peer0 type vxlan id 9 remote {target} dstport {PEER_PORT} dev br-a",
-        f"ip -n {host} link set peer0 up",
-        f"tc -n {host} qdisc add dev web0 clsact",
-        f"tc -n {host} filter add dev web0 ingress {match}",
-        f"tc -n {host} filter add dev web0 egress {match}",
-    ]
-    try:
-        for command in commands:
-            subprocess.run(command.split(), check=True)
-        yield
-    finally:
-        subprocess.run(f"tc -n {host} qdisc del dev web0 clsact".split(), check=False)
-        subprocess.run(f"ip -n {host} link del peer0".split(), check=False)
 
 
 def show(result: dict[str, object]) -> None:

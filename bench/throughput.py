@@ -16,14 +16,14 @@ import platform
 import socket
 import statistics
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
 import structlog
+from bench import peers
+from bench.peers import COPIER, MIRRED, NFT, PEER_PORT, NotHere, Spot
 from msgspec.structs import replace
 from tests.lab.mirror import Mirror, Session
 from tests.waiting import wait_until
@@ -33,11 +33,10 @@ from pktmirror.lab import DEMO, Lab, Topology
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.ledger import Stage
 
-PORT, PEER_PORT, PEER_VNI = 4789, 4790, 9
+PORT = 4789
 SEGMENT_BYTES = 1448
 PLAIN = "no mirror"
 OURS, OURS_CUT = "pktmirror", "pktmirror, packet length 128"
-MIRRED, NFT, COPIER = "tc u32 + mirred to a vxlan device", "nft dup to a vxlan device", "user-space AF_PACKET copier"
 UNDERLAYS = {"underlay MTU 9001": 9001, "underlay MTU 1500": 1500}
 
 
@@ -54,7 +53,7 @@ def main() -> None:
         "turns": arguments.turns,
         "seconds_a_transfer": arguments.seconds,
     }
-    with copier() as program:
+    with peers.copier() as program:
         for name, mtu in UNDERLAYS.items():
             built = lab.up(topology(mtu))
             try:
@@ -77,22 +76,12 @@ def topology(underlay_mtu: int) -> Topology:
     )
 
 
-@contextlib.contextmanager
-def copier() -> Iterator[Path]:
-    """The user-space peer, compiled."""
-    with tempfile.TemporaryDirectory() as directory:
-        program = Path(directory, "copier")
-        source = Path(__file__).with_name("copier.c")
-        subprocess.run([sys.executable, "-m", "ziglang", "cc", "-O2", "-o", program, source], check=True)
-        yield program
-
-
 class Bench:
     """One lab with a mirror that is switched on and off, and an iperf3 server at the source."""
 
     def __init__(self, built: Lab, mirror: Mirror, program: Path) -> None:
         self.built, self.mirror, self.program = built, mirror, program
-        self.host = built.namespace("host")
+        self.spot = Spot(built.namespace("host"), "web0", "br-a", mirror.address("monitor"))
         self.vnis = count(100)
 
     def conditions(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
@@ -100,9 +89,9 @@ class Bench:
             PLAIN: contextlib.nullcontext,
             OURS: lambda: self.ours(None),
             OURS_CUT: lambda: self.ours(128),
-            MIRRED: self.mirred,
-            NFT: self.nft_dup,
-            COPIER: self.copied,
+            MIRRED: lambda: peers.mirred(self.spot),
+            NFT: lambda: peers.nft_dup(self.spot),
+            COPIER: lambda: peers.copied(self.spot, self.program),
         }
 
     @contextlib.contextmanager
@@ -114,64 +103,6 @@ class Bench:
             self.ledger = self.mirror.ledger("web")
         finally:
             self.mirror.mirror({})
-
-    @contextlib.contextmanager
-    def mirred(self) -> Iterator[None]:
-        match = "protocol ip u32 match u32 0 0 action mirred egress mirror dev peer0"
-        with self.vxlan(), self.commands("tc qdisc add dev web0 clsact", "tc qdisc del dev web0 clsact"):
-            for hook in ("ingress", "egress"):
-                self.run(f"tc filter add dev web0 {hook} {match}")
-            yield
-
-    @contextlib.contextmanager
-    def nft_dup(self) -> Iterator[None]:
-        chains = "\n".join(
-            f'chain {hook} {{\n type filter hook {hook} device "web0" priority 0\n dup to "peer0"\n}}'
-            for hook in ("ingress", "egress")
-        )
-        with self.vxlan():
-            done = self.inside(["nft", f"table netdev peer {{\n{chains}\n}}"])
-            if done.returncode:
-                raise NotHere(done.stderr.strip().splitlines()[0])
-            try:
-                yield
-            finally:
-                self.inside(["nft", "delete table netdev peer"])
-
-    @contextlib.contextmanager
-    def copied(self) -> Iterator[None]:
-        argv = [str(self.program), "web0", self.mirror.address("monitor"), str(PEER_PORT)]
-        with self.built.start("host", argv, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            try:
-                yield
-            finally:
-                process.kill()
-
-    @contextlib.contextmanager
-    def vxlan(self) -> Iterator[None]:
-        target = self.mirror.address("monitor")
-        add = f"ip link add peer0 type vxlan id {PEER_VNI} remote {target} dstport {PEER_PORT} dev br-a"
-        with self.commands(add, "ip link del peer0"):
-            self.run("ip link set peer0 up")
-            yield
-
-    @contextlib.contextmanager
-    def commands(self, before: str, after: str) -> Iterator[None]:
-        self.run(before)
-        try:
-            yield
-        finally:
-            self.run(after)
-
-    def run(self, command: str) -> None:
-        done = self.inside(command.split())
-        if done.returncode:
-            raise NotHere(done.stderr.strip())
-
-    def inside(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
-        argv = ["nsenter", f"--net=/run/netns/{self.host}", *argv]
-        return subprocess.run(argv, capture_output=True, text=True, check=False)
 
     def transfer_gbits_s(self, seconds: int) -> float:
         argv = ["iperf3", "-c", self.mirror.address("web"), "-t", str(seconds), "-J"]
@@ -188,10 +119,6 @@ class Bench:
             check=True,
         )
         return int(json.loads(shown.stdout)[0]["stats64"]["rx"]["packets"])
-
-
-class NotHere(Exception):
-    """The kernel lacks what a peer needs; the message is what it said."""
 
 
 class Unchecked(Mirror):
