@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,16 +64,24 @@ class Line:
     def run(self, frame: bytes, packets: int) -> Run:
         """``packets``: a multiple of 64."""
         self._inside.run(_receive, self._generate, frame, self._ifindex, WARM_UP_PACKETS)
-        before, softirqs_before = self._counted(), _net_rx()
+        before, softirqs_before = self._at_rest(), _net_rx()
         self._courses.put(bytes(4), bytes(24))
         self._inside.run(_receive, self._generate, frame, self._ifindex, packets)
         course = self._courses.get(bytes(4))
         assert course is not None
         _, first_ns, last_ns = struct.unpack("<3Q", course)
-        production, copies = (after - was for after, was in zip(self._counted(), before, strict=True))
+        production, copies = (after - was for after, was in zip(self._at_rest(), before, strict=True))
         softirqs = [after - was for after, was in zip(_net_rx(), softirqs_before, strict=True)]
         elsewhere = (sum(softirqs) - softirqs[CPU]) / max(1, sum(softirqs))
         return Run((last_ns - first_ns) / (packets - BATCH), production / packets, copies / packets, elsewhere)
+
+    def _at_rest(self) -> tuple[int, int]:
+        """The counts, once nothing arrives any more."""
+        counted, before = self._counted(), None
+        while counted != before:
+            time.sleep(0.01)
+            counted, before = self._counted(), counted
+        return counted
 
     def _counted(self) -> tuple[int, int]:
         """Of production and of copies: how many have arrived, ever."""
