@@ -53,16 +53,21 @@ static __always_inline bool may_be_excluded(const struct exclusion_table *table,
 	return headers->has_icmp_type && hinted(table->ports, protocol | headers->icmp_type);
 }
 
-__noinline int is_never_mirrored(__u32 slot, const struct headers *headers)
+__noinline int is_in_the_lines(const struct exclusion_table *table, const struct headers *headers)
 {
-	const struct exclusion_table *table = bpf_map_lookup_elem(&exclusions, &slot);
-
-	if (!table || !headers || !may_be_excluded(table, headers))
+	if (!table || !headers)
 		return false;
 	for (__u32 i = 0; i < EXCLUSIONS_MAX && i < table->count; i++)
 		if (excludes(&table->lines[i], headers))
 			return true;
 	return false;
+}
+
+static __always_inline bool is_never_mirrored(__u32 slot, const struct headers *headers)
+{
+	const struct exclusion_table *table = bpf_map_lookup_elem(&exclusions, &slot);
+
+	return table && may_be_excluded(table, headers) && is_in_the_lines(table, headers);
 }
 
 /* A later fragment shows no port: it counts as DNS if a resolver sent or receives it (evaluation.py says why). */

@@ -159,9 +159,10 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		outcome = OUTCOME_MALFORMED;
 	else if (is_never_mirrored(policy->exclusion_slot, &headers))
 		outcome = OUTCOME_NEVER_MIRRORED;
-	else if (is_copy_on_the_wire(skb, &headers))
+	else if (may_be_copy_on_the_wire(&headers) && is_copy_on_the_wire(skb, &headers))
 		outcome = OUTCOME_OWN_COPY;
-	else if (is_error_about_a_copy(skb, &headers, &refused_row, &is_certain))
+	else if (may_be_error_about_a_copy(&headers) &&
+		 is_error_about_a_copy(skb, &headers, &refused_row, &is_certain))
 		outcome = OUTCOME_TARGET_REFUSED;
 	else
 		outcome = offer(skb, policy, direction, &headers, &wire);

@@ -31,6 +31,17 @@ struct quoted {
 };
 _Static_assert(sizeof(struct quoted) == 20 + UDP_HEADER_BYTES, "as it is on the wire");
 
+/* What few packets can be; asked at the hook, where a call costs more than the answer. */
+static __always_inline bool may_be_copy_on_the_wire(const struct headers *headers)
+{
+	return headers->protocol == PROTOCOL_UDP && headers->source_port >= OUTER_SOURCE_PORT_MIN;
+}
+
+static __always_inline bool may_be_error_about_a_copy(const struct headers *headers)
+{
+	return headers->protocol == PROTOCOL_ICMP || headers->protocol == PROTOCOL_ICMPV6;
+}
+
 /* A copy of a session that this network knows (spec 5.19), or its first fragment: by the outer addresses, the ports
  * and the VNI. Any other VXLAN is ordinary traffic. */
 __noinline int is_copy_on_the_wire(struct __sk_buff *skb, const struct headers *headers)
