@@ -138,7 +138,7 @@ def _introduce(built: Lab) -> None:
     host, mac = built.namespace(HOST), built.topology.mac_address
     for command in (
         *(f"bridge -n {host} fdb replace {mac(at)} dev {at}0 master static" for at in (SOURCE, CLIENT, TARGET)),
-        f"ip -n {host} addr add fd00::3/64 dev {UNDERLAY} nodad",
+        f"ip -n {host} addr replace fd00::3/64 dev {UNDERLAY} nodad",
         *(
             f"ip -n {host} neigh replace {TARGETS[of]} lladdr {mac(TARGET)} dev {UNDERLAY} nud permanent"
             for of in (4, 6)

@@ -25,7 +25,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import structlog
-from bench.line import HOST, UNDERLAY, Line, line, small_frame
+from bench.line import HOST, SOURCE, UNDERLAY, Line, line, small_frame
 from bench.throughput import Unchecked
 from tests.lab.mirror import Elsewhere, Session
 from tests.unit.agent.large_filters import like_a_firewall
@@ -60,12 +60,14 @@ def main() -> None:
     }
     built = lab.up(Topology(f"many{os.getpid()}", DEMO.cidr, DEMO.hosts, DEMO.subnets, DEMO.instances))
     try:
-        with veths(built, arguments.sources) as keys, Crowd(built) as mirror, line(built, FIRST) as path:
-            for number, (name, key) in enumerate(keys.items()):
-                mirror.elsewhere[name] = Elsewhere(key, f"10.0.{16 + number // 250}.{number % 250 + 1}")
-            frame = small_frame(built, 4)
-            result[f"{arguments.sources} sources"] = all_and_one(mirror, path, frame, list(keys), arguments.turns)
-            result[f"a change of a filter of {RULES} rules"] = changes(mirror, path, frame)
+        frame = small_frame(built, 4)
+        with Crowd(built) as mirror:
+            with line(built) as path:
+                result[f"a change of a filter of {RULES} rules"] = changes(mirror, path, frame)
+            with veths(built, arguments.sources) as keys, line(built, FIRST) as path:
+                for number, (name, key) in enumerate(keys.items()):
+                    mirror.elsewhere[name] = Elsewhere(key, f"10.0.{16 + number // 250}.{number % 250 + 1}")
+                result[f"{arguments.sources} sources"] = all_and_one(mirror, path, frame, list(keys), arguments.turns)
     finally:
         lab.down(built.name)
     text = json.dumps(result, indent=2) + "\n"
@@ -159,14 +161,14 @@ def all_and_one(mirror: Crowd, path: Line, frame: bytes, names: list[str], turns
 def changes(mirror: Crowd, path: Line, frame: bytes) -> dict[str, object]:
     """The source sends as fast as one CPU takes it; on the other CPU the agent puts one filter in another's place."""
     filters = [large(seed, Action.ACCEPT) for seed in range(4)]
-    mirror.mirror({FIRST: [Session("monitor", filters[0])]})
+    mirror.mirror({SOURCE: [Session("monitor", filters[0])]})
     seconds = []
     with ThreadPoolExecutor(1) as thread:
         sending = thread.submit(path.run, frame, PACKETS_DURING_CHANGES)
         while not sending.done():
-            seconds.append(mirror.seconds_until({FIRST: [Session("monitor", filters[len(seconds) % 3 + 1])]}))
+            seconds.append(mirror.seconds_until({SOURCE: [Session("monitor", filters[len(seconds) % 3 + 1])]}))
         run = sending.result()
-    mirror.mirror({FIRST: [Session("monitor", large(4, Action.REJECT))]})
+    mirror.mirror({SOURCE: [Session("monitor", large(4, Action.REJECT))]})
     after = path.run(frame, 64 * 100)
     mirror.mirror({})
     return {

@@ -30,7 +30,7 @@ from pktmirror.agent.plan import (
     WriteExclusions,
     WriteFilter,
 )
-from pktmirror.kernel import bpf, bpffs, netns
+from pktmirror.kernel import bpf, bpffs, grace_periods, netns
 from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
@@ -44,6 +44,7 @@ _MAPS = (
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
 _STAGING = "staging"
+_WAITS_MANY = 32  # changes that wait for the kernel, 10 ms and more each: below, nobody notices
 _UNSPENT = bytes(bytearray(abi.Bucket()))
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the control plane takes it in a path
 
@@ -125,8 +126,11 @@ class DataPlane:
 
     def carry_out(self, changes: Iterable[Change]) -> None:
         """Make the changes, in order. The caller keeps `tables` in step."""
-        for change in changes:
-            self._carry_out(change)
+        changes = list(changes)
+        waits = sum(isinstance(change, SwapPolicy | Attach | Detach) for change in changes)
+        with grace_periods.expedited() if waits >= _WAITS_MANY else contextlib.nullcontext():
+            for change in changes:
+                self._carry_out(change)
 
     def forget_predecessors(self) -> None:
         """Remove the pins and hops of other versions, once everything they did is done by this one."""
@@ -231,11 +235,18 @@ class DataPlane:
                     self._take_over(f"link-{ifindex}-{name}", self._programs[name], ifindex, hook)
             case Detach(ifindex):
                 for name, _ in _HOOKS:
-                    (self._pins / f"link-{ifindex}-{name}").unlink(missing_ok=True)
+                    self._let_go(self._pins / f"link-{ifindex}-{name}")
                 if self._maps["interfaces"].get(_key(ifindex)) is not None:
                     self._maps["interfaces"].delete(_key(ifindex))
             case _:
                 assert_never(change)
+
+    def _let_go(self, pin: Path) -> None:
+        """Detach a link and remove its pin; were it left to the end of the pin, the kernel would do it later."""
+        if pin.exists():
+            with bpf.Link.pinned(pin) as link:
+                link.detach()
+            pin.unlink()
 
     def _take_over(self, pin: str, program: bpf.Program, ifindex: int, hook: int) -> None:
         """Put the program at a hook: into the predecessor's link where there is one, so that there is no gap."""

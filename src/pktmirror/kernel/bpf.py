@@ -56,6 +56,7 @@ _ffi.cdef(
     int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *info_bytes);
     struct bpf_link_create_opts { size_t sz; uint32_t flags, reserved; };
     int bpf_link_create(int program_fd, int target, int attach_type, const struct bpf_link_create_opts *opts);
+    int bpf_link_detach(int link_fd);
     int bpf_link_update(int link_fd, int program_fd, const void *opts);
     int bpf_prog_test_run_opts(int program_fd, struct bpf_test_run_opts *opts);
     int libbpf_num_possible_cpus(void);
@@ -281,6 +282,10 @@ class Link(Handle):
     @classmethod
     def pinned(cls, path: Path) -> "Link":
         return cls(_get_pinned(path))
+
+    def detach(self) -> None:
+        """Take the program away from its hook, now, whoever else holds the link."""
+        _checked(libbpf().bpf_link_detach(self.fd), "BPF_LINK_DETACH")
 
     def update(self, program: Program) -> None:
         """Put another program in its place, at once and without a gap (BPF_LINK_UPDATE)."""
