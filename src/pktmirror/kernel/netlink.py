@@ -7,7 +7,7 @@ is an OSError.
 import contextlib
 import errno
 import os
-import select
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
@@ -28,6 +28,8 @@ _IFA_F_SECONDARY = 0x01
 _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
 _NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
+_NETLINK_ROUTE = 0
+_EVENT_BYTES_MAX = 65536
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _SCOPE_LINK = 253
 _GRO = "generic-receive-offload"
@@ -105,7 +107,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self._route = IPRoute()
-        self._events: IPRoute | None = None
+        self._events: socket.socket | None = None
 
     def close(self) -> None:
         self._route.close()
@@ -271,20 +273,22 @@ class Netlink:
     def watch(self) -> int:
         """Begin to listen for changes of links, neighbours and routes; returns a file descriptor to poll."""
         if self._events is None:
-            self._events = IPRoute()
-            self._events.bind(groups=RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_NEIGH)
-        fd: int = self._events.fileno()
-        return fd
+            self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE)
+            self._events.bind((0, RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_NEIGH))
+        return self._events.fileno()
 
     def drain_events(self) -> bool:
-        """Whether anything has changed since the last call."""
-        if self._events is None:
-            return False
+        """Whether anything has changed since the last call; also where more has than the socket could hold."""
         changed = False
-        while select.select([self._events.fileno()], [], [], 0)[0]:
+        while self._events is not None:
+            try:
+                self._events.recv(_EVENT_BYTES_MAX)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
             changed = True
-            for _message in self._events.get():
-                pass
         return changed
 
 
