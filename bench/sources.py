@@ -25,7 +25,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import structlog
-from bench.line import HOST, SOURCE, UNDERLAY, Line, line, small_frame
+from bench.line import HOST, SOURCE, UNDERLAY, WARM_UP_PACKETS, Line, line, small_frame
 from bench.throughput import Unchecked
 from tests.lab.mirror import Elsewhere, Session
 from tests.unit.agent.large_filters import like_a_firewall
@@ -162,18 +162,20 @@ def changes(mirror: Crowd, path: Line, frame: bytes) -> dict[str, object]:
     """The source sends as fast as one CPU takes it; on the other CPU the agent puts one filter in another's place."""
     filters = [large(seed, Action.ACCEPT) for seed in range(4)]
     mirror.mirror({SOURCE: [Session("monitor", filters[0])]})
-    seconds = []
+    seconds, seen_before = [], mirror.seen(SOURCE, Direction.EGRESS)
     with ThreadPoolExecutor(1) as thread:
         sending = thread.submit(path.run, frame, PACKETS_DURING_CHANGES)
         while not sending.done():
             seconds.append(mirror.seconds_until({SOURCE: [Session("monitor", filters[len(seconds) % 3 + 1])]}))
         run = sending.result()
+    seen = mirror.seen(SOURCE, Direction.EGRESS) - seen_before - WARM_UP_PACKETS
     mirror.mirror({SOURCE: [Session("monitor", large(4, Action.REJECT))]})
     after = path.run(frame, 64 * 100)
     mirror.mirror({})
     return {
         "changes_while_packets_flow": len(seconds),
         "packets": PACKETS_DURING_CHANGES,
+        "packets_that_the_hook_has_not_seen": PACKETS_DURING_CHANGES - seen,
         "copies_missing": round((1 - run.copies) * PACKETS_DURING_CHANGES),
         "production_missing": round((1 - run.production) * PACKETS_DURING_CHANGES),
         "copies_after_a_change_that_rejects_all": round(after.copies * 64 * 100),
