@@ -1,8 +1,11 @@
 """What mirrors leave of an unlimited TCP transfer between two instances of a lab, and how many copies they make of it.
 
 Both directions are mirrored in full. The peers run beside pktmirror in the same run, turn by turn: tc u32 and mirred
-into a vxlan device, nft dup into one, and a copier in user space. Each transfer is timed by iperf3; copies are counted
-where they arrive, at the target's interface.
+into a vxlan device, nft dup into one, and a copier in user space. Each transfer is timed by iperf3.
+
+Copies leave by an uplink, a veth that stands for a network card: with offloads on it takes super-packets, as a card
+that segments; with offloads off the kernel makes packets of them. At its far end they are counted and dropped at once,
+as by a machine that is not this one. In one more row the target is an instance on the same host, behind its bridge.
 
 As root: PYTHONPATH=. .venv/bin/python bench/throughput.py [--turns 5] [--seconds 3] [--json FILE]
 """
@@ -18,6 +21,7 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -29,15 +33,32 @@ from tests.lab.mirror import Mirror, Session
 from tests.waiting import wait_until
 
 from pktmirror import lab
+from pktmirror.desired import Underlay
 from pktmirror.lab import DEMO, Lab, Topology
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.ledger import Stage
+from pktmirror.model.rate import UNLIMITED, Rate, default_budget
+from pktmirror.model.underlay import Segmentation
 
 PORT = 4789
-SEGMENT_BYTES = 1448
 PLAIN = "no mirror"
-OURS, OURS_CUT = "pktmirror", "pktmirror, packet length 128"
-UNDERLAYS = {"underlay MTU 9001": 9001, "underlay MTU 1500": 1500}
+OURS, OURS_CUT, OURS_BOUNDED = "pktmirror", "pktmirror, packet length 128", "pktmirror, default budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """By what the copies leave the host; ``segments``: None where they stay on it, behind a bridge."""
+
+    mtu: int
+    segments: bool | None
+
+
+UPLINKS = {
+    "uplink that segments, MTU 9000": Uplink(9000, segments=True),
+    "uplink that does not segment, MTU 9000": Uplink(9000, segments=False),
+    "uplink that does not segment, MTU 1500": Uplink(1500, segments=False),
+    "target on the same host, MTU 9001": Uplink(9001, segments=None),
+}
 
 
 def main() -> None:
@@ -54,10 +75,10 @@ def main() -> None:
         "seconds_a_transfer": arguments.seconds,
     }
     with peers.copier() as program:
-        for name, mtu in UNDERLAYS.items():
-            built = lab.up(topology(mtu))
+        for name, uplink in UPLINKS.items():
+            built = lab.up(topology(uplink.mtu))
             try:
-                result[name] = measure(built, program, arguments.turns, arguments.seconds)
+                result[name] = measure(built, uplink, program, arguments.turns, arguments.seconds)
             finally:
                 lab.down(built.name)
     show(result)
@@ -79,23 +100,49 @@ def topology(underlay_mtu: int) -> Topology:
 class Bench:
     """One lab with a mirror that is switched on and off, and an iperf3 server at the source."""
 
-    def __init__(self, built: Lab, mirror: Mirror, program: Path) -> None:
+    def __init__(self, built: Lab, uplink: Uplink, mirror: Mirror, program: Path) -> None:
         self.built, self.mirror, self.program = built, mirror, program
-        self.spot = Spot(built.namespace("host"), "web0", "br-a", mirror.address("monitor"))
+        self.host, self.target = built.namespace("host"), built.namespace("monitor")
         self.vnis = count(100)
+        self.device, self.arrives_at = "br-a", "eth0"
+        if uplink.segments is not None:
+            self.device, self.arrives_at = "up0", "wire0"
+            self.make(uplink)
+        self.spot = Spot(self.host, "web0", self.device, mirror.address("monitor"))
+
+    def make(self, uplink: Uplink) -> None:
+        """The uplink, and the route by it to the target."""
+        address, mac = self.mirror.address("monitor"), "02:00:00:00:77:77"
+        self.run(f"ip link add up0 mtu {uplink.mtu} type veth peer wire0 address {mac} mtu {uplink.mtu}")
+        self.run(f"ip link set wire0 netns {self.target}")
+        for where, name in ((self.host, "up0"), (self.target, "wire0")):
+            subprocess.run(["ip", "-n", where, "link", "set", name, "up"], check=True)
+        if not uplink.segments:
+            self.run("ethtool -K up0 tso off gso off tx off")
+        self.run(f"ip route add {address}/32 dev up0")
+        self.run(f"ip neighbour add {address} lladdr {mac} dev up0")
+        hook = 'type filter hook ingress device "wire0" priority 0'
+        table = f"table netdev sink {{\nchain arrived {{\n {hook}\n drop\n}}\n}}"
+        subprocess.run(["nsenter", f"--net=/run/netns/{self.target}", "nft", table], check=True)
+        self.mirror.underlay = Underlay(segmentation=Segmentation.UNDERLAY)
 
     def conditions(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
         return {
             PLAIN: contextlib.nullcontext,
             OURS: lambda: self.ours(None),
             OURS_CUT: lambda: self.ours(128),
+            OURS_BOUNDED: lambda: self.ours(None, default_budget(os.cpu_count() or 1)),
             MIRRED: lambda: peers.mirred(self.spot),
             NFT: lambda: peers.nft_dup(self.spot),
             COPIER: lambda: peers.copied(self.spot, self.program),
         }
 
     @contextlib.contextmanager
-    def ours(self, packet_bytes_max: int | None) -> Iterator[None]:
+    def ours(self, packet_bytes_max: int | None, budget: Rate = UNLIMITED) -> Iterator[None]:
+        agent = self.mirror.agents["host"]
+        agent.stop()
+        agent.budget = budget
+        agent.start()
         session = Session("monitor", vni=next(self.vnis), packet_bytes_max=packet_bytes_max)
         self.mirror.mirror({"web": [session]})
         try:
@@ -104,6 +151,9 @@ class Bench:
         finally:
             self.mirror.mirror({})
 
+    def run(self, command: str) -> None:
+        subprocess.run(["nsenter", f"--net=/run/netns/{self.host}", *command.split()], check=True)
+
     def transfer_gbits_s(self, seconds: int) -> float:
         argv = ["iperf3", "-c", self.mirror.address("web"), "-t", str(seconds), "-J"]
         with self.built.start("client", argv, stdout=subprocess.PIPE, text=True) as client:
@@ -111,14 +161,14 @@ class Bench:
         return float(json.loads(said)["end"]["sum_received"]["bits_per_second"]) / 1e9
 
     def arrived(self) -> int:
-        """Packets that the target's interface has received."""
+        """Bytes that have arrived at the target."""
         shown = subprocess.run(
-            ["ip", "-n", self.built.namespace("monitor"), "-s", "-j", "link", "show", "eth0"],
+            ["ip", "-n", self.target, "-s", "-j", "link", "show", self.arrives_at],
             capture_output=True,
             text=True,
             check=True,
         )
-        return int(json.loads(shown.stdout)[0]["stats64"]["rx"]["packets"])
+        return int(json.loads(shown.stdout)[0]["stats64"]["rx"]["bytes"])
 
 
 class Unchecked(Mirror):
@@ -131,7 +181,7 @@ class Unchecked(Mirror):
         """The bench reads the ledger itself."""
 
 
-def measure(built: Lab, program: Path, turns: int, seconds: int) -> dict[str, object]:
+def measure(built: Lab, uplink: Uplink, program: Path, turns: int, seconds: int) -> dict[str, object]:
     rates: dict[str, list[float]] = {}
     kept: dict[str, list[float]] = {}
     missing: dict[str, str] = {}
@@ -141,7 +191,7 @@ def measure(built: Lab, program: Path, turns: int, seconds: int) -> dict[str, ob
         sinks(mirror),
         built.start("web", ["iperf3", "-s"], stdout=subprocess.DEVNULL) as web,
     ):
-        bench = Bench(built, mirror, program)
+        bench = Bench(built, uplink, mirror, program)
         try:
             wait_until(lambda: listens(mirror), 5, "iperf3 does not listen")
             for _ in range(turns):
@@ -152,13 +202,13 @@ def measure(built: Lab, program: Path, turns: int, seconds: int) -> dict[str, ob
                         with condition():
                             before = bench.arrived()
                             rate = bench.transfer_gbits_s(seconds)
-                            copies = bench.arrived() - before
+                            copied = bench.arrived() - before
                     except NotHere as error:
                         missing[name] = str(error)
                         continue
                     rates.setdefault(name, []).append(rate)
-                    kept.setdefault(name, []).append(copies / (rate * 1e9 * seconds / 8 / SEGMENT_BYTES))
-                    if name in (OURS, OURS_CUT):
+                    kept.setdefault(name, []).append(copied / (rate * 1e9 * seconds / 8))
+                    if name.startswith(OURS):
                         ledgers[name] = figures(bench)
         finally:
             web.kill()
@@ -169,7 +219,7 @@ def measure(built: Lab, program: Path, turns: int, seconds: int) -> dict[str, ob
             for name, values in rates.items()
             if name != PLAIN
         },
-        "copies_that_arrived_for_each_segment": {
+        "bytes_that_arrived_for_each_byte_of_production": {
             name: round(statistics.median(values), 3) for name, values in kept.items() if name != PLAIN
         },
         "ledger_of_the_last_turn": ledgers,

@@ -26,7 +26,7 @@
 #define VNI_NOT_QUOTED 0xffffffff
 #define CAP_TICKS_PER_NS 64	/* 300 million packets/s are then still exact to half a per cent */
 
-/* The mark of a copy, the only thing that crosses the two hops: magic, direction, generation, whether the outer headers
+/* The mark of a copy, the only thing that crosses a hop: magic, direction, generation, whether the outer headers
  * are on already, delivery slot. The agent writes it into session_policy with the direction and wrapped bits clear. */
 #define MARK_MAGIC 0xd7000000
 #define MARK_MAGIC_MASK 0xff000000
@@ -176,10 +176,12 @@ struct exclusion_table {
 	struct exclusion lines[EXCLUSIONS_MAX];
 };
 
-/* The devices that clones enter, a pair for each CPU. */
+/* The devices that copies enter, one of each kind for each CPU. */
 struct lane {
 	__u32 wrapping_ifindex;
 	__u32 finishing_ifindex;
+	__u32 splitting_ifindex;
+	__u32 reserved;
 };
 
 struct lanes {
@@ -217,7 +219,7 @@ struct interface_policy {
 	__u8 is_host_side;	/* what this device receives is what the source sends */
 	__u8 resolvers_ipv6;	/* bit i: resolver i is an IPv6 address */
 	__be32 resolvers_be[RESOLVERS_MAX][4];
-	struct cap budget;	/* of all interfaces of the host together */
+	struct cap budget;	/* of a CPU, for all interfaces of the host together */
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
 };
 
@@ -236,6 +238,8 @@ struct delivery {
 	__u32 ledger_row;
 	__u32 retired_generation;	/* above MARK_GENERATION_MASK: none */
 	__u32 retired_ledger_row;
+	__u32 leaves_whole;	/* every packet of its source has room, and the device it leaves by splits super-packets
+				 * and completes checksums: nothing is left to be done here */
 };
 
 /* How the copies of a session are known on the wire, whoever sends them. Each is there twice, once without its VNI. */
@@ -262,5 +266,5 @@ _Static_assert(sizeof(struct node) == CELL_BYTES, "a cell");
 _Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 16, "no holes");
-_Static_assert(sizeof(struct delivery) == 68, "no holes");
+_Static_assert(sizeof(struct delivery) == 72, "no holes");
 _Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

@@ -206,7 +206,7 @@ static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const stru
 	return inner_bytes;
 }
 
-/* Puts the outer headers before a whole super-packet; the kernel repeats them when it splits it, with lengths and
+/* Puts the outer headers before a whole packet; the kernel repeats them when it splits a super-packet, with lengths and
  * checksums of their own. 0 on success; the frame is as it was where the kernel refuses (a tunnel of the sender's own). */
 static __always_inline long wrap_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
 {
@@ -216,7 +216,7 @@ static __always_inline long wrap_whole(struct __sk_buff *skb, const struct deliv
 	__builtin_memset(&head, 0, sizeof(head));
 	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
 		return -1;
-	write_outer(&head.outer, to, flow_hash(headers), 0);
+	write_outer(&head.outer, to, flow_hash(headers), skb->len);
 	return put_head(skb, &head, ETHERNET_BYTES, BPF_F_ADJ_ROOM_FIXED_GSO) ||
 	       bpf_skb_store_bytes(skb, ETHERNET_BYTES - 2, &ethertype_be, 2, 0);
 }

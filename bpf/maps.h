@@ -96,12 +96,13 @@ struct {
 	__type(value, struct bucket);
 } session_buckets SEC(".maps");
 
+/* Of each CPU: each has its share of the budget. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct bucket);
-} host_bucket SEC(".maps");
+} cpu_bucket SEC(".maps");
 
 /* The netns cookie of the network namespace in which all ifindexes here mean what they should. */
 struct {
@@ -119,13 +120,35 @@ struct {
 	__type(value, struct lanes);
 } hop_lanes SEC(".maps");
 
-/* By delivery slot: when its session last took a super-packet, in ns of the monotonic clock; 0: never. */
+/* When a session last took a super-packet, and since when there is no second without one, in ns of the monotonic clock;
+ * 0: never. */
+struct bulk {
+	__u64 seen_ns;
+	__u64 since_ns;
+	__u32 passes_finishing_hop;	/* what is taken still queues behind what waits there */
+	__u32 reserved;
+};
+
+/* By delivery slot. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, DELIVERY_SLOTS);
 	__type(key, __u32);
-	__type(value, __u64);
-} super_packet_seen SEC(".maps");
+	__type(value, struct bulk);
+} bulks SEC(".maps");
+
+/* How many copies have entered the finishing hops, and how many have left them. What is lost there never leaves. */
+struct passage {
+	__u64 entered;
+	__u64 left;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct passage);
+} passages SEC(".maps");
 
 /* Frames that reach a hop and are no copy of ours. */
 struct {

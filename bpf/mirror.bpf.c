@@ -4,9 +4,9 @@
  *   production packet → hook_ingress, hook_egress   parse, classify, count, clone into a hop
  *   wrapping hop      → wrap                         outer headers for a whole super-packet
  *   finishing hop     → finish                       the kernel splits and completes checksums; tags, cut, outer headers
+ *   splitting hop     → finish_split                 the same
  *
- * A hop is a private veth pair, on which copies wait until production is handed on; each CPU has a lane of both. The
- * wrapping hop, and then the finishing one, is for sessions with super-packets; the others take the finishing one alone.
+ * A hop is a private veth pair; each CPU has a lane of all three. hops.h says which way a copy goes.
  *
  * The hooks never change, delay or decide about the production packet: they return TCX_NEXT, and the only field they
  * write, skb->mark, is as it was before they return. What they drop is no production: the error with which a target
@@ -30,10 +30,10 @@
 #include "streams.h"
 #include "cap.h"
 #include "encap.h"
+#include "hops.h"
 #include "home.h"
 
 #define AF_INET 2
-#define SUPER_PACKETS_GONE_NS 1000000000ull
 
 /* clang puts into BTF only the types which something uses; tests/kernel/test_abi.py reads these. */
 static const enum direction abi_direction __attribute__((used));
@@ -49,42 +49,13 @@ static __always_inline const struct interface_policy *policy_of(struct __sk_buff
 	return policy && is_at_home(skb) ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
-/* All packets of a session go one way at a time, so that they stay in order: those after a super-packet take its longer
- * way too, until none was seen for so long that none can be on it. */
-static __always_inline bool takes_wrapping_hop(struct __sk_buff *skb, const struct session_policy *session)
-{
-	__u32 slot = session->mark & MARK_SLOT_MASK;
-	__u64 *seen_ns = bpf_map_lookup_elem(&super_packet_seen, &slot);
-
-	if (!seen_ns)
-		return true;
-	if (skb->gso_size) {
-		*seen_ns = bpf_ktime_get_ns();
-		return true;
-	}
-	return *seen_ns && bpf_ktime_get_ns() - *seen_ns < SUPER_PACKETS_GONE_NS;
-}
-
-/* Both directions of a flow wait in one lane, so that a request does not arrive behind its answer; other flows are for
- * other CPUs. */
-static __always_inline const struct lane *lane_of(const struct headers *headers)
-{
-	__u32 first = 0, index;
-	const struct lanes *lanes = bpf_map_lookup_elem(&hop_lanes, &first);
-
-	if (!lanes)
-		return NULL;
-	index = flow_hash(headers) % lanes->count;
-	barrier_var(index);
-	return index < LANES_MAX ? &lanes->lanes[index] : NULL;
-}
-
 static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct interface_policy *policy,
 					   const struct session_policy *session, __u32 direction,
 					   const struct headers *headers, const struct tally *wire)
 {
 	const struct lane *lane;
 	__u32 mark = skb->mark;
+	bool wraps;
 	long failed = -1;
 
 	if (session->stage != STAGE_SENT) {
@@ -97,10 +68,12 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 	}
 	lane = lane_of(headers);
 	if (lane) {
+		wraps = takes_wrapping_hop(skb, session);
 		skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT;
-		failed = bpf_clone_redirect(
-			skb, takes_wrapping_hop(skb, session) ? lane->wrapping_ifindex : lane->finishing_ifindex, 0);
+		failed = bpf_clone_redirect(skb, wraps ? lane->wrapping_ifindex : lane->finishing_ifindex, 0);
 		skb->mark = mark;
+		if (!failed && !wraps)
+			enter_finishing_hop(1);
 	}
 	if (failed)	/* never the verdict of the production packet */
 		count_stage(session->ledger_row, direction, STAGE_CLONE_FAILED, wire);
@@ -270,6 +243,17 @@ static __always_inline bool has_room_as_a_whole(struct __sk_buff *skb, const str
 	return header_bytes && header_bytes + skb->gso_size <= to->room_bytes_max;
 }
 
+/* A copy to which nothing is to be done but to get its outer headers: the kernel splits it, and completes its
+ * checksums, when it leaves the host. */
+static __always_inline bool is_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
+{
+	if (!to->leaves_whole)
+		return false;
+	if (skb->gso_size)
+		return has_room_as_a_whole(skb, to, headers);
+	return !skb->vlan_present && skb->len <= to->room_bytes_max;
+}
+
 /* At the far end of the wrapping hop. */
 SEC("tc")
 int wrap(struct __sk_buff *skb)
@@ -278,23 +262,32 @@ int wrap(struct __sk_buff *skb)
 	struct tally wire = { .packets = 1, .bytes = skb->len };
 	struct headers headers = {};
 	const struct lane *lane;
+	bool queues;
 
 	if (!to)
 		return TCX_DROP;
 	if (parse(skb, &headers) != PARSED_IP)
 		return fail(skb, to, &wire);
+	measure(skb, &headers, &wire);
+	queues = passes_finishing_hop(skb->mark & MARK_SLOT_MASK);
+	if (!queues && is_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers)) {
+		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
+		return send_to(to);
+	}
 	lane = lane_of(&headers);
 	if (!lane)
 		return fail(skb, to, &wire);
 	if (skb->gso_size && has_room_as_a_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers))
 		skb->mark |= MARK_WRAPPED;
+	if (!queues)
+		return bpf_redirect(lane->splitting_ifindex, 0);
+	enter_finishing_hop(wire.packets);
 	return bpf_redirect(lane->finishing_ifindex, 0);
 }
 
-/* At the far end of the finishing hop: everything here is a copy of wire size, and is sent or dropped, never passed on
- * to this host. */
-SEC("tc")
-int finish(struct __sk_buff *skb)
+/* At the far end of the finishing and of the splitting hop: everything here is a copy of wire size, and is sent or
+ * dropped, never passed on to this host. */
+static __always_inline int finish_packet(struct __sk_buff *skb)
 {
 	const struct delivery *to = delivery_of(skb);
 	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
@@ -317,6 +310,19 @@ int finish(struct __sk_buff *skb)
 		return fail(skb, to, &wire);
 	}
 	return send_packet(skb, to, &headers);
+}
+
+SEC("tc")
+int finish(struct __sk_buff *skb)
+{
+	leave_finishing_hop();
+	return finish_packet(skb);
+}
+
+SEC("tc")
+int finish_split(struct __sk_buff *skb)
+{
+	return finish_packet(skb);
 }
 
 /* A device with a generic XDP program merges nothing on receive (netif_elide_gro), so this keeps copies apart while the

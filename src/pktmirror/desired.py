@@ -11,7 +11,7 @@ from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, Network, NetworkService, PortRange, Rule
 from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
-from pktmirror.model.underlay import OuterSource
+from pktmirror.model.underlay import OuterSource, Segmentation
 
 LAYOUT = 1
 VXLAN_PORT = 4789  # RFC 7348; of all copies (spec 1.12)
@@ -97,6 +97,7 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None  # None: whichever the route table says
     mtu_max: int | None = None  # None: the route's or device's MTU
     outer_source: OuterSource = OuterSource.ENI
+    segmentation: Segmentation = Segmentation.AUTO
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, tag="destination"):

@@ -12,6 +12,7 @@ AWS knows these of a VPC; on a network of one's own they are declared in ``netwo
     device = "br-office"
     mtu_max = 9000
     outer_source = "eni"                            # or "host": the address of the route by which they leave
+    segmentation = "auto"                           # or who splits super-packets: "host", "underlay"
 
     [[vpc.subnet]]
     name = "a"
@@ -36,7 +37,7 @@ import msgspec
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.limits import RESOLVERS_PER_VPC
 from pktmirror.model.refusal import Refusal
-from pktmirror.model.underlay import OuterSource
+from pktmirror.model.underlay import OuterSource, Segmentation
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -56,6 +57,7 @@ class UnderlayDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     device: str | None = None
     mtu_max: int | None = None
     outer_source: str = OuterSource.ENI.value
+    segmentation: str = Segmentation.AUTO.value
 
 
 class SubnetDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -255,6 +257,12 @@ def _vpc(declared: VpcDeclaration) -> Vpc:
         raise _refusal(
             f'VPC {declared.name}: the underlay\'s outer_source is "{outer_source}"; "eni" (the source\'s own address) '
             'and "host" (the address of the host\'s route) are known'
+        )
+    segmentation = declared.underlay.segmentation
+    if segmentation not in [each.value for each in Segmentation]:
+        raise _refusal(
+            f'VPC {declared.name}: the underlay\'s segmentation is "{segmentation}"; "auto", "host" and "underlay" '
+            "(who splits super-packets) are known"
         )
     subnets = tuple(_subnet(vpc_id, networks, declared.name, subnet) for subnet in declared.subnet)
     _refuse_overlaps([(subnet.name, subnet.networks) for subnet in subnets], f"VPC {declared.name}: subnet")

@@ -45,7 +45,7 @@ TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
-    *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket", "hop_lanes"),
+    *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "cpu_bucket", "hop_lanes"),
     *("session_ledger", "interface_ledger", "strays", "home"),
 )
 _FIRST = bytes(4)
@@ -103,7 +103,7 @@ class Bench:
         self._rows = max(ROWS_LOOKED_AT_MIN, len(wanted.session_ids) + 2)
         for row in range(self._rows):
             self._maps["session_buckets"].put(_key(row), bytes(bytearray(abi.Bucket())))
-        self._maps["host_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
+        self._maps["cpu_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
         for change in plan(wanted, Tables(), capacity=_CAPACITY):

@@ -172,7 +172,7 @@ def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
         "exclusions": (capacity.exclusions, ctypes.sizeof(abi.ExclusionTable)),
         "deliveries": (capacity.deliveries, ctypes.sizeof(abi.Delivery)),
         "streams": (capacity.streams, 4),
-        "super_packet_seen": (capacity.deliveries, 8),
+        "bulks": (capacity.deliveries, 24),
         "session_buckets": (capacity.session_rows, ctypes.sizeof(abi.Bucket)),
         "session_ledger": (capacity.session_rows, ctypes.sizeof(abi.SessionCounters)),
         "interface_ledger": (capacity.interfaces, ctypes.sizeof(abi.InterfaceCounters)),

@@ -68,7 +68,7 @@ def test_the_budget_of_a_host_is_of_all_its_sessions(bench: Bench) -> None:
 
 
 def test_what_a_session_is_refused_does_not_spend_the_budget(bench: Bench) -> None:
-    bench.write(SCENE, caps={ONE: Rate(packets_per_s=1)}, budget=Rate(packets_per_s=20))  # two in a tenth of a second
+    bench.write(SCENE, caps={ONE: Rate(packets_per_s=1)}, budget=Rate(packets_per_s=200))  # two in a hundredth of a second
     assert [stage(bench, frame) for frame in (FIRST, FIRST, FIRST)] == [COPIED, Stage.CAPPED, Stage.CAPPED]
     assert stage(bench, SECOND) is COPIED
 
@@ -76,6 +76,12 @@ def test_what_a_session_is_refused_does_not_spend_the_budget(bench: Bench) -> No
 @pytest.mark.parametrize(("packets_per_s", "copied"), [(11, 2), (21, 3), (31, 4)])
 def test_a_tenth_of_a_second_may_be_saved_up(bench: Bench, packets_per_s: int, copied: int) -> None:
     bench.write(SCENE, caps={ONE: Rate(packets_per_s)})
+    assert [stage(bench, FIRST) for _ in range(copied + 1)] == [COPIED] * copied + [Stage.CAPPED]
+
+
+@pytest.mark.parametrize(("packets_per_s", "copied"), [(110, 2), (210, 3), (310, 4)])
+def test_of_the_budget_it_is_a_hundredth(bench: Bench, packets_per_s: int, copied: int) -> None:
+    bench.write(SCENE, budget=Rate(packets_per_s))
     assert [stage(bench, FIRST) for _ in range(copied + 1)] == [COPIED] * copied + [Stage.CAPPED]
 
 

@@ -52,6 +52,10 @@ class Copy:
         return IPv4Address(self.outer[26:30])
 
     @property
+    def outer_id(self) -> int:
+        return int.from_bytes(self.outer[18:20])
+
+    @property
     def source_port(self) -> int:
         return int.from_bytes(self.outer[34:36])
 

@@ -123,11 +123,11 @@ def sequence_numbers(frames: list[bytes]) -> list[int]:
     return [(number - numbers[0]) % 2**32 for number in numbers]
 
 
-@pytest.mark.parametrize("end", ["b", "d"])
+@pytest.mark.parametrize("end", [pytest.param("b", id="wrapping"), pytest.param("f", id="splitting")])
 def test_what_cannot_enter_a_hop_is_counted_and_production_goes_on(lab: Build, end: str) -> None:
     """Between two turns of the agent, which mends it."""
     with Mirror(lab(VPC)) as mirror, mirror.tap("client") as at_receiver:
-        mirror.mirror({"web": [Session("monitor", filter=accepting(TCP, directions=[EGRESS]))]})
+        mirror.mirror({"web": [Session("monitor", filter=accepting(TCP, directions=[EGRESS]), packet_bytes_max=500)]})
         send_by_turns(mirror, [b"x" * 60_000])
         mirror.assert_everything_adds_up()
         before = mirror.ledger("web")[EGRESS].verdict(Verdict.TAKEN).packets
@@ -144,6 +144,17 @@ def test_what_cannot_enter_a_hop_is_counted_and_production_goes_on(lab: Build, e
         send_by_turns(mirror, [b"z" * 60_000])
         wait_until(lambda: mirror.sent("web") > before + 60_000 // 1448, WITHIN_S, "the hops are not mended")
         mirror.lost_in_hop[7] = 0 if end == "b" else lost
+
+
+def test_small_packets_that_cannot_enter_their_hop_are_counted_and_super_packets_go_on(lab: Build) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        mirror.mirror({"web": [Session("monitor", filter=accepting(TCP, directions=[EGRESS]))]})
+        break_hops(mirror, "d")
+        send_by_turns(mirror, [b"y" * 60_000] * 3)
+        ledger = mirror.ledger("web")[EGRESS]
+        assert 0 < ledger.stage(Stage.CLONE_FAILED).packets < 4, "before the first super-packet: those of the handshake"
+        assert ledger.stage(Stage.SENT).packets >= 3 * 60_000 // 1448
+        assert ledger.lost_in_hop_packets == 0
 
 
 def break_hops(mirror: Mirror, end: str) -> None:

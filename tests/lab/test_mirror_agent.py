@@ -31,7 +31,7 @@ Build = Callable[[Topology], Lab]
 PORT = 9999
 EGRESS = Direction.EGRESS
 EVERY_S = 0.0005
-HOP_DEVICES = 4 * (os.cpu_count() or 1)  # a wrapping and a finishing hop for each CPU
+HOP_DEVICES = 6 * (os.cpu_count() or 1)  # three hops for each CPU
 NUMBERED = accepting(UDP, directions=[EGRESS], families=[4], to_ports=PortRange(PORT, PORT))
 
 
@@ -286,12 +286,10 @@ def device_names(mirror: Mirror) -> list[str]:
 
 
 def hop_pins(mirror: Mirror) -> set[str]:
-    """At the far end of each hop: its program, and the one that keeps copies apart."""
+    """At the far end of each hop: its program, and, where it is polled, the one that keeps copies apart."""
     devices = hop_of(mirror)
-    wrapping = {device for device in devices if device[12] == "b"}
-    finishing = {device for device in devices if device[12] == "d"}
-    pins = {f"hop-{device}-wrap" for device in wrapping} | {f"hop-{device}-finish" for device in finishing}
-    return pins | {f"hop-{device}-keep_apart" for device in wrapping | finishing}
+    programs = {"b": ("wrap",), "d": ("finish", "keep_apart"), "f": ("finish_split",)}
+    return {f"hop-{device}-{program}" for device in devices for program in programs.get(device[12], ())}
 
 
 def hop_of(mirror: Mirror) -> list[str]:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
+from pktmirror.desired import Underlay
 from pktmirror.lab import Lab, Topology
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import TCP, UDP, Direction, PortRange
 from pktmirror.model.ledger import Stage
+from pktmirror.model.underlay import Segmentation
 from pktmirror.packet.checksum import Check, Checksums, checksums_of, internet_checksum
 from pktmirror.packet.headers import Headers, parse
 from tests.lab.mirror import WITHIN_S, Mirror, Session, accepting
@@ -97,6 +99,28 @@ def test_a_transfer_with_offload_is_mirrored_as_the_packets_on_the_wire(
         ledger = mirror.ledger("web")[direction]
         assert ledger.stage(Stage.SENT).bytes == sum(len(copy) for copy in copies)
         assert ledger.verdict(Verdict.TAKEN) == ledger.stage(Stage.SENT), "both in packets and bytes of the wire"
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "leave_whole"),
+    [(Segmentation.AUTO, True), (Segmentation.HOST, False)],
+    ids=["by the bridge that they leave by", "here, as the operator wants it"],
+)
+def test_copies_are_the_same_whoever_splits_them(lab: Build, segmentation: Segmentation, leave_whole: bool) -> None:
+    """The kernel counts up the outer identification of what was one super-packet: so one sees where it was split."""
+    with Mirror(lab(VPC)) as mirror:
+        mirror.underlay = Underlay(segmentation=segmentation)
+        mirror.mirror({"web": [Session("monitor", filter=accepting(TCP, directions=[Direction.EGRESS]))]})
+        transfer(mirror, "web", "client", mirror.address("client"))
+        mirror.assert_everything_adds_up()
+        copies = mirror.collector("monitor").copies()
+        assert (max(copy.outer_id for copy in copies) > 0) is leave_whole
+        assert {internet_checksum(copy.outer[14:34]) for copy in copies} == {0}
+        frames = [copy.frame for copy in copies]
+        assert payloads(frames) == TRANSFERRED
+        assert max(len(frame) for frame in frames) == SOURCE_MTU + 14
+        assert_checksums_are_right(frames, Check.RIGHT)
+        assert mirror.stages("web", Direction.EGRESS) == {Stage.SENT: len(frames)}
 
 
 @pytest.mark.parametrize("packet_bytes_max", [35, 66, 100])

@@ -146,6 +146,7 @@ def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, 
         (OFFICE + OFFICE, "VPC office is declared twice"),
         (OFFICE + OFFICE.replace('"office"', '"other"'), "VPC office (10.0.0.0/16) overlaps other (10.0.0.0/16)"),
         (LAB.replace('"br-u"', '"br-u"\nouter_source = "guest"'), 'outer_source is "guest"; "eni"'),
+        (LAB.replace('"br-u"', '"br-u"\nsegmentation = "nobody"'), 'segmentation is "nobody"; "auto"'),
         (WEB.replace("10.0.0.48", "web"), "netns:web/eth0 on host-1: 'web'"),
         (WEB.replace("10.0.0.48", "fd00::48"), "netns:web/eth0 on host-1: fd00::48 is not IPv4"),
         (WEB.replace("10.0.0.48", "0.0.0.0"), "0.0.0.0 is no address of an interface"),
@@ -169,6 +170,7 @@ def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, 
         "one VPC twice",
         "VPCs that overlap",
         "an outer source that nobody knows",
+        "a segmentation that nobody knows",
         "a name for an interface's address",
         "an IPv6 address for a primary one",
         "no address of anybody",
@@ -289,3 +291,10 @@ def test_differences_name_what_came_what_went_and_what_changed() -> None:
         "address of netns:web/eth0 on host-1: removed",
     ]
     assert differences(before, before) == []
+
+
+@pytest.mark.parametrize("segmentation", ["auto", "host", "underlay"])
+def test_who_splits_super_packets_is_found_out_unless_it_is_declared(segmentation: str) -> None:
+    assert load(LAB).vpcs[0].underlay.segmentation == "auto"
+    declared = load(LAB.replace('"br-u"', f'"br-u"\nsegmentation = "{segmentation}"'))
+    assert declared.vpcs[0].underlay.segmentation == segmentation

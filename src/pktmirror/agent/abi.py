@@ -172,7 +172,12 @@ class ExclusionTable(ctypes.Structure):
 
 
 class LaneEntry(ctypes.Structure):
-    _fields_ = (("wrapping_ifindex", ctypes.c_uint32), ("finishing_ifindex", ctypes.c_uint32))
+    _fields_ = (
+        ("wrapping_ifindex", ctypes.c_uint32),
+        ("finishing_ifindex", ctypes.c_uint32),
+        ("splitting_ifindex", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
 
 
 class Lanes(ctypes.Structure):
@@ -228,6 +233,7 @@ class Delivery(ctypes.Structure):
         ("ledger_row", ctypes.c_uint32),
         ("retired_generation", ctypes.c_uint32),
         ("retired_ledger_row", ctypes.c_uint32),
+        ("leaves_whole", ctypes.c_uint32),
     )
 
 
@@ -269,9 +275,9 @@ def hint_bit(value: int) -> int:
     return (value * 0x9E3779B1 & 0xFFFFFFFF) >> 24
 
 
-def cap(rate: Rate) -> Cap:
-    """What a packet and a byte cost of a rate, in 1/64 ns."""
-    ticks_per_s = CAP_TICKS_PER_NS * 10**9
+def cap(rate: Rate, sharers: int = 1) -> Cap:
+    """What a packet and a byte cost of a rate, or of each one's share of it, in 1/64 ns."""
+    ticks_per_s = CAP_TICKS_PER_NS * 10**9 * sharers
     return Cap(
         0 if rate.packets_per_s is None else ticks_per_s // rate.packets_per_s,
         0 if rate.bits_per_s is None else 8 * ticks_per_s // rate.bits_per_s,

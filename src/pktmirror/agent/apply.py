@@ -38,7 +38,7 @@ from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "host_bucket", "home", "hop_lanes", "super_packet_seen"),
+    *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages"),
     *("session_ledger", "interface_ledger", "strays", "flows"),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
@@ -120,7 +120,7 @@ class DataPlane:
         lanes = self._hops.made()
         entry = abi.Lanes(count=len(lanes))
         for index, lane in enumerate(lanes):
-            entry.lanes[index] = abi.LaneEntry(lane.wrapping_ifindex, lane.finishing_ifindex)
+            entry.lanes[index] = abi.LaneEntry(lane.wrapping_ifindex, lane.finishing_ifindex, lane.splitting_ifindex)
         if self._maps["hop_lanes"].get(_key(0)) != bytes(entry):
             self._maps["hop_lanes"].put(_key(0), bytes(entry))
 
@@ -221,7 +221,7 @@ class DataPlane:
                 ledger = self._maps["interface_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
             case ForgetSpent(row):
-                name = "host_bucket" if row is None else "session_buckets"
+                name = "cpu_bucket" if row is None else "session_buckets"
                 self._maps[name].put(_key(row or 0), _UNSPENT)
             case PutStream(key, owner):
                 self._maps["streams"].put(key, _key(owner))

@@ -13,6 +13,7 @@ from pktmirror.agent import abi
 from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.ways import leaves_whole
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -31,6 +32,7 @@ from pktmirror.model.underlay import OuterSource
 Address = IPv4Address | IPv6Address
 
 OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+ETHERNET_BYTES = 14
 NO_MAC = "its MAC address is not known"
 
 
@@ -51,13 +53,15 @@ class RouteQuery:
 class Way:
     """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
 
-    ``source`` is the route's preferred source; None where it has none.
+    ``source`` is the route's preferred source; None where it has none. ``splits``: what leaves by the device is split
+    and gets its checksums completed by the kernel, or by the hardware.
     """
 
     ifindex: int
     next_hop: Address
     mtu: int
     source: Address | None = None
+    splits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class WantedDelivery:
     ifindex: int
     packet_bytes_max: int
     room_bytes_max: int
+    leaves_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class Wanted:
     session_ids: frozenset[str]  # also those whose interface is gone: their ledger is kept
     problems: Mapping[str, str]
     budget: Rate = UNLIMITED
+    cpus: int = 1  # that share the budget
     streams: frozenset[CopyStream] = frozenset()  # of other hosts; those of the interfaces here come with them
 
 
@@ -166,6 +172,7 @@ def compile_state(
     ways: Mapping[RouteQuery, Way],
     compiled: CompiledFilters | None = None,
     budget: Rate = UNLIMITED,
+    cpus: int = 1,
 ) -> Wanted:
     """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
     by_key = {device.found.key: device for device in devices}
@@ -184,7 +191,7 @@ def compile_state(
         for session in sorted(interface.sessions, key=lambda session: session.number):
             if session.filter_id not in filters:
                 raise Uncompilable(f"{session.session_id} names the filter {session.filter_id}, which is not there")
-            wanted, problem = _session(interface, session, filters[session.filter_id], ways)
+            wanted, problem = _session(interface, session, device.found.mtu, filters[session.filter_id], ways)
             sessions.append(wanted)
             if problem is not None:
                 problems[session.session_id] = problem
@@ -200,7 +207,7 @@ def compile_state(
     session_ids = frozenset(session.session_id for each in desired.interfaces for session in each.sessions)
     _refuse_more(len(desired.exclusions), abi.EXCLUSIONS_MAX, "lines in the never-mirrored table")
     table = exclusion_bytes([_exclusion(line) for line in desired.exclusions])
-    return Wanted(tuple(interfaces), table, session_ids, problems, budget, _streams(desired.streams))
+    return Wanted(tuple(interfaces), table, session_ids, problems, budget, cpus, _streams(desired.streams))
 
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
@@ -209,7 +216,7 @@ def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
 
 
 def _session(
-    interface: DesiredInterface, session: DesiredSession, filter_: bytes, ways: Mapping[RouteQuery, Way]
+    interface: DesiredInterface, session: DesiredSession, mtu: int, filter_: bytes, ways: Mapping[RouteQuery, Way]
 ) -> tuple[WantedSession, str | None]:
     delivery = session.delivery
     if isinstance(delivery, Undeliverable):
@@ -233,6 +240,7 @@ def _session(
         )
         return _unsent(interface, session, filter_, Stage.NO_ROUTE), problem
     limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max]
+    room_bytes_max = max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES)
     to = WantedDelivery(
         session_id=session.session_id,
         outer_source=source,
@@ -242,7 +250,10 @@ def _session(
         vni=session.vni,
         ifindex=way.ifindex,
         packet_bytes_max=session.packet_bytes_max or 0,
-        room_bytes_max=max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES),
+        room_bytes_max=room_bytes_max,
+        leaves_whole=leaves_whole(interface.underlay.segmentation, way.splits)
+        and not session.packet_bytes_max
+        and mtu + ETHERNET_BYTES <= room_bytes_max,
     )
     return WantedSession(filter_, to, Stage.SENT, session.cap), None
 

@@ -31,6 +31,7 @@ from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
+from pktmirror.agent.ways import splits
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
@@ -268,7 +269,7 @@ class Host:
         links = {link.ifindex: link for link in self.netlink.links()}
         try:
             ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
-            wanted = compile_state(desired, self._devices, ways, self._compiled, budget=self._budget)
+            wanted = compile_state(desired, self._devices, ways, self._compiled, budget=self._budget, cpus=cpus())
             if wanted.interfaces:
                 self._data_plane.make_hops()
             return wanted, plan(wanted, self._data_plane.tables)
@@ -288,7 +289,7 @@ class Host:
         link = None if route is None else links.get(route.ifindex)
         if route is None or link is None or not link.up:
             return None
-        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source)
+        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source, splits(link))
 
     def _unresolved(self, wanted: Wanted) -> dict[str, str]:
         """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them.

@@ -1,8 +1,9 @@
 """The hops of a host's copies: private veth pairs in the interfaces' own network namespace (decision 0008).
 
-On each a copy waits until production is handed on. Super-packets get their outer headers on a wrapping hop, and all
-that is not yet as it is on the wire is finished on a finishing hop: the transmit offloads of its near end are off, so
-the kernel splits and completes checksums there. There is a lane of both for each CPU. An edge module.
+On a finishing hop a copy waits until production is handed on. Behind a wrapping hop super-packets get their outer
+headers, and what the kernel would not finish on the way out goes on over a splitting hop. Before a finishing and a
+splitting hop the kernel splits and completes checksums, since the transmit offloads of their near ends are off. There
+is a lane of all three for each CPU. An edge module.
 """
 
 import errno
@@ -18,16 +19,17 @@ from pktmirror.kernel.netlink import Link, Netlink, poll_what_it_receives, turn_
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
 HOP_MTU = 65535
 HOP_QUEUE_PACKETS_MAX = 1000  # as a network card's; beyond, production goes on and copies are not made
-WRAP, FINISH, KEEP_APART = "wrap", "finish", "keep_apart"
-PROGRAMS = (WRAP, FINISH, KEEP_APART)
+WRAP, FINISH, FINISH_SPLIT, KEEP_APART = "wrap", "finish", "finish_split", "keep_apart"
+PROGRAMS = (WRAP, FINISH, FINISH_SPLIT, KEEP_APART)
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The devices that clones enter, by ifindex: the wrapping hop's and the finishing hop's."""
+    """The devices that copies enter, by ifindex, one of each kind of hop."""
 
     wrapping_ifindex: int
     finishing_ifindex: int
+    splitting_ifindex: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,23 @@ class Hop:
     far: str
     program: str
     splits: bool
+    polled: bool
 
     @property
-    def pins(self) -> tuple[str, str]:
-        return f"hop-{self.far}-{KEEP_APART}", f"hop-{self.far}-{self.program}"
+    def pins(self) -> tuple[str, ...]:
+        """One for each program."""
+        return tuple(map(self.pin, (KEEP_APART, self.program) if self.polled else (self.program,)))
+
+    def pin(self, program: str) -> str:
+        return f"hop-{self.far}-{program}"
 
 
-def hops(prefix: str, lane: int) -> tuple[Hop, Hop]:
-    """The wrapping and the finishing hop of a lane; the prefix has 12 characters, and a device's name at most 15."""
+def hops(prefix: str, lane: int) -> tuple[Hop, Hop, Hop]:
+    """The three hops of a lane. The prefix has 12 characters, and a device's name at most 15."""
     return (
-        Hop(f"{prefix}a{lane}", f"{prefix}b{lane}", WRAP, splits=False),
-        Hop(f"{prefix}c{lane}", f"{prefix}d{lane}", FINISH, splits=True),
+        Hop(f"{prefix}a{lane}", f"{prefix}b{lane}", WRAP, splits=False, polled=False),
+        Hop(f"{prefix}c{lane}", f"{prefix}d{lane}", FINISH, splits=True, polled=True),
+        Hop(f"{prefix}e{lane}", f"{prefix}f{lane}", FINISH_SPLIT, splits=True, polled=False),
     )
 
 
@@ -66,12 +74,12 @@ class Hops:
         return frozenset(name for lane in self._lanes for hop in lane for name in (hop.near, hop.far))
 
     def made(self) -> Sequence[Lane]:
-        """Where clones enter. A wrapping hop leads into a finishing one, which is made first."""
+        """Where copies enter. A wrapping hop leads into the others, which are made first."""
         links = {link.name: link for link in self._netlink.links()}
         lanes = []
-        for wrapping, finishing in self._lanes:
-            finishing_ifindex = self._made(finishing, links)
-            lanes.append(Lane(self._made(wrapping, links), finishing_ifindex))
+        for wrapping, finishing, splitting in self._lanes:
+            finishing_ifindex, splitting_ifindex = self._made(finishing, links), self._made(splitting, links)
+            lanes.append(Lane(self._made(wrapping, links), finishing_ifindex, splitting_ifindex))
         return tuple(lanes)
 
     def _made(self, hop: Hop, links: Mapping[str, Link]) -> int:
@@ -91,13 +99,13 @@ class Hops:
         self._netlink.queue_before(hop.near, HOP_QUEUE_PACKETS_MAX)
         if hop.splits:
             turn_offloads_off(hop.near)
-        poll_what_it_receives(hop.far)
-        ifindex = self._link(hop.far).ifindex
-        keep_apart, received = (self._pins / name for name in hop.pins)
-        with bpf.Link.attach_xdp_generic(self._programs[KEEP_APART], ifindex) as link:
-            link.pin(keep_apart)
-        with bpf.Link.attach(self._programs[hop.program], ifindex, bpf.TCX_INGRESS) as link:
-            link.pin(received)
+        far = self._link(hop.far).ifindex
+        if hop.polled:
+            poll_what_it_receives(hop.far)
+            with bpf.Link.attach_xdp_generic(self._programs[KEEP_APART], far) as link:
+                link.pin(self._pins / hop.pin(KEEP_APART))
+        with bpf.Link.attach(self._programs[hop.program], far, bpf.TCX_INGRESS) as link:
+            link.pin(self._pins / hop.pin(hop.program))
         self._netlink.set_up(hop.near, hop.far)
 
     def _link(self, name: str) -> Link:

@@ -13,7 +13,6 @@ from typing import assert_never
 from pktmirror.agent import abi
 from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
 from pktmirror.model.ledger import Stage
-from pktmirror.model.rate import Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +147,13 @@ def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> l
     wanted_ifindexes = {interface.ifindex for interface in wanted.interfaces}
     detach = [Detach(ifindex) for ifindex in sorted((held.policies.keys() | held.attached) - wanted_ifindexes)]
     for interface in wanted.interfaces:
-        policy = draft.policy(interface, wanted.exclusions, wanted.budget)
+        policy = draft.policy(interface, wanted.exclusions, _share(wanted))
         if held.policies.get(interface.ifindex) != policy:
             draft.changes.append(SwapPolicy(interface.ifindex, policy))
             draft.changes += _forget_spent(held.policies.get(interface.ifindex), policy)
         if interface.ifindex not in held.attached:
             draft.changes.append(Attach(interface.ifindex))
-    if wanted.interfaces and any(_budget(value) != bytes(abi.cap(wanted.budget)) for value in held.policies.values()):
+    if wanted.interfaces and any(_budget(value) != bytes(_share(wanted)) for value in held.policies.values()):
         draft.changes.append(ForgetSpent(None))
     streams_max = (capacity or Capacity()).streams
     streams = _streams(wanted, draft.session_rows, streams_max)
@@ -253,6 +252,11 @@ def _forget_spent(held: bytes | None, policy: bytes) -> list[Change]:
     ]
 
 
+def _share(wanted: Wanted) -> abi.Cap:
+    """Of the budget, for each CPU."""
+    return abi.cap(wanted.budget, wanted.cpus)
+
+
 def _budget(policy: bytes) -> bytes:
     return bytes(abi.InterfacePolicy.from_buffer_copy(policy).budget)
 
@@ -285,7 +289,7 @@ class _Draft:
         self._busy_session_rows = set(self.session_rows.values())
         self._interface_rows = {ifindex: _row(value) for ifindex, value in held.policies.items()}
 
-    def policy(self, interface: WantedInterface, exclusions: bytes, budget: Rate) -> bytes:
+    def policy(self, interface: WantedInterface, exclusions: bytes, budget: abi.Cap) -> bytes:
         """The policy of an interface; whatever it refers to is in `changes` by now, or in the kernel."""
         entry = abi.InterfacePolicy(
             generation=abi.REMEMBERED,
@@ -294,7 +298,7 @@ class _Draft:
             exclusion_slot=self._exclusion_slot(exclusions),
             resolver_count=len(interface.resolvers),
             is_host_side=interface.is_host_side,
-            budget=abi.cap(budget),
+            budget=budget,
         )
         entry.mac[:] = interface.mac
         for index, resolver in enumerate(interface.resolvers):
@@ -424,6 +428,7 @@ def _delivery(wanted: WantedDelivery, row: int, generation: int) -> abi.Delivery
         room_bytes_max=wanted.room_bytes_max,
         ledger_row=row,
         retired_generation=abi.NO_GENERATION,
+        leaves_whole=wanted.leaves_whole,
     )
     entry.session_id[:] = wanted.session_id.encode().ljust(abi.SESSION_ID_BYTES, b"\0")
     entry.outer_source_be[:] = wanted.outer_source.packed
@@ -445,4 +450,5 @@ def _content(delivery: abi.Delivery) -> WantedDelivery:
         ifindex=delivery.ifindex,
         packet_bytes_max=delivery.packet_bytes_max,
         room_bytes_max=delivery.room_bytes_max,
+        leaves_whole=bool(delivery.leaves_whole),
     )

@@ -14,6 +14,7 @@ from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.cli.interfaces import inventory, meant
 from pktmirror.cli.terminal import terminal
 from pktmirror.model.refusal import Refusal
+from pktmirror.model.underlay import Segmentation
 from pktmirror.networks import Declaration, UnderlayDeclaration, networks, parse, toml
 
 app = typer.Typer(
@@ -154,6 +155,7 @@ def _vpc(vpc: VpcShown) -> RenderableType:
     underlay = vpc.underlay
     said = [f"route table {underlay.route_table}", f"outer source {underlay.outer_source}"]
     said += [f"device {underlay.device}"] if underlay.device is not None else []
+    said += [f"segmentation by {underlay.segmentation}"] if underlay.segmentation != Segmentation.AUTO.value else []
     said += [f"MTU at most {underlay.mtu_max}"] if underlay.mtu_max is not None else []
     lines = [f"  resolvers: {', '.join(vpc.resolvers) or 'none'}", f"  underlay: {', '.join(said)}"]
     table = _table("subnet", "id", "networks", "zone", "interfaces")

@@ -39,7 +39,7 @@ BudgetPackets = Annotated[
         min=0,
         max=PACKETS_PER_S_MAX,
         show_default=f"{BUDGET_PACKETS_PER_S_OF_A_CPU} for each CPU",
-        help="What all sessions of this host together may copy; the rest counts as capped. 0: no limit.",
+        help="What all sessions of this host together may copy, evenly by CPU; the rest counts as capped. 0: no limit.",
     ),
 ]
 BudgetBits = Annotated[

@@ -28,7 +28,7 @@ from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Filter
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.target import InterfaceTarget
-from pktmirror.model.underlay import OuterSource
+from pktmirror.model.underlay import OuterSource, Segmentation
 from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks
 
 TARGET_TYPE_NOT_DELIVERABLE = "target type not yet deliverable"
@@ -165,6 +165,7 @@ def underlay(interface: InterfaceRecord, networks: Networks) -> Underlay:
         route_table=declared.route_table,
         device=declared.device,
         mtu_max=declared.mtu_max,
+        segmentation=Segmentation(declared.segmentation),
         outer_source=OuterSource(declared.outer_source),
     )
 

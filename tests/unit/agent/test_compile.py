@@ -35,6 +35,7 @@ from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, PortRange, Rule
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import UNLIMITED, Rate
+from pktmirror.model.underlay import Segmentation
 
 KEY = "netns:web/eth0"
 ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
@@ -183,6 +184,36 @@ def test_the_smallest_mtu_less_the_outer_headers_is_the_room_for_a_copy(
     desired = state(session(delivery=Destination(address="10.0.0.90", mtu=target)), underlay=Underlay(mtu_max=underlay))
     (interface,) = compiled(desired, {QUERY: Way(5, IPv4Address("10.0.0.1"), way)}).interfaces
     assert interface.sessions[0].delivery.room_bytes_max == room
+
+
+@pytest.mark.parametrize(
+    ("splits", "segmentation", "mtu", "bytes_max", "whole"),
+    [
+        (True, Segmentation.AUTO, 1550, None, True),
+        (True, Segmentation.AUTO, 1549, None, False),
+        (True, Segmentation.AUTO, 1550, 1514, False),
+        (True, Segmentation.HOST, 1550, None, False),
+        (False, Segmentation.AUTO, 1550, None, False),
+        (False, Segmentation.UNDERLAY, 1550, None, True),
+        (False, Segmentation.UNDERLAY, 1549, None, False),
+    ],
+    ids=[
+        "all of a source of 1500 bytes has room",
+        "one byte too little",
+        "what is cut is split first",
+        "the operator wants it split here",
+        "the device hands on what it gets",
+        "the operator knows what is behind it",
+        "and has too little room",
+    ],
+)
+def test_copies_leave_whole_where_nothing_is_left_to_be_done_to_them(
+    splits: bool, segmentation: Segmentation, mtu: int, bytes_max: int | None, whole: bool
+) -> None:
+    desired = state(session(bytes_max=bytes_max), underlay=Underlay(segmentation=segmentation))
+    way = Way(5, IPv4Address("10.0.0.1"), mtu, splits=splits)
+    (interface,) = compiled(desired, {QUERY: way}).interfaces
+    assert interface.sessions[0].delivery.leaves_whole is whole
 
 
 def test_the_question_to_the_route_table_carries_the_underlay() -> None:

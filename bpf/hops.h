@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* Which way copies go from the hook to the wire (docs/decisions/0008, 0011), and that those of a session stay in order
+ * when their way changes.
+ *
+ *   small traffic         hook → finishing hop → wire
+ *   with super-packets    hook → wrapping hop → wire, or → splitting hop → wire
+ *
+ * The finishing hop is polled after production; on the others copies wait in line with it (the backlog of the CPU). A
+ * copy that the kernel can finish on the way out leaves behind the wrapping hop, the others cross the splitting hop. A
+ * session takes the wrapping hop from its first super-packet until there was none for a second; nothing can then be on
+ * that way any more. What still waits on the finishing hop when it begins is let out first: until that hop was once
+ * empty, the wrapping hop leads into it. */
+#pragma once
+
+#define SUPER_PACKETS_GONE_NS 1000000000ull
+#define CPUS_MAX 1024
+
+/* Both directions of a flow wait in one lane, so that a request does not arrive behind its answer; other flows are for
+ * other CPUs. */
+static __always_inline const struct lane *lane_of(const struct headers *headers)
+{
+	__u32 first = 0, index;
+	const struct lanes *lanes = bpf_map_lookup_elem(&hop_lanes, &first);
+
+	if (!lanes)
+		return NULL;
+	index = flow_hash(headers) % lanes->count;
+	barrier_var(index);
+	return index < LANES_MAX ? &lanes->lanes[index] : NULL;
+}
+
+/* Whether the next packet of a session is to take the wrapping hop. */
+static __always_inline bool takes_wrapping_hop(struct __sk_buff *skb, const struct session_policy *session)
+{
+	__u32 slot = session->mark & MARK_SLOT_MASK;
+	struct bulk *bulk = bpf_map_lookup_elem(&bulks, &slot);
+	__u64 now;
+
+	if (!bulk)
+		return true;
+	if (!skb->gso_size && !bulk->seen_ns)
+		return false;
+	now = bpf_ktime_get_ns();
+	if (now - bulk->seen_ns < SUPER_PACKETS_GONE_NS) {
+		if (skb->gso_size)
+			bulk->seen_ns = now;
+		return true;
+	}
+	if (!skb->gso_size)
+		return false;
+	bulk->passes_finishing_hop = true;
+	bulk->since_ns = now;
+	bulk->seen_ns = now;
+	return true;
+}
+
+static __always_inline struct passage *passage(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&passages, &first);
+}
+
+static __always_inline void enter_finishing_hop(__u64 packets)
+{
+	struct passage *here = passage();
+
+	if (here)
+		here->entered += packets;
+}
+
+static __always_inline void leave_finishing_hop(void)
+{
+	struct passage *here = passage();
+
+	if (here)
+		here->left++;
+}
+
+/* A copy enters on one CPU and may leave on another. */
+static __noinline int is_finishing_hop_empty(void)
+{
+	__u64 entered = 0, left = 0;
+	__u32 first = 0;
+
+	for (int cpu = 0; cpu < CPUS_MAX; cpu++) {
+		const struct passage *there = bpf_map_lookup_percpu_elem(&passages, &first, cpu);
+
+		if (!there)
+			break;
+		left += there->left;
+		entered += there->entered;
+	}
+	return entered == left;
+}
+
+/* At the far end of the wrapping hop: whether a copy has to queue behind what waits on the finishing hop. What was lost
+ * there would keep it from ever being empty, and a second is longer than anything waits. */
+static __always_inline bool passes_finishing_hop(__u32 slot)
+{
+	struct bulk *bulk = bpf_map_lookup_elem(&bulks, &slot);
+
+	if (!bulk)
+		return true;
+	if (bulk->passes_finishing_hop &&
+	    (is_finishing_hop_empty() || bpf_ktime_get_ns() - bulk->since_ns > SUPER_PACKETS_GONE_NS))
+		bulk->passes_finishing_hop = false;
+	return bulk->passes_finishing_hop;
+}
