@@ -30,9 +30,11 @@
 #include "streams.h"
 #include "cap.h"
 #include "encap.h"
+#include "encap6.h"
 #include "home.h"
 
 #define AF_INET 2
+#define AF_INET6 10
 #define SUPER_PACKETS_GONE_NS 1000000000ull
 
 /* clang puts into BTF only the types which something uses; tests/kernel/test_abi.py reads these. */
@@ -227,8 +229,12 @@ static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 /* Where a copy that is encapsulated goes. */
 static __always_inline int send_to(const struct delivery *to)
 {
-	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = to->next_hop_be };
+	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = to->next_hop_be[0] };
 
+	if (to->family == 6) {
+		next_hop.nh_family = AF_INET6;
+		__builtin_memcpy(next_hop.ipv6_nh, to->next_hop_be, sizeof(next_hop.ipv6_nh));
+	}
 	return bpf_redirect_neigh(to->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
@@ -303,8 +309,8 @@ int finish(struct __sk_buff *skb)
 	if (!to)
 		return TCX_DROP;
 	if (skb->mark & MARK_WRAPPED) {
-		wire.bytes -= ETHERNET_BYTES + OUTER_BYTES;
-		if (skb->gso_size || clear_outer_id(skb))
+		wire.bytes -= ETHERNET_BYTES + (to->family == 6 ? OUTER6_BYTES : OUTER_BYTES);
+		if (skb->gso_size || (to->family == 6 ? complete_outer6(skb) : clear_outer_id(skb)))
 			return fail(skb, to, &wire);
 		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
 		return send_to(to);

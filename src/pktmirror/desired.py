@@ -97,12 +97,17 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None  # None: whichever the route table says
     mtu_max: int | None = None  # None: the route's or device's MTU
     outer_source: OuterSource = OuterSource.ENI
+    family: int | None = None  # of the outer headers, where the operator has chosen; what came of it is in Destination
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, tag="destination"):
-    """Where the copies of a session go: the primary address of the target's interface."""
+    """Where the copies of a session go: an address of the target's interface, and the source's of the same family.
+
+    ``outer_source`` None is the source's primary address. Where the underlay says the host's, neither counts.
+    """
 
     address: str
+    outer_source: str | None = None
     port: int = VXLAN_PORT
     mtu: int | None = None  # of the target's own interface, where it is known
 

@@ -12,6 +12,7 @@ AWS knows these of a VPC; on a network of one's own they are declared in ``netwo
     device = "br-office"
     mtu_max = 9000
     outer_source = "eni"                            # or "host": the address of the route by which they leave
+    family = 4                                      # or 6; by default IPv4 where both ends have it, else IPv6
 
     [[vpc.subnet]]
     name = "a"
@@ -36,7 +37,7 @@ import msgspec
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.limits import RESOLVERS_PER_VPC
 from pktmirror.model.refusal import Refusal
-from pktmirror.model.underlay import OuterSource
+from pktmirror.model.underlay import FAMILIES, OuterSource
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -56,6 +57,7 @@ class UnderlayDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     device: str | None = None
     mtu_max: int | None = None
     outer_source: str = OuterSource.ENI.value
+    family: int | None = None
 
 
 class SubnetDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -256,6 +258,9 @@ def _vpc(declared: VpcDeclaration) -> Vpc:
             f'VPC {declared.name}: the underlay\'s outer_source is "{outer_source}"; "eni" (the source\'s own address) '
             'and "host" (the address of the host\'s route) are known'
         )
+    family = declared.underlay.family
+    if family is not None and family not in FAMILIES:
+        raise _refusal(f"VPC {declared.name}: the underlay's family is {family}, not 4 (IPv4) or 6 (IPv6)")
     subnets = tuple(_subnet(vpc_id, networks, declared.name, subnet) for subnet in declared.subnet)
     _refuse_overlaps([(subnet.name, subnet.networks) for subnet in subnets], f"VPC {declared.name}: subnet")
     if declared.resolvers is None:
