@@ -60,11 +60,12 @@ static __always_inline void write_outer6(struct outer6 *outer, const struct deli
 	})
 
 /* Puts the checksum into a copy whose checksum field is zero; 0 on success. The packet is read in place, in blocks whose
- * lengths the verifier knows: whole ones, then what is left by its bits. */
+ * lengths the verifier knows: whole ones, then smaller ones, and from a copy what is left in the end. */
 static __noinline int complete_outer6(struct __sk_buff *skb)
 {
 	__u32 end = skb->len, udp_bytes = end - ETHERNET_BYTES - 40, blocks, at, left;
 	__u32 sum = bpf_htonl(udp_bytes + PROTOCOL_UDP);
+	__u8 rest[64] __attribute__((aligned(4))) = {};
 	__sum16 checksum;
 	__u64 folded;
 
@@ -87,27 +88,20 @@ static __noinline int complete_outer6(struct __sk_buff *skb)
 		return -1;
 	barrier_var(at);
 #pragma unroll
-	for (__u32 bytes = SUM_BLOCK_BYTES / 2; bytes >= 4; bytes /= 2) {
+	for (__u32 bytes = SUM_BLOCK_BYTES / 2; bytes >= sizeof(rest); bytes /= 2) {
 		if (left & bytes) {
 			SUM_ON(skb, at, bytes, sum);
 			at += bytes;
 		}
 	}
+	left %= sizeof(rest);
+	barrier_var(left);
+	if (left) {
+		if (left >= sizeof(rest) || bpf_skb_load_bytes(skb, at, rest, left))
+			return -1;
+		sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)rest, sizeof(rest), sum);
+	}
 	folded = sum;
-	if (left & 2) {
-		__be16 word_be;
-
-		if (bpf_skb_load_bytes(skb, at, &word_be, 2))
-			return -1;
-		folded += word_be;
-	}
-	if (left & 1) {
-		__u8 last;
-
-		if (bpf_skb_load_bytes(skb, end - 1, &last, 1))
-			return -1;
-		folded += bpf_htons((__u16)last << 8);
-	}
 	folded = (folded & 0xffffffff) + (folded >> 32);
 	folded = (folded & 0xffff) + (folded >> 16 & 0xffff) + (folded >> 32);
 	folded = (folded & 0xffff) + (folded >> 16);

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
@@ -13,13 +14,18 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from pktmirror.lab import Instance, Lab, Subnet, Topology
+from pktmirror.lab import Instance, Lab, Subnet, Topology, networks_toml
 from pktmirror.model import filter as protocols
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage
+from pktmirror.packet import pcapng
+from pktmirror.packet.blocks import Interface
 from pktmirror.packet.checksum import Check, Checksums, checksums_of
 from pktmirror.packet.headers import ICMPV6, Headers, parse
+from tests.captures.published import write_capture
+from tests.contract.conftest import Maker
 from tests.lab.arrivals import RECEIVE_BYTES, Copy, Tap
+from tests.lab.line import line
 from tests.lab.machines import ip
 from tests.lab.mirror import WITHIN_S, Mirror, Session, accepting
 from tests.lab.test_mirror_length import LENGTHS, outbound, packets, with_mtus
@@ -42,6 +48,7 @@ CLIENT, SOURCE = "192.0.2.6", "192.0.2.48"  # nobody's, so that nobody answers
 CLIENT6, SOURCE6 = "2001:db8:ff::6", "2001:db8:ff::48"
 OUTER_BYTES = 40 + 8 + 8
 SO_RCVBUFFORCE = 33
+PORT = 9999
 OVER_IPV6 = Session("monitor", family=6)
 
 TWO_HOSTS = Topology(
@@ -384,3 +391,66 @@ def test_a_target_without_a_route_over_ipv6_is_the_problem_of_its_session(lab: B
         assert mirror.status("web") == "no route to the target 2001:db8:dead::1 (table 254)"
         mirror.send("web", [both_ends(mirror, IP(src=SOURCE, dst=CLIENT) / UDP(dport=9))])
         wait_until(lambda: mirror.stages("web", EGRESS) == {Stage.NO_ROUTE: 1}, WITHIN_S, "it is not counted")
+
+
+def test_wireshark_finds_every_outer_checksum_right(lab: Build, tmp_path: Path) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        mirror.mirror({"web": [OVER_IPV6]})
+        frames = [outbound(mirror, packet) for packet in packets().values()]
+        mirror.send("web", frames)
+        copies = mirror.wait_for_copies("monitor", len(frames))
+    captured = [copy.outer for copy in copies]
+    captured.append(captured[0][:60] + bytes(a ^ 0xFF for a in captured[0][60:62]) + captured[0][62:])
+    options = ["-o", "udp.check_checksum:TRUE", "-T", "fields", "-e", "udp.checksum.status", "-E", "occurrence=f"]
+    shown = subprocess.run(
+        ["tshark", "-r", "-", *options],
+        stdin=write_capture(tmp_path / "copies.pcapng", captured).open("rb"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.split() == ["1"] * len(copies) + ["0"], "good, and one that this test has spoilt is bad"
+
+
+def test_the_ledger_of_the_whole_line_adds_up_when_the_network_moves_to_ipv6(lab: Build, tmp_path: Path) -> None:
+    built = lab(VPC)
+    with line(built, tmp_path, monitor_address="::") as whole:
+        ec2 = whole.plane.client()
+        web, sensor = whole.found("web")["interface_id"], whole.found("monitor")["interface_id"]
+        make = Maker(whole.plane, ec2)
+        filter_id = make.filter()
+        ports = {"FromPort": PORT, "ToPort": PORT}
+        make.rule(filter_id, TrafficDirection="egress", Protocol=17, DestinationPortRange=ports)
+        session_id = make.session(
+            NetworkInterfaceId=web,
+            TrafficMirrorTargetId=make.target(NetworkInterfaceId=sensor),
+            TrafficMirrorFilterId=filter_id,
+            VirtualNetworkId=7,
+        )["TrafficMirrorSessionId"]
+        whole.wait_for_problem(session_id, None)
+        send(built, 3)
+        whole.wait_until_collected(session_id, 3)
+        declared = networks_toml(built.topology).replace(
+            "[[vpc.subnet]]", "[vpc.underlay]\nfamily = 6\n[[vpc.subnet]]", 1
+        )
+        assert whole.plane.own_answer("networks", method="PUT", body=declared).status_code == 200
+
+        def ends() -> tuple[str, str]:
+            row, status = whole.row(session_id), whole.status(session_id) or {}
+            return row["outer_destination"], status["outer_source"]
+
+        over_ipv6 = ("2001:db8:1::90", "2001:db8:1::48")
+        wait_until(lambda: ends() == over_ipv6, WITHIN_S, lambda: str(ends()))
+        send(built, 4)
+        whole.wait_until_collected(session_id, 7)
+        streams = [stream for told in whole.plane.own("ledger")["sessions"] for stream in [told["collector"]]]
+        assert [stream["received"]["packets"] for stream in streams] == [7]
+    [capture] = (tmp_path / "captures").glob("*.pcapng")
+    interfaces = [block.name for block in pcapng.read(capture.read_bytes()) if isinstance(block, Interface)]
+    assert interfaces == ["vni-7 10.0.0.48", "vni-7 2001:db8:1::48"]
+
+
+def send(built: Lab, packets: int) -> None:
+    with built.inside("web") as web, web.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for number in range(packets):
+            sender.sendto(struct.pack("!I", number), ("10.0.0.6", PORT))
