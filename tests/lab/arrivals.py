@@ -82,8 +82,9 @@ def completed(frame: bytes) -> bytes:
 class Tap:
     """Everything at an interface of a place, from now on."""
 
-    def __init__(self, inside: netns.Visitor, device: str = "eth0") -> None:
+    def __init__(self, inside: netns.Visitor, device: str = "eth0", *, frame_bytes_max: int = 1 << 17) -> None:
         self.captured: list[Captured] = []
+        self._frame_bytes_max = frame_bytes_max
         self._socket = inside.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BYTES)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
@@ -106,7 +107,7 @@ class Tap:
         """All that was captured so far; AssertionError if the socket had no room for some of it."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, ancillary, _, sender = self._socket.recvmsg(1 << 17, 64)
+                data, ancillary, _, sender = self._socket.recvmsg(self._frame_bytes_max, 64)
                 status, tci, tpid = _auxiliary(ancillary)
                 if status & _VLAN_VALID:
                     data = data[:12] + struct.pack("!HH", tpid, tci) + data[12:]
