@@ -67,7 +67,6 @@ static __noinline int complete_outer6(struct __sk_buff *skb)
 	__u32 sum = bpf_htonl(udp_bytes + PROTOCOL_UDP);
 	__u8 rest[64] __attribute__((aligned(4))) = {};
 	__sum16 checksum;
-	__u64 folded;
 
 	if (end < ETHERNET_BYTES + OUTER6_BYTES || end > SUMMED_BYTES_MAX || bpf_skb_pull_data(skb, end))
 		return -1;
@@ -101,12 +100,9 @@ static __noinline int complete_outer6(struct __sk_buff *skb)
 			return -1;
 		sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)rest, sizeof(rest), sum);
 	}
-	folded = sum;
-	folded = (folded & 0xffffffff) + (folded >> 32);
-	folded = (folded & 0xffff) + (folded >> 16 & 0xffff) + (folded >> 32);
-	folded = (folded & 0xffff) + (folded >> 16);
-	folded = (folded & 0xffff) + (folded >> 16);
-	checksum = ~folded;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	checksum = ~sum;
 	if (!checksum)
 		checksum = 0xffff;	/* RFC 8200 section 8.1: zero would say that there is none */
 	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + 40 + 6, &checksum, sizeof(checksum), 0);

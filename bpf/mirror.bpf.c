@@ -270,7 +270,7 @@ static __always_inline bool has_room_as_a_whole(struct __sk_buff *skb, const str
 	__u32 header_bytes;
 
 	if (skb->vlan_present || to->packet_bytes_max || headers->jumbo_bytes)
-		return false;	/* within a tunnel the kernel would leave the jumbo header where it is */
+		return false;	/* within a tunnel the kernel does not take the jumbo header out rightly */
 	header_bytes = segment_header_bytes(skb, headers);
 	return header_bytes && header_bytes + skb->gso_size <= to->room_bytes_max;
 }

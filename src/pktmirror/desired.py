@@ -135,7 +135,7 @@ class DesiredInterface(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     interface_id: str
-    primary_address: str  # the outer source of every copy (spec fact 71), unless the underlay says the host's
+    primary_address: str  # the outer source of copies (spec fact 71), unless a destination or the underlay has another
     underlay: Underlay
     resolvers: tuple[str, ...]
     sessions: tuple[DesiredSession, ...]

@@ -3,6 +3,7 @@
 Over IPv6 such a packet carries a hop-by-hop jumbo header that no wire sees; over IPv4 its total length is 0.
 """
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -111,6 +112,23 @@ def test_big_tcp_is_mirrored_as_the_packets_on_the_wire(
         assert_checksums_are_right(copies, Check.RIGHT if family == 4 else Check.NOT_CARRIED)
         assert payloads(copies) == PIECE * PIECES
         assert ledger.stage(Stage.SENT) == ledger.verdict(Verdict.TAKEN), "both in packets and bytes of the wire"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_big_super_packets_cross_the_wrapping_hop_whole(lab: Build, family: int) -> None:
+    """Else the kernel would split them before it, on the way of production (decision 0008)."""
+    with Mirror(lab(VPC)) as mirror:
+        allow_big_tcp(mirror)
+        mirror.mirror({"web": [Session("monitor", filter=accepting(TCP, directions=[Direction.EGRESS]))]})
+        host = mirror.inside("host")
+        far_ends = [name for _, name in host.run(socket.if_nameindex) if re.fullmatch(r"pktm-.*b\d+", name)]
+        taps = [Tap(host, name, frame_bytes_max=1 << 18) for name in far_ends]
+        address = mirror.address("client") if family == 4 else mirror.address6("client")
+        transfer_piece_by_piece(mirror, "web", "client", address)
+        frames = [each.frame for tap in taps for each in tap.read()]
+        for tap in taps:
+            tap.close()
+        assert max(len(frame) for frame in frames) > 66_000
 
 
 def test_a_session_that_cuts_leaves_the_first_bytes_of_each_packet_of_a_big_one(lab: Build) -> None:

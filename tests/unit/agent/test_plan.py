@@ -248,8 +248,16 @@ def cells(held: Tables) -> dict[int, int]:
 
 @pytest.mark.parametrize(
     "changed",
-    [Wish(vni=8), Wish(target=91), Wish(number=9), Wish(filter="q"), Wish(stage=Stage.NO_ROUTE), Wish(ifindex=4)],
-    ids=["VNI", "target", "number", "filter", "stage", "interface"],
+    [
+        Wish(vni=8),
+        Wish(target=91),
+        Wish(family=6),
+        Wish(number=9),
+        Wish(filter="q"),
+        Wish(stage=Stage.NO_ROUTE),
+        Wish(ifindex=4),
+    ],
+    ids=["VNI", "target", "family", "number", "filter", "stage", "interface"],
 )
 def test_a_session_keeps_its_ledger_row_when_it_changes(changed: Wish) -> None:
     other = {"z": Wish(ifindex=6)}
@@ -347,6 +355,7 @@ wishes = st.builds(
     vni=st.sampled_from((7, 8)),
     number=st.integers(1, 3),
     stage=st.sampled_from((Stage.SENT, Stage.NO_ROUTE)),
+    family=st.sampled_from((4, 6)),
 )
 
 
