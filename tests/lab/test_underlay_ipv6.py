@@ -49,6 +49,7 @@ CLIENT6, SOURCE6 = "2001:db8:ff::6", "2001:db8:ff::48"
 OUTER_BYTES = 40 + 8 + 8
 SO_RCVBUFFORCE = 33
 PORT = 9999
+PORT_OF_A_COPY = 0xFF81  # so that the addresses and the VNI decide
 OVER_IPV6 = Session("monitor", family=6)
 
 TWO_HOSTS = Topology(
@@ -331,6 +332,7 @@ def test_the_errors_about_what_the_source_sent_itself_reach_it(lab: Build) -> No
     with Mirror(lab(VPC)) as mirror, mirror.tap("web") as at_source:
         mirror.mirror({"web": [OVER_IPV6]})
         with mirror.inside("web").run(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM) as asking:
+            asking.bind(("::", PORT_OF_A_COPY))
             asking.sendto(bytes((8, 0, 0, 0)) + (7).to_bytes(3) + bytes(61), (mirror.address6("client"), 4789))
         wait_until(lambda: len(errors(at_source)) == 1, WITHIN_S, "the error does not arrive")
         assert InterfaceOutcome.TARGET_REFUSED not in mirror.outcomes("web", INGRESS)
@@ -352,6 +354,7 @@ def test_copies_from_another_host_are_not_mirrored_again_and_other_vxlan_is(lab:
         assert mirror.outcomes("monitor", INGRESS)[InterfaceOutcome.OWN_COPY] == 2
         datagram = bytes((8, 0, 0, 0)) + (9).to_bytes(3) + bytes(61)
         with mirror.inside("client").run(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM) as speaking:
+            speaking.bind(("::", PORT_OF_A_COPY))
             speaking.sendto(datagram, (mirror.address6("monitor"), 4789))
         [copy] = mirror.wait_for_copies("other", 1)
         assert copy.frame.endswith(datagram)
