@@ -223,14 +223,16 @@ struct interface_policy {
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
 };
 
-/* Where the copies of one session go. retired_*: whose packets may still be on their way under this slot. */
+/* Where the copies of one session go. retired_*: whose packets may still be on their way under this slot. An address is
+ * four words, of which IPv4 has the first; the other three are zero. */
 struct delivery {
 	__u8 session_id[24];	/* tms-…, so that the kernel's state explains itself */
-	__be32 outer_source_be;
-	__be32 outer_destination_be;
-	__be32 next_hop_be;
+	__be32 outer_source_be[4];
+	__be32 outer_destination_be[4];
+	__be32 next_hop_be[4];
 	__be16 port_be;
 	__u16 generation;
+	__u32 family;		/* 4 or 6, of all three */
 	__u32 vni;
 	__u32 ifindex;
 	__u32 packet_bytes_max;	/* the session's packet length; 0: whole packets */
@@ -244,11 +246,11 @@ struct delivery {
 
 /* How the copies of a session are known on the wire, whoever sends them. Each is there twice, once without its VNI. */
 struct stream {
-	__be32 outer_source_be;
-	__be32 outer_destination_be;
+	__be32 outer_source_be[4];
+	__be32 outer_destination_be[4];
 	__u32 vni;		/* or VNI_NOT_QUOTED */
 	__u16 port;
-	__u16 reserved;
+	__u16 family;
 };
 
 struct session_counters {
@@ -265,6 +267,6 @@ _Static_assert(sizeof(struct rule4) == 2 * CELL_BYTES && sizeof(struct rule6) ==
 _Static_assert(sizeof(struct node) == CELL_BYTES, "a cell");
 _Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
-_Static_assert(sizeof(struct stream) == 16, "no holes");
-_Static_assert(sizeof(struct delivery) == 72, "no holes");
+_Static_assert(sizeof(struct stream) == 40, "no holes");
+_Static_assert(sizeof(struct delivery) == 112, "no holes");
 _Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

@@ -12,13 +12,14 @@ static __always_inline void add(struct tally *tally, const struct tally *more)
 /* How long the headers are that each segment of a super-packet carries; 0 where that is not known. */
 static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb, const struct headers *headers)
 {
+	__u32 offset = headers->l4_offset - headers->jumbo_bytes;
 	__u8 data_offset;
 
 	if (headers->protocol == PROTOCOL_UDP)
-		return headers->l4_offset + 8;
+		return offset + 8;
 	if (headers->protocol != PROTOCOL_TCP || bpf_skb_load_bytes(skb, headers->l4_offset + 12, &data_offset, 1))
 		return 0;
-	return headers->l4_offset + (data_offset >> 4) * 4;
+	return offset + (data_offset >> 4) * 4;
 }
 
 /* What the skb becomes on the wire. It is computed, since gso_segs is zero for frames from a VM's tap; every segment
@@ -27,7 +28,7 @@ static __always_inline __u32 segment_header_bytes(struct __sk_buff *skb, const s
  * none that we read. */
 static __always_inline void measure(struct __sk_buff *skb, const struct headers *headers, struct tally *wire)
 {
-	__u32 bytes = skb->len + (skb->vlan_present ? 4 : 0);
+	__u32 bytes = skb->len + (skb->vlan_present ? 4 : 0), frame_bytes;
 	__u32 header_bytes;
 	__u32 packets;
 
@@ -43,15 +44,16 @@ static __always_inline void measure(struct __sk_buff *skb, const struct headers 
 	header_bytes = segment_header_bytes(skb, headers);
 	if (!header_bytes)
 		return;
-	if (skb->len <= header_bytes)
+	frame_bytes = skb->len - headers->jumbo_bytes;
+	if (frame_bytes <= header_bytes)
 		return;
-	packets = (skb->len - header_bytes + skb->gso_size - 1) / skb->gso_size;
+	packets = (frame_bytes - header_bytes + skb->gso_size - 1) / skb->gso_size;
 	if (headers->protocol == PROTOCOL_UDP && skb->gso_segs && skb->gso_segs != packets) {
 		wire->packets = skb->gso_segs;
 		return;
 	}
 	wire->packets = packets;
-	wire->bytes = bytes + (packets - 1) * (header_bytes + (skb->vlan_present ? 4 : 0));
+	wire->bytes = bytes - headers->jumbo_bytes + (packets - 1) * (header_bytes + (skb->vlan_present ? 4 : 0));
 }
 
 /* The compiler sees through functions that the verifier checks one by one, and would drop a bound that only the

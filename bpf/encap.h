@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* What a copy looks like on its way: outer IPv4, UDP, VXLAN, then the frame (spec 1.12). */
+/* What a copy looks like on its way: outer IPv4, UDP, VXLAN, then the frame (spec 1.12); over IPv6: encap6.h. */
 #pragma once
 
 #define OUTER_BYTES (20 + 8 + 8)	/* IPv4, UDP, VXLAN (RFC 7348 section 5) */
+#define OUTER6_BYTES (40 + 8 + 8)
 #define VLAN_BYTES 4
 #define SHORT_COPY_BYTES_MAX 128	/* the longest copy that ends within its own headers */
 
@@ -69,8 +70,8 @@ static __always_inline void write_outer(struct outer *outer, const struct delive
 	outer->total_bytes_be = bpf_htons(OUTER_BYTES + inner_bytes);
 	outer->ttl = 255;
 	outer->protocol = PROTOCOL_UDP;
-	outer->source_be = to->outer_source_be;
-	outer->destination_be = to->outer_destination_be;
+	outer->source_be = to->outer_source_be[0];
+	outer->destination_be = to->outer_destination_be[0];
 	outer->checksum = ipv4_checksum(outer);
 	outer->source_port_be = bpf_htons(OUTER_SOURCE_PORT_MIN | (hash & 0x7f));	/* to 65535 */
 	outer->destination_port_be = to->port_be;
@@ -95,23 +96,24 @@ static __always_inline int cut_frame(struct __sk_buff *skb, __u32 frame_bytes, _
 }
 
 /* The second step: takes the excess out from behind the Ethernet header, where the helper allows it, and writes anew
- * what stood there. */
-static __always_inline int shorten_copy(struct __sk_buff *skb, const struct outer *outer, __u32 inner_bytes,
-					__u32 excess_bytes)
+ * what stood there. outer_bytes: OUTER_BYTES or OUTER6_BYTES. */
+static __noinline int shorten_copy(struct __sk_buff *skb, const void *outer, __u32 outer_bytes, __u32 inner_bytes,
+				   __u32 excess_bytes)
 {
 	__u8 inner[SHORT_COPY_BYTES_MAX];
 
 	barrier_var(inner_bytes);
 	if (inner_bytes < 1 || inner_bytes > sizeof(inner))
 		return -1;
-	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + OUTER_BYTES, inner, inner_bytes) ||
+	if (bpf_skb_load_bytes(skb, ETHERNET_BYTES + outer_bytes, inner, inner_bytes) ||
 	    bpf_skb_adjust_room(skb, -(__s32)excess_bytes, BPF_ADJ_ROOM_MAC, 0) ||
-	    bpf_skb_store_bytes(skb, ETHERNET_BYTES, outer, OUTER_BYTES, 0))
+	    (outer_bytes == OUTER_BYTES ? bpf_skb_store_bytes(skb, ETHERNET_BYTES, outer, OUTER_BYTES, 0) :
+					  bpf_skb_store_bytes(skb, ETHERNET_BYTES, outer, OUTER6_BYTES, 0)))
 		return -1;
 	barrier_var(inner_bytes);
 	if (inner_bytes < 1 || inner_bytes > sizeof(inner))
 		return -1;
-	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + OUTER_BYTES, inner, inner_bytes, 0);
+	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + outer_bytes, inner, inner_bytes, 0);
 }
 
 /* What stands before the inner frame's IP header in the copy, and the outer headers before it. */
@@ -169,6 +171,17 @@ static __always_inline long put_head(struct __sk_buff *skb, const struct head *h
 	       bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0);
 }
 
+/* How a frame was cut: what it has become as part of a copy, how much of this are tags, and cut_frame's excess. */
+struct cut {
+	__u32 inner_bytes;
+	__u32 tag_bytes;
+	__u32 excess_bytes;
+};
+
+static int encapsulate6(struct __sk_buff *skb, const struct delivery *to, const __u8 *ethernet, __u32 hash,
+			const struct cut *cut);
+static int wrap_whole6(struct __sk_buff *skb, const struct delivery *to, __u32 hash);
+
 /* Turns the frame into its copy: tags, cut, outer headers. Returns the bytes of the inner frame, 0 on failure; a frame
  * that cannot be cut is not sent, for it would show more than the session may. */
 static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const struct delivery *to,
@@ -196,12 +209,17 @@ static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const stru
 		if (excess_bytes)
 			excess_bytes = l4_offset + tag_bytes - inner_bytes;
 	}
+	if (to->family == 6) {
+		struct cut cut = { inner_bytes, tag_bytes, excess_bytes };
+
+		return encapsulate6(skb, to, head.ethernet, flow_hash(headers), &cut) ? 0 : inner_bytes;
+	}
 	write_outer(&head.outer, to, flow_hash(headers), inner_bytes);
 	if (tag_bytes == 0 ? put_head(skb, &head, ETHERNET_BYTES, 0) :
 	    tag_bytes == VLAN_BYTES ? put_head(skb, &head, ETHERNET_BYTES + VLAN_BYTES, 0) :
 				      put_head(skb, &head, ETHERNET_BYTES + 2 * VLAN_BYTES, 0))
 		return 0;
-	if (excess_bytes && shorten_copy(skb, &head.outer, inner_bytes, excess_bytes))
+	if (excess_bytes && shorten_copy(skb, &head.outer, OUTER_BYTES, inner_bytes, excess_bytes))
 		return 0;
 	return inner_bytes;
 }
@@ -213,6 +231,8 @@ static __always_inline long wrap_whole(struct __sk_buff *skb, const struct deliv
 	__be16 ethertype_be = bpf_htons(ETHERTYPE_IPV4);
 	struct head head;
 
+	if (to->family == 6)
+		return wrap_whole6(skb, to, flow_hash(headers));
 	__builtin_memset(&head, 0, sizeof(head));
 	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
 		return -1;

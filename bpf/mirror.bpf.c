@@ -30,10 +30,12 @@
 #include "streams.h"
 #include "cap.h"
 #include "encap.h"
+#include "encap6.h"
 #include "hops.h"
 #include "home.h"
 
 #define AF_INET 2
+#define AF_INET6 10
 
 /* clang puts into BTF only the types which something uses; tests/kernel/test_abi.py reads these. */
 static const enum direction abi_direction __attribute__((used));
@@ -201,8 +203,12 @@ static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 /* Where a copy that is encapsulated goes. */
 static __always_inline int send_to(const struct delivery *to)
 {
-	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = to->next_hop_be };
+	struct bpf_redir_neigh next_hop = { .nh_family = AF_INET, .ipv4_nh = to->next_hop_be[0] };
 
+	if (to->family == 6) {
+		next_hop.nh_family = AF_INET6;
+		__builtin_memcpy(next_hop.ipv6_nh, to->next_hop_be, sizeof(next_hop.ipv6_nh));
+	}
 	return bpf_redirect_neigh(to->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
@@ -237,8 +243,8 @@ static __always_inline bool has_room_as_a_whole(struct __sk_buff *skb, const str
 {
 	__u32 header_bytes;
 
-	if (skb->vlan_present || to->packet_bytes_max)
-		return false;
+	if (skb->vlan_present || to->packet_bytes_max || headers->jumbo_bytes)
+		return false;	/* within a tunnel the kernel does not take the jumbo header out rightly */
 	header_bytes = segment_header_bytes(skb, headers);
 	return header_bytes && header_bytes + skb->gso_size <= to->room_bytes_max;
 }
@@ -297,8 +303,8 @@ static __always_inline int finish_packet(struct __sk_buff *skb)
 	if (!to)
 		return TCX_DROP;
 	if (skb->mark & MARK_WRAPPED) {
-		wire.bytes -= ETHERNET_BYTES + OUTER_BYTES;
-		if (skb->gso_size || clear_outer_id(skb))
+		wire.bytes -= ETHERNET_BYTES + (to->family == 6 ? OUTER6_BYTES : OUTER_BYTES);
+		if (skb->gso_size || (to->family == 6 ? complete_outer6(skb) : clear_outer_id(skb)))
 			return fail(skb, to, &wire);
 		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
 		return send_to(to);

@@ -30,6 +30,10 @@
 #define IPV6_DESTINATION 60
 #define IPV6_MOBILITY 135
 
+#define IPV6_OPTION_JUMBO 0xc2		/* RFC 2675 section 2 */
+#define JUMBO_HEADER_BYTES 8
+#define LEGACY_SUPER_PACKET_BYTES_MAX 65536	/* GRO_LEGACY_MAX_SIZE in include/linux/netdevice.h */
+
 struct headers {
 	__be32 source_be[4];	/* IPv4: one word, then zeros */
 	__be32 destination_be[4];
@@ -44,7 +48,8 @@ struct headers {
 	__u8 is_fragment;	/* of a fragmented datagram, the first included */
 	__u8 is_later_fragment;
 	__u8 destination_mac[6];
-	__u8 reserved[3];
+	__u8 jumbo_bytes;	/* of the headers, how many the kernel takes out when it splits a super-packet */
+	__u8 reserved[2];
 };
 
 enum parsed { PARSED_IP, PARSED_ARP, PARSED_NOT_IP, PARSED_MALFORMED };
@@ -99,8 +104,17 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 offset, struc
 	return parse_ports(skb, headers);
 }
 
+/* BIG TCP over IPv6: an IPv6 header cannot tell a length of more than 64 KiB, so from Linux 5.19 on super-packets of that
+ * size carry a hop-by-hop header that does. No wire sees it; the condition is that of ipv6_has_hopopt_jumbo. */
+static __always_inline bool is_jumbo_header(struct __sk_buff *skb, __u32 ip_offset, const __u8 extension[4])
+{
+	return skb->gso_size && skb->len - ip_offset > LEGACY_SUPER_PACKET_BYTES_MAX &&
+	       extension[0] == PROTOCOL_TCP && !extension[1] && extension[2] == IPV6_OPTION_JUMBO;
+}
+
 static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 offset, struct headers *headers)
 {
+	__u32 ip_offset = offset;
 	__u8 ip[40];
 	__u8 next;
 
@@ -126,6 +140,8 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 offset, struc
 			break;
 		if (bpf_skb_load_bytes(skb, offset, extension, sizeof(extension)))
 			return PARSED_MALFORMED;
+		if (i == 0 && next == IPV6_HOP_BY_HOP && is_jumbo_header(skb, ip_offset, extension))
+			headers->jumbo_bytes = JUMBO_HEADER_BYTES;
 		if (next == IPV6_FRAGMENT)
 			extension_bytes = 8;
 		else if (next == IPV6_AUTHENTICATION)

@@ -98,12 +98,17 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
     mtu_max: int | None = None  # None: the route's or device's MTU
     outer_source: OuterSource = OuterSource.ENI
     segmentation: Segmentation = Segmentation.AUTO
+    family: int | None = None  # of the outer headers, where the operator has chosen; what came of it is in Destination
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, tag="destination"):
-    """Where the copies of a session go: the primary address of the target's interface."""
+    """Where the copies of a session go: an address of the target's interface, and the source's of the same family.
+
+    ``outer_source`` None is the source's primary address. Where the underlay says the host's, neither counts.
+    """
 
     address: str
+    outer_source: str | None = None
     port: int = VXLAN_PORT
     mtu: int | None = None  # of the target's own interface, where it is known
 
@@ -131,7 +136,7 @@ class DesiredInterface(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     interface_id: str
-    primary_address: str  # the outer source of every copy (spec fact 71), unless the underlay says the host's
+    primary_address: str  # the outer source of copies (spec fact 71), unless a destination or the underlay has another
     underlay: Underlay
     resolvers: tuple[str, ...]
     sessions: tuple[DesiredSession, ...]

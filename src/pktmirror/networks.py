@@ -13,6 +13,7 @@ AWS knows these of a VPC; on a network of one's own they are declared in ``netwo
     mtu_max = 9000
     outer_source = "eni"                            # or "host": the address of the route by which they leave
     segmentation = "auto"                           # or who splits super-packets: "host", "underlay"
+    family = 4                                      # or 6; by default IPv4 where both ends have it, else IPv6
 
     [[vpc.subnet]]
     name = "a"
@@ -37,7 +38,7 @@ import msgspec
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.limits import RESOLVERS_PER_VPC
 from pktmirror.model.refusal import Refusal
-from pktmirror.model.underlay import OuterSource, Segmentation
+from pktmirror.model.underlay import FAMILIES, OuterSource, Segmentation
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -58,6 +59,7 @@ class UnderlayDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     mtu_max: int | None = None
     outer_source: str = OuterSource.ENI.value
     segmentation: str = Segmentation.AUTO.value
+    family: int | None = None
 
 
 class SubnetDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -264,6 +266,9 @@ def _vpc(declared: VpcDeclaration) -> Vpc:
             f'VPC {declared.name}: the underlay\'s segmentation is "{segmentation}"; "auto", "host" and "underlay" '
             "(who splits super-packets) are known"
         )
+    family = declared.underlay.family
+    if family is not None and family not in FAMILIES:
+        raise _refusal(f"VPC {declared.name}: the underlay's family is {family}, not 4 (IPv4) or 6 (IPv6)")
     subnets = tuple(_subnet(vpc_id, networks, declared.name, subnet) for subnet in declared.subnet)
     _refuse_overlaps([(subnet.name, subnet.networks) for subnet in subnets], f"VPC {declared.name}: subnet")
     if declared.resolvers is None:

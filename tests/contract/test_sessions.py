@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pktmirror.desired import Destination
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, code_of, found, refusal_of
 
@@ -180,6 +181,24 @@ def test_an_interface_that_cannot_be_mirrored_is_listed_but_no_source(
     assert code == "NetworkInterfaceNotSupported"
     assert interface_id in message
     assert reason in message
+
+
+def test_an_interface_with_ipv6_alone_is_a_source_unlike_at_aws(plane: Plane, ec2: Any, make: Maker) -> None:
+    ipv6 = msgspec.structs.replace(found("ipv6"), addresses=("2001:db8::48",))
+    sensor = msgspec.structs.replace(found("sensor6"), addresses=("10.0.0.66", "2001:db8::66"))
+    source, target = plane.find(ipv6, sensor)
+    [listed] = ec2.describe_network_interfaces(NetworkInterfaceIds=[source])["NetworkInterfaces"]
+    assert [each["Ipv6Address"] for each in listed["Ipv6Addresses"]] == ["2001:db8::48"]
+    assert (listed.get("PrivateIpAddress"), listed["PrivateIpAddresses"]) == (None, [])
+    make.session(
+        NetworkInterfaceId=source, TrafficMirrorTargetId=make.target(NetworkInterfaceId=target), VirtualNetworkId=66
+    )
+    desired = plane.desired()
+    assert desired is not None
+    [placed] = [each for each in desired.interfaces if each.interface_id == source]
+    delivery = placed.sessions[0].delivery
+    assert isinstance(delivery, Destination)
+    assert (delivery.outer_source, delivery.address) == ("2001:db8::48", "2001:db8::66")
 
 
 def test_fact_45_and_decision_5_15_a_session_outlives_the_device_of_its_source(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
 
 from pktmirror.agent import abi
@@ -39,7 +39,7 @@ from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.packet import copies, headers
 from tests.kernel.frames import ARP, OWN_MAC
-from tests.kernel.policies import KEY, REACHABLE, Scene
+from tests.kernel.policies import KEY, REACHABLE, REACHABLE6, Scene
 
 TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
@@ -246,8 +246,9 @@ def _owners(scene: Scene, rows: Mapping[str, int], outer: copies.Outer | None) -
         for session in interface.sessions
         if outer is not None
         and isinstance(session.delivery, Destination)
-        and session.delivery.address == str(REACHABLE)
-        and (str(outer.source), outer.destination, outer.port) == (interface.primary_address, REACHABLE, 4789)
+        and (to := ip_address(session.delivery.address)) in (REACHABLE, REACHABLE6)
+        and (outer.destination, outer.port) == (to, 4789)
+        and str(outer.source) == (session.delivery.outer_source or interface.primary_address)
         and outer.vni in (None, session.vni)
     ]
 
@@ -277,7 +278,8 @@ def _is_arp(frame: bytes) -> bool:
 def _stage(session: DesiredSession) -> Stage:
     if not isinstance(session.delivery, Destination):
         return Stage.UNDELIVERABLE
-    return Stage.CLONE_FAILED if session.delivery.address == str(REACHABLE) else Stage.NO_ROUTE
+    reachable = ip_address(session.delivery.address) in (REACHABLE, REACHABLE6)
+    return Stage.CLONE_FAILED if reachable else Stage.NO_ROUTE
 
 
 def _device(scene: Scene) -> Device:
@@ -297,8 +299,12 @@ def _device(scene: Scene) -> Device:
 
 
 def _ways(scene: Scene) -> dict[RouteQuery, Way]:
-    way = Way(ifindex=7, next_hop=IPv4Address("10.0.0.1"), mtu=1500)
-    return {query: way for query in route_queries(scene.state) if query.address == REACHABLE}
+    next_hops = {REACHABLE: IPv4Address("10.0.0.1"), REACHABLE6: IPv6Address("fd00::1")}
+    return {
+        query: Way(ifindex=7, next_hop=next_hops[query.address], mtu=1500)
+        for query in route_queries(scene.state)
+        if query.address in next_hops
+    }
 
 
 def _key(number: int) -> bytes:

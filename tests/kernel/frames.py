@@ -126,10 +126,39 @@ def errors(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def copies6(draw: st.DrawFn) -> bytes:
+    """As `copies`, over IPv6; an IPv4 address followed by zeros is no address of a session."""
+    first = draw(st.sampled_from((0xFF80, 0xFF80, 0xFF80, 0xFF7F)))
+    vxlan = draw(st.sampled_from((8, 8, 8, 0))).to_bytes(1) + bytes(3)
+    vxlan += draw(st.sampled_from((1, 7, 7, 0xFFFFFF))).to_bytes(3) + bytes(1)
+    datagram = struct.pack("!HHHH", first, draw(st.sampled_from((4789, 4789, 4790))), 8 + 8 + 60, 0) + vxlan + bytes(60)
+    next_header = UDP
+    if draw(st.sampled_from((False, False, False, True))):
+        datagram, next_header = options_header(UDP) + datagram, 60
+    ends = st.sampled_from((("fd00::48", "fd00::90"),) * 3 + (("a00:30::", "a00:5a::"), ("fd00::6", "fd00::90")))
+    source, destination = draw(ends)
+    return ipv6(datagram, next_header, source=source, destination=destination)
+
+
+@st.composite
+def errors6(draw: st.DrawFn) -> bytes:
+    """As `errors`, ICMPv6."""
+    type_ = draw(st.sampled_from((1, 1, 2, 3, 4, 0, 5, 128)))
+    quoted = draw(copies6())[: draw(st.sampled_from((47, 48, 49, 55, 56, 57, 500, 500)))]
+    return ipv6(
+        bytes((type_, 4)) + bytes(6) + quoted,
+        draw(st.sampled_from((ICMPV6, ICMPV6, ICMPV6, ICMP))),
+        source=draw(st.sampled_from(("fd00::90", "fd00::1"))),
+        destination=draw(st.sampled_from(("fd00::48", "fd00::48", "fd00::48", "fd00::6"))),
+    )
+
+
+@st.composite
 def ethernet_frames(draw: st.DrawFn) -> bytes:
     ethertype = draw(st.sampled_from([IPV4] * 10 + [IPV6] * 7 + [ARP, 0x88CC, VLAN]))
     any4 = st.one_of(packets4(), packets4(), packets4(), packets4(), copies(), errors(), errors())
-    payload = draw({IPV4: any4, IPV6: packets6()}.get(ethertype, st.binary(max_size=60)))
+    any6 = st.one_of(packets6(), packets6(), packets6(), copies6(), errors6(), errors6())
+    payload = draw({IPV4: any4, IPV6: any6}.get(ethertype, st.binary(max_size=60)))
     tags = draw(st.one_of(st.just([]), st.just([]), st.lists(st.sampled_from((VLAN, QINQ)), max_size=3)))
     return ethernet(ethertype, payload, *tags, destination=draw(st.sampled_from(MACS)))
 

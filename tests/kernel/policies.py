@@ -37,6 +37,7 @@ NETWORKS6: tuple[Network, ...] = tuple(
 )
 RESOLVERS = tuple(ip_address(address) for address in ("10.0.0.2", "169.254.169.253", "fd00:ec2::253", "10.0.0.6"))
 REACHABLE, UNREACHABLE = IPv4Address("10.0.0.90"), IPv4Address("203.0.113.90")
+REACHABLE6, SOURCE6 = IPv6Address("fd00::90"), IPv6Address("fd00::48")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def exclusions(draw: st.DrawFn) -> Exclusion:
 DELIVERIES: tuple[Destination | Undeliverable, ...] = (
     Undeliverable(reason="drawn"),
     Destination(address=str(REACHABLE)),
+    Destination(address=str(REACHABLE6), outer_source=str(SOURCE6)),
     Destination(address=str(UNREACHABLE)),
 )
 

@@ -68,7 +68,7 @@ def test_the_budget_of_a_host_is_of_all_its_sessions(bench: Bench) -> None:
 
 
 def test_what_a_session_is_refused_does_not_spend_the_budget(bench: Bench) -> None:
-    bench.write(SCENE, caps={ONE: Rate(packets_per_s=1)}, budget=Rate(packets_per_s=200))  # two in a hundredth of a second
+    bench.write(SCENE, caps={ONE: Rate(packets_per_s=1)}, budget=Rate(packets_per_s=200))  # two at once
     assert [stage(bench, frame) for frame in (FIRST, FIRST, FIRST)] == [COPIED, Stage.CAPPED, Stage.CAPPED]
     assert stage(bench, SECOND) is COPIED
 

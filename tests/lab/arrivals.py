@@ -5,7 +5,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +22,9 @@ _SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA = 263, 6, 8
 _CHECKSUM_PENDING, _VLAN_VALID = 1 << 3, 1 << 4  # linux/if_packet.h, TP_STATUS_*
 _TO_THIS_INTERFACE, _OUTGOING = 0, 4  # PACKET_HOST, PACKET_OUTGOING
 _CHECKSUM_AT = {TCP: 16, UDP: 6}
+_UDP_AT = {4: 34, 6: 54}  # behind Ethernet and IP without options
+_ETHERTYPES = {b"\x08\x00": 4, b"\x86\xdd": 6}
+_PROTOCOL_AT = {4: 23, 6: 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,12 @@ class Copy:
     frame: bytes
 
     @property
-    def outer_source(self) -> IPv4Address:
-        return IPv4Address(self.outer[26:30])
+    def family(self) -> int:
+        return self.outer[14] >> 4
+
+    @property
+    def outer_source(self) -> IPv4Address | IPv6Address:
+        return IPv4Address(self.outer[26:30]) if self.family == 4 else IPv6Address(self.outer[22:38])
 
     @property
     def outer_id(self) -> int:
@@ -57,7 +64,8 @@ class Copy:
 
     @property
     def source_port(self) -> int:
-        return int.from_bytes(self.outer[34:36])
+        at = _UDP_AT[self.family]
+        return int.from_bytes(self.outer[at : at + 2])
 
 
 def completed(frame: bytes) -> bytes:
@@ -78,8 +86,9 @@ def completed(frame: bytes) -> bytes:
 class Tap:
     """Everything at an interface of a place, from now on."""
 
-    def __init__(self, inside: netns.Visitor, device: str = "eth0") -> None:
+    def __init__(self, inside: netns.Visitor, device: str = "eth0", *, frame_bytes_max: int = 1 << 17) -> None:
         self.captured: list[Captured] = []
+        self._frame_bytes_max = frame_bytes_max
         self._socket = inside.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BYTES)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
@@ -102,7 +111,7 @@ class Tap:
         """All that was captured so far; AssertionError if the socket had no room for some of it."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, ancillary, _, sender = self._socket.recvmsg(1 << 17, 64)
+                data, ancillary, _, sender = self._socket.recvmsg(self._frame_bytes_max, 64)
                 status, tci, tpid = _auxiliary(ancillary)
                 if status & _VLAN_VALID:
                     data = data[:12] + struct.pack("!HH", tpid, tci) + data[12:]
@@ -133,14 +142,15 @@ class Collector:
 
     def __init__(self, inside: netns.Visitor) -> None:
         self.tap = Tap(inside)
-        self._listener = inside.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-        self._listener.bind(("0.0.0.0", VXLAN_PORT))
+        self.listener = inside.run(socket.socket, socket.AF_INET6, socket.SOCK_DGRAM)
+        self.listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.listener.bind(("::", VXLAN_PORT))
         self._looked = 0
         self._copies: list[Copy] = []
 
     def close(self) -> None:
         self.tap.close()
-        self._listener.close()
+        self.listener.close()
 
     def copies(self, vni: int | None = None) -> list[Copy]:
         """In the order in which they arrived."""
@@ -155,8 +165,12 @@ class Collector:
 
 def _copy(captured: Captured) -> Copy | None:
     outer = captured.frame
-    if not captured.to_this_interface or len(outer) < 50 or outer[12:14] != b"\x08\x00" or outer[23] != UDP:
+    family = _ETHERTYPES.get(outer[12:14])
+    if not captured.to_this_interface or family is None:
         return None
-    if int.from_bytes(outer[36:38]) != VXLAN_PORT:
+    udp = _UDP_AT[family]
+    if len(outer) < udp + 16 or outer[_PROTOCOL_AT[family]] != UDP:
         return None
-    return Copy(outer, int.from_bytes(outer[46:49]), outer[50:])
+    if int.from_bytes(outer[udp + 2 : udp + 4]) != VXLAN_PORT:
+        return None
+    return Copy(outer, int.from_bytes(outer[udp + 12 : udp + 15]), outer[udp + 16 :])

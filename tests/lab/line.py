@@ -27,6 +27,7 @@ class Line:
     plane: Plane
     directory: Path
     namespace_gone_s: float
+    monitor_address: str = "0.0.0.0"
     _ends: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     @property
@@ -51,7 +52,7 @@ class Line:
 
     def start_monitor(self) -> None:
         settings = monitor.Settings(
-            "0.0.0.0:4789",
+            f"[{self.monitor_address}]:4789",
             self.directory / "captures",
             self.lab.namespace("monitor"),
             self.plane.url,
@@ -129,11 +130,13 @@ class Line:
 
 
 @contextmanager
-def line(lab: Lab, directory: Path, *, namespace_gone_s: float = 3600.0) -> Iterator[Line]:
+def line(
+    lab: Lab, directory: Path, *, namespace_gone_s: float = 3600.0, monitor_address: str = "0.0.0.0"
+) -> Iterator[Line]:
     """All three, with the lab's own declaration of networks; nothing is left of them."""
     with ExitStack() as stack:
         plane = stack.enter_context(running(directory / "state", networks_toml(lab.topology)))
-        made = Line(lab, plane, directory, namespace_gone_s)
+        made = Line(lab, plane, directory, namespace_gone_s, monitor_address)
         stack.callback(made.close)
         made.start_agent()
         made.start_monitor()

@@ -96,6 +96,7 @@ class Session:
     packet_bytes_max: int | None = None
     undeliverable: str | None = None
     cap: Rate = UNLIMITED
+    family: int = 4  # of the outer headers
 
     def session_id(self, source: str) -> str:
         """By source and VNI, so that a session stays the same when its number, filter or target changes."""
@@ -326,19 +327,29 @@ class Mirror:
             for session in sessions:
                 delivery = self._desired(name, session).delivery
                 of_eni = self.underlay.outer_source is OuterSource.ENI
-                source = self.address(name) if of_eni else by_id.get(session.session_id(name))
-                if isinstance(delivery, Destination) and source is not None:
-                    streams.add((source, delivery.address, session.vni))
+                if isinstance(delivery, Destination):
+                    source = delivery.outer_source if of_eni else by_id.get(session.session_id(name))
+                    if source is not None:
+                        streams.add((source, delivery.address, session.vni))
         return tuple(StreamDocument(*stream) for stream in sorted(streams))
+
+    def outer_address(self, place: str, family: int) -> str:
+        return self.address(place) if family == 4 else self.address6(place)
 
     def _desired(self, source: str, session: Session) -> DesiredSession:
         delivery: Destination | Undeliverable
         if session.undeliverable is not None:
             delivery = Undeliverable(reason=session.undeliverable)
         elif session.target in self.lab.topology.places:
-            delivery = Destination(address=self.address(session.target), mtu=self.lab.topology.mtu(session.target))
+            delivery = Destination(
+                address=self.outer_address(session.target, session.family),
+                outer_source=self.outer_address(source, session.family),
+                mtu=self.lab.topology.mtu(session.target),
+            )
         else:
-            delivery = Destination(address=session.target)
+            delivery = Destination(
+                address=session.target, outer_source=self.outer_address(source, 6 if ":" in session.target else 4)
+            )
         return DesiredSession(
             session_id=session.session_id(source),
             number=session.number,

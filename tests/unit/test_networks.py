@@ -145,6 +145,7 @@ def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, 
         (OFFICE.replace('name = "b"', 'name = "a"'), "subnet a is declared twice"),
         (OFFICE + OFFICE, "VPC office is declared twice"),
         (OFFICE + OFFICE.replace('"office"', '"other"'), "VPC office (10.0.0.0/16) overlaps other (10.0.0.0/16)"),
+        (LAB.replace('"br-u"', '"br-u"\nfamily = 5'), "family is 5, not 4 (IPv4) or 6 (IPv6)"),
         (LAB.replace('"br-u"', '"br-u"\nouter_source = "guest"'), 'outer_source is "guest"; "eni"'),
         (LAB.replace('"br-u"', '"br-u"\nsegmentation = "nobody"'), 'segmentation is "nobody"; "auto"'),
         (WEB.replace("10.0.0.48", "web"), "netns:web/eth0 on host-1: 'web'"),
@@ -169,6 +170,7 @@ def test_an_address_is_in_the_one_subnet_that_holds_it_or_in_none(address: str, 
         "one subnet twice",
         "one VPC twice",
         "VPCs that overlap",
+        "a family that is none",
         "an outer source that nobody knows",
         "a segmentation that nobody knows",
         "a name for an interface's address",
@@ -206,6 +208,14 @@ def test_an_underlay_may_be_as_small_or_large_as_ipv4_allows(mtu: int) -> None:
 def test_an_underlay_that_no_packet_fits_is_refused(mtu: int) -> None:
     with pytest.raises(Refusal, match=f"mtu_max is {mtu}"):
         load(LAB.replace("9000", str(mtu)))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_family_of_the_outer_headers_is_open_unless_it_is_declared(family: int) -> None:
+    assert load(LAB).vpcs[0].underlay.family is None
+    declared = LAB.replace('"br-u"', f'"br-u"\nfamily = {family}')
+    assert load(declared).vpcs[0].underlay.family == family
+    assert load(toml(parse(declared))) == load(declared), "written and read again"
 
 
 @pytest.mark.parametrize("outer_source", ["eni", "host"])

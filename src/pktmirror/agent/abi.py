@@ -86,7 +86,6 @@ STAGES = (
 
 # bytes in the order in which they stand, for values that are in network byte order
 _Address = ctypes.c_uint8 * 16
-_Ip = ctypes.c_uint8 * 4
 _Port = ctypes.c_uint8 * 2
 
 
@@ -221,11 +220,12 @@ class InterfacePolicy(ctypes.Structure):
 class Delivery(ctypes.Structure):
     _fields_ = (
         ("session_id", ctypes.c_uint8 * SESSION_ID_BYTES),
-        ("outer_source_be", _Ip),
-        ("outer_destination_be", _Ip),
-        ("next_hop_be", _Ip),
+        ("outer_source_be", _Address),
+        ("outer_destination_be", _Address),
+        ("next_hop_be", _Address),
         ("port_be", _Port),
         ("generation", ctypes.c_uint16),
+        ("family", ctypes.c_uint32),
         ("vni", ctypes.c_uint32),
         ("ifindex", ctypes.c_uint32),
         ("packet_bytes_max", ctypes.c_uint32),
@@ -239,11 +239,11 @@ class Delivery(ctypes.Structure):
 
 class StreamKey(ctypes.Structure):
     _fields_ = (
-        ("outer_source_be", _Ip),
-        ("outer_destination_be", _Ip),
+        ("outer_source_be", _Address),
+        ("outer_destination_be", _Address),
         ("vni", ctypes.c_uint32),
         ("port", ctypes.c_uint16),
-        ("reserved", ctypes.c_uint16),
+        ("family", ctypes.c_uint16),
     )
 
 
@@ -268,6 +268,11 @@ _Name = TypeVar("_Name", bound=Enum)
 def address_bytes(address: IPv4Address | IPv6Address) -> bytes:
     """16 bytes in network order: an IPv4 address is the first word, then zeros."""
     return address.packed.ljust(16, b"\0")
+
+
+def address(family: int, words: bytes) -> IPv4Address | IPv6Address:
+    """The address of which `address_bytes` made 16 bytes."""
+    return IPv6Address(words) if family == 6 else IPv4Address(words[:4])
 
 
 def hint_bit(value: int) -> int:

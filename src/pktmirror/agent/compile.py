@@ -31,7 +31,8 @@ from pktmirror.model.underlay import OuterSource
 
 Address = IPv4Address | IPv6Address
 
-OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+OUTER_BYTES = {4: 36, 6: 56}  # outer IP 20 or 40, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+OUTER_BYTES_MAX = {4: 65535, 6: 63474}  # IPv4's total length; what bpf/encap6.h can sum, without Ethernet's 14 bytes
 ETHERNET_BYTES = 14
 NO_MAC = "its MAC address is not known"
 
@@ -66,12 +67,12 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class WantedDelivery:
-    """Where a session's copies go; zeros where there is nowhere to go."""
+    """Where a session's copies go; zeros where there is nowhere to go. All addresses are of one family."""
 
     session_id: str
-    outer_source: IPv4Address
-    outer_destination: IPv4Address
-    next_hop: IPv4Address
+    outer_source: Address
+    outer_destination: Address
+    next_hop: Address
     port: int
     vni: int
     ifindex: int
@@ -84,8 +85,8 @@ class WantedDelivery:
 class CopyStream:
     """How the copies of a session are known on the wire, here and at other hosts (spec 5.19)."""
 
-    outer_source: IPv4Address
-    outer_destination: IPv4Address
+    outer_source: Address
+    outer_destination: Address
     vni: int
     port: int
 
@@ -222,25 +223,25 @@ def _session(
     if isinstance(delivery, Undeliverable):
         return _unsent(interface, session, filter_, Stage.UNDELIVERABLE), delivery.reason
     query = _query(interface, delivery)
-    primary = _address(interface.primary_address)
+    of_eni = _address(delivery.outer_source or interface.primary_address)
     of_host = interface.underlay.outer_source is OuterSource.HOST
-    if not of_host and not isinstance(primary, IPv4Address):
-        problem = f"the source's primary address {primary} is not IPv4, as the outer source of a copy is"
+    target = query.address
+    if not of_host and of_eni.version != target.version:
+        problem = f"the source's address {of_eni} and the target's {target} are of two families, and a copy has one"
         return _unsent(interface, session, filter_, Stage.UNDELIVERABLE), problem
     way = ways.get(query)
-    target = query.address
     by = f"table {query.table}" + (f", device {query.device}" if query.device else "")
-    if way is None or not isinstance(way.next_hop, IPv4Address) or not isinstance(target, IPv4Address):
+    if way is None or way.next_hop.version != target.version:
         return _unsent(interface, session, filter_, Stage.NO_ROUTE), f"no route to the target {target} ({by})"
-    source = way.source if of_host else primary
-    if not isinstance(source, IPv4Address):
+    source = way.source if of_host else of_eni
+    if source is None or source.version != target.version:
         problem = (
             f"the route to the target {target} ({by}) has no preferred source, and the host's address is to be the "
             "outer source of the copies"
         )
         return _unsent(interface, session, filter_, Stage.NO_ROUTE), problem
-    limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max]
-    room_bytes_max = max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES)
+    limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max, OUTER_BYTES_MAX[target.version]]
+    room_bytes_max = max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES[target.version])
     to = WantedDelivery(
         session_id=session.session_id,
         outer_source=source,
@@ -252,6 +253,7 @@ def _session(
         packet_bytes_max=session.packet_bytes_max or 0,
         room_bytes_max=room_bytes_max,
         leaves_whole=leaves_whole(interface.underlay.segmentation, way.splits)
+        and target.version == 4  # each packet's outer checksum over IPv6 is made here
         and not session.packet_bytes_max
         and mtu + ETHERNET_BYTES <= room_bytes_max,
     )
@@ -272,12 +274,16 @@ def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes
 @functools.lru_cache(maxsize=2)  # there may be 10,000 of them, and a document is compiled every second
 def _streams(documents: tuple[StreamDocument, ...]) -> frozenset[CopyStream]:
     try:
-        return frozenset(
-            CopyStream(IPv4Address(each.outer_source), IPv4Address(each.outer_destination), each.vni, each.port)
-            for each in documents
-        )
+        return frozenset(_stream(each) for each in documents)
     except ValueError as error:
         raise Uncompilable(f"the copies of other hosts: {error}") from None
+
+
+def _stream(document: StreamDocument) -> CopyStream:
+    source, destination = ip_address(document.outer_source), ip_address(document.outer_destination)
+    if source.version != destination.version:
+        raise ValueError(f"{source} and {destination} are of two families")
+    return CopyStream(source, destination, document.vni, document.port)
 
 
 def _filter(filter_id: str, document: FilterDocument) -> bytes:

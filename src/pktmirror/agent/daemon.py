@@ -292,7 +292,7 @@ class Host:
         return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source, splits(link))
 
     def _unresolved(self, wanted: Wanted) -> dict[str, str]:
-        """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them.
+        """Sessions whose next hop does not tell its link address: the kernel drops their copies after it took them.
 
         It keeps no more than some 160 packets for a next hop that is being asked for, so one that is not known is asked
         for before there are copies.
@@ -305,7 +305,8 @@ class Host:
                 if neighbour is None:
                     self.netlink.ask_for_neighbour(to.ifindex, to.next_hop)
                 elif neighbour.failed:
-                    problems[to.session_id] = f"the next hop {to.next_hop} does not answer ARP"
+                    question = "ARP" if to.next_hop.version == 4 else "neighbour solicitations"
+                    problems[to.session_id] = f"the next hop {to.next_hop} does not answer {question}"
         return problems
 
     def _report(self) -> Report:

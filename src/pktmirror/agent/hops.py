@@ -15,6 +15,7 @@ from pathlib import Path
 from pktmirror.agent import abi
 from pktmirror.kernel import bpf
 from pktmirror.kernel.netlink import Link, Netlink, poll_what_it_receives, turn_offloads_off
+from pktmirror.kernel.segmentation import take_super_packets
 
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
 HOP_MTU = 65535
@@ -99,6 +100,8 @@ class Hops:
         self._netlink.queue_before(hop.near, HOP_QUEUE_PACKETS_MAX)
         if hop.splits:
             turn_offloads_off(hop.near)
+        else:
+            take_super_packets(hop.near)
         far = self._link(hop.far).ifindex
         if hop.polled:
             poll_what_it_receives(hop.far)

@@ -7,7 +7,6 @@ pointer, is swapped. So every packet sees all of the old state or all of the new
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from typing import assert_never
 
 from pktmirror.agent import abi
@@ -192,9 +191,9 @@ def _keys_of(streams: frozenset[CopyStream]) -> frozenset[bytes]:
 
 def _stream_keys(stream: CopyStream | WantedDelivery) -> Iterator[bytes]:
     for vni in (stream.vni, abi.VNI_NOT_QUOTED):
-        key = abi.StreamKey(vni=vni, port=stream.port)
-        key.outer_source_be[:] = stream.outer_source.packed
-        key.outer_destination_be[:] = stream.outer_destination.packed
+        key = abi.StreamKey(vni=vni, port=stream.port, family=stream.outer_destination.version)
+        key.outer_source_be[:] = abi.address_bytes(stream.outer_source)
+        key.outer_destination_be[:] = abi.address_bytes(stream.outer_destination)
         yield bytes(key)
 
 
@@ -422,6 +421,7 @@ def _session_id(delivery: abi.Delivery) -> str:
 def _delivery(wanted: WantedDelivery, row: int, generation: int) -> abi.Delivery:
     entry = abi.Delivery(
         generation=generation,
+        family=wanted.outer_destination.version,
         vni=wanted.vni,
         ifindex=wanted.ifindex,
         packet_bytes_max=wanted.packet_bytes_max,
@@ -431,9 +431,9 @@ def _delivery(wanted: WantedDelivery, row: int, generation: int) -> abi.Delivery
         leaves_whole=wanted.leaves_whole,
     )
     entry.session_id[:] = wanted.session_id.encode().ljust(abi.SESSION_ID_BYTES, b"\0")
-    entry.outer_source_be[:] = wanted.outer_source.packed
-    entry.outer_destination_be[:] = wanted.outer_destination.packed
-    entry.next_hop_be[:] = wanted.next_hop.packed
+    entry.outer_source_be[:] = abi.address_bytes(wanted.outer_source)
+    entry.outer_destination_be[:] = abi.address_bytes(wanted.outer_destination)
+    entry.next_hop_be[:] = abi.address_bytes(wanted.next_hop)
     entry.port_be[:] = wanted.port.to_bytes(2)
     return entry
 
@@ -442,9 +442,9 @@ def _content(delivery: abi.Delivery) -> WantedDelivery:
     """What a delivery in the kernel says, to be compared with what is wanted."""
     return WantedDelivery(
         session_id=_session_id(delivery),
-        outer_source=IPv4Address(bytes(delivery.outer_source_be)),
-        outer_destination=IPv4Address(bytes(delivery.outer_destination_be)),
-        next_hop=IPv4Address(bytes(delivery.next_hop_be)),
+        outer_source=abi.address(delivery.family, bytes(delivery.outer_source_be)),
+        outer_destination=abi.address(delivery.family, bytes(delivery.outer_destination_be)),
+        next_hop=abi.address(delivery.family, bytes(delivery.next_hop_be)),
         port=int.from_bytes(bytes(delivery.port_be)),
         vni=delivery.vni,
         ifindex=delivery.ifindex,

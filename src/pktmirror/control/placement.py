@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import ip_address
 
 from pktmirror.control import caps
 from pktmirror.control.records import (
@@ -28,7 +29,7 @@ from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Filter
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.target import InterfaceTarget
-from pktmirror.model.underlay import OuterSource, Segmentation
+from pktmirror.model.underlay import OuterSource, Segmentation, outer_addresses
 from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks
 
 TARGET_TYPE_NOT_DELIVERABLE = "target type not yet deliverable"
@@ -77,7 +78,7 @@ class Resources:
 
     @cached_property
     def streams(self) -> Mapping[str, frozenset[Stream]]:
-        """The streams of each host's sessions, of those over IPv4: no others are sent.
+        """The streams of each host's sessions.
 
         Where the outer source is the host's, each that its agent has ever told for the session.
         """
@@ -86,7 +87,7 @@ class Resources:
             here = found.setdefault(self.interfaces[session.interface_id].host_id, set())
             for told in (None, *self.outer_sources.get(session.session_id, ())):
                 match stream_of(session, self, told):
-                    case (_, outer_source, destination) as stream if ":" not in outer_source + destination:
+                    case (_, _, _) as stream:
                         here.add(stream)
         return {host_id: frozenset(streams) for host_id, streams in found.items()}
 
@@ -127,11 +128,12 @@ def stream_of(session: SessionRecord, resources: Resources, told: str | None) ->
     ``told`` is the outer source that its agent says it uses: only the host knows what its routes prefer.
     """
     match delivery(session, resources):
+        case Destination(address=address, outer_source=str() as own):
+            return session.vni, own, address
         case Destination(address=address):
-            source = resources.interfaces[session.interface_id]
-            if underlay(source, resources.networks).outer_source is OuterSource.ENI:
-                return session.vni, str(source.primary_address), address
-            return Undeliverable(reason=OUTER_SOURCE_NOT_TOLD) if told is None else (session.vni, told, address)
+            if told is None or (":" in told) != (":" in address):  # of another family: it was told of another target
+                return Undeliverable(reason=OUTER_SOURCE_NOT_TOLD)
+            return session.vni, told, address
         case Undeliverable() as nowhere:
             return nowhere
 
@@ -144,15 +146,22 @@ def delivery(session: SessionRecord, resources: Resources) -> Destination | Unde
     interface = resources.interfaces.get(target.interface_id)
     if interface is None or not interface.attached:
         return Undeliverable(reason=TARGET_INTERFACE_GONE)
-    address = interface.primary_address
-    if address is None:
+    if interface.primary_address is None:
         return Undeliverable(reason=TARGET_WITHOUT_ADDRESS)
     source = resources.interfaces[session.interface_id]
-    own = source.primary_address
-    of_eni = underlay(source, resources.networks).outer_source is OuterSource.ENI
-    if of_eni and own is not None and own.version != address.version:
-        return Undeliverable(reason=TARGET_OF_OTHER_FAMILY)
-    return Destination(address=str(address), mtu=interface.found.mtu)
+    network = underlay(source, resources.networks)
+    ends = outer_addresses(
+        [ip_address(address) for address in source.addresses],
+        [ip_address(address) for address in interface.addresses],
+        network.outer_source,
+        network.family,
+    )
+    if ends is None:
+        over = "" if network.family is None else f" over which copies leave (IPv{network.family})"
+        return Undeliverable(reason=TARGET_OF_OTHER_FAMILY + over)
+    own, address = ends
+    of_eni = network.outer_source is OuterSource.ENI
+    return Destination(address=str(address), outer_source=str(own) if of_eni else None, mtu=interface.found.mtu)
 
 
 def underlay(interface: InterfaceRecord, networks: Networks) -> Underlay:
@@ -167,6 +176,7 @@ def underlay(interface: InterfaceRecord, networks: Networks) -> Underlay:
         mtu_max=declared.mtu_max,
         segmentation=Segmentation(declared.segmentation),
         outer_source=OuterSource(declared.outer_source),
+        family=declared.family,
     )
 
 

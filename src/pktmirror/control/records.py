@@ -1,7 +1,7 @@
 """What the store keeps, as frozen values: one for each resource of the API, and one each for interfaces and hosts."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import NetworkService, Rule
@@ -10,8 +10,8 @@ from pktmirror.model.target import Target
 from pktmirror.networks import Address
 
 NO_PRIMARY_ADDRESS = (
-    "no primary address is known: neither its provider nor the host's neighbour table tells an IPv4 address, and none "
-    "is declared (`pktmirror network set-address`)"
+    "no primary address is known: its provider tells none, the host's neighbour table no IPv4 address, and none is "
+    "declared (`pktmirror network set-address`)"
 )
 
 
@@ -91,10 +91,10 @@ class InterfaceRecord:
 
     @property
     def not_mirrorable(self) -> str | None:
-        """Why it cannot be a source: what its agent says, or that no IPv4 address is known (spec 5.14)."""
+        """Why it cannot be a source: what its agent says, or that no address is known (spec 5.14)."""
         if self.found.not_mirrorable is not None:
             return self.found.not_mirrorable
-        return None if isinstance(self.primary_address, IPv4Address) else NO_PRIMARY_ADDRESS
+        return NO_PRIMARY_ADDRESS if self.primary_address is None else None
 
     @property
     def instance_id(self) -> str | None:

@@ -115,7 +115,7 @@ def test_the_copies_of_other_hosts_are_compiled_to_what_the_wire_shows() -> None
     assert compiled(state(session())).streams == frozenset(), "its own it knows by itself"
 
 
-@pytest.mark.parametrize("address", ["nowhere", "2001:db8::1", ""])
+@pytest.mark.parametrize("address", ["nowhere", "2001:db8::1", ""], ids=["a word", "of another family", "nothing"])
 def test_copies_of_other_hosts_that_cannot_be_are_refused(address: str) -> None:
     told = (StreamDocument(address, "10.0.1.90", 7),)
     with pytest.raises(Uncompilable, match="the copies of other hosts"):
@@ -236,9 +236,24 @@ def test_a_route_by_an_ipv6_next_hop_is_no_route_yet() -> None:
     assert wanted.problems == {"tms-1": "no route to the target 10.0.0.90 (table 254)"}
 
 
-def test_an_ipv6_target_has_no_route_yet() -> None:
-    delivery = Destination(address="fd00::90")
-    wanted = compiled(state(session(delivery=delivery)), {RouteQuery(ip_address("fd00::90"), 254, None): WAY})
+IPV6 = Destination(address="fd00::90", outer_source="fd00::48")
+QUERY6 = RouteQuery(ip_address("fd00::90"), 254, None)
+
+
+@pytest.mark.parametrize(("mtu", "room"), [(1500, 1444), (9001, 8945), (65535, 63418)])
+def test_a_session_over_ipv6_has_both_ends_there_and_twenty_bytes_less_room(mtu: int, room: int) -> None:
+    """56 bytes: outer IPv6, UDP and VXLAN; bpf/encap6.h sums frames of 63488 bytes, Ethernet's 14 included."""
+    next_hop = ip_address("fe80::1")
+    wanted = compiled(state(session(delivery=IPV6)), {QUERY6: Way(5, next_hop, mtu)})
+    [only] = wanted.interfaces[0].sessions
+    to = only.delivery
+    assert (only.stage, wanted.problems) == (Stage.SENT, {})
+    assert (to.outer_source, to.outer_destination) == (ip_address("fd00::48"), ip_address("fd00::90"))
+    assert (to.next_hop, to.room_bytes_max) == (next_hop, room)
+
+
+def test_a_next_hop_of_another_family_is_no_route() -> None:
+    wanted = compiled(state(session(delivery=IPV6)), {QUERY6: WAY})
     assert wanted.interfaces[0].sessions[0].stage is Stage.NO_ROUTE
     assert wanted.problems == {"tms-1": "no route to the target fd00::90 (table 254)"}
 
@@ -258,7 +273,7 @@ def test_a_session_whose_interface_is_gone_is_still_desired() -> None:
     assert wanted.problems == {"tms-1": "interface gone"}
 
 
-def test_a_source_whose_primary_address_became_ipv6_sends_nothing_and_leaves_the_others_alone() -> None:
+def test_a_source_without_an_address_of_the_targets_family_sends_nothing_and_leaves_the_others_alone() -> None:
     here = state(session())
     [interface] = here.interfaces
     ipv6 = msgspec.structs.replace(
@@ -271,7 +286,7 @@ def test_a_source_whose_primary_address_became_ipv6_sends_nothing_and_leaves_the
     )
     assert [each.sessions[0].stage for each in wanted.interfaces] == [Stage.SENT, Stage.UNDELIVERABLE]
     assert list(wanted.problems) == ["tms-2"]
-    assert "2001:db8::48 is not IPv4" in wanted.problems["tms-2"]
+    assert "2001:db8::48 and the target's 10.0.0.90 are of two families" in wanted.problems["tms-2"]
 
 
 MANY_RULES = Filter(tuple(Rule(n, Direction.INGRESS, Action.ACCEPT, ANY4, ANY4) for n in range(1, abi.RULES_MAX + 2)))

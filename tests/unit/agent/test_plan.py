@@ -65,6 +65,7 @@ def after(*states: Wanted, capacity: Capacity = AMPLE) -> Tables:
 def test_the_first_session_in_full() -> None:
     expected_delivery = abi.Delivery(
         generation=0,
+        family=4,
         vni=7,
         ifindex=2,
         room_bytes_max=1464,
@@ -72,9 +73,9 @@ def test_the_first_session_in_full() -> None:
         retired_generation=abi.NO_GENERATION,
     )
     expected_delivery.session_id[:] = b"a".ljust(24, b"\0")
-    expected_delivery.outer_source_be[:] = ip_address("10.0.0.48").packed
-    expected_delivery.outer_destination_be[:] = ip_address("10.0.0.90").packed
-    expected_delivery.next_hop_be[:] = ip_address("10.0.0.90").packed
+    expected_delivery.outer_source_be[:4] = ip_address("10.0.0.48").packed
+    expected_delivery.outer_destination_be[:4] = ip_address("10.0.0.90").packed
+    expected_delivery.next_hop_be[:4] = ip_address("10.0.0.90").packed
     expected_delivery.port_be[:] = (4789).to_bytes(2)
     expected_policy = abi.InterfacePolicy(generation=abi.REMEMBERED, session_count=1, is_host_side=1)
     expected_policy.mac[:] = MAC
@@ -94,9 +95,9 @@ def test_the_first_session_in_full() -> None:
 
 
 def stream(vni: int, source: str = "10.0.0.48", target: int = 90) -> bytes:
-    key = abi.StreamKey(vni=vni, port=4789)
-    key.outer_source_be[:] = ip_address(source).packed
-    key.outer_destination_be[:] = ip_address(f"10.0.0.{target}").packed
+    key = abi.StreamKey(vni=vni, port=4789, family=4)
+    key.outer_source_be[:4] = ip_address(source).packed
+    key.outer_destination_be[:4] = ip_address(f"10.0.0.{target}").packed
     return bytes(key)
 
 
@@ -247,8 +248,16 @@ def cells(held: Tables) -> dict[int, int]:
 
 @pytest.mark.parametrize(
     "changed",
-    [Wish(vni=8), Wish(target=91), Wish(number=9), Wish(filter="q"), Wish(stage=Stage.NO_ROUTE), Wish(ifindex=4)],
-    ids=["VNI", "target", "number", "filter", "stage", "interface"],
+    [
+        Wish(vni=8),
+        Wish(target=91),
+        Wish(family=6),
+        Wish(number=9),
+        Wish(filter="q"),
+        Wish(stage=Stage.NO_ROUTE),
+        Wish(ifindex=4),
+    ],
+    ids=["VNI", "target", "family", "number", "filter", "stage", "interface"],
 )
 def test_a_session_keeps_its_ledger_row_when_it_changes(changed: Wish) -> None:
     other = {"z": Wish(ifindex=6)}
@@ -346,6 +355,7 @@ wishes = st.builds(
     vni=st.sampled_from((7, 8)),
     number=st.integers(1, 3),
     stage=st.sampled_from((Stage.SENT, Stage.NO_ROUTE)),
+    family=st.sampled_from((4, 6)),
 )
 
 
@@ -439,7 +449,8 @@ def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> Non
 
 
 def key_of(delivery: abi.Delivery) -> bytes:
-    key = abi.StreamKey(vni=delivery.vni, port=int.from_bytes(bytes(delivery.port_be)))
+    port = int.from_bytes(bytes(delivery.port_be))
+    key = abi.StreamKey(vni=delivery.vni, port=port, family=delivery.family)
     key.outer_source_be[:] = bytes(delivery.outer_source_be)
     key.outer_destination_be[:] = bytes(delivery.outer_destination_be)
     return bytes(key)
@@ -461,5 +472,6 @@ def assert_holds(state: Wanted, held: Tables) -> None:
             assert abi.STAGES[session.stage] is wish.stage
             assert held.filters[session.filter_cell] == wish.filter
             assert bytes(there.session_id).rstrip(b"\0").decode() == wish.delivery.session_id
-            assert bytes(there.outer_destination_be) == wish.delivery.outer_destination.packed
+            assert bytes(there.outer_destination_be) == abi.address_bytes(wish.delivery.outer_destination)
+            assert there.family == wish.delivery.outer_destination.version
             assert (there.vni, there.room_bytes_max) == (wish.delivery.vni, wish.delivery.room_bytes_max)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from pktmirror.agent import abi
 from pktmirror.agent.compile import Wanted, WantedDelivery, WantedInterface, WantedSession
@@ -24,6 +24,7 @@ class Wish:
     number: int = 1
     stage: Stage = Stage.SENT
     cap: Rate = UNLIMITED
+    family: int = 4
 
 
 FILTER_CELLS = 3  # of the filter p; q and those after it have one more each
@@ -38,12 +39,16 @@ def exclusion_value(letter: str) -> bytes:
     return bytes(bytearray(abi.ExclusionTable(reserved=ord(letter))))
 
 
+def _address(host: int, family: int) -> IPv4Address | IPv6Address:
+    return IPv4Address(f"10.0.0.{host}") if family == 4 else IPv6Address(f"2001:db8::{host}")
+
+
 def delivery(session_id: str, wish: Wish) -> WantedDelivery:
     return WantedDelivery(
         session_id=session_id,
-        outer_source=IPv4Address("10.0.0.48"),
-        outer_destination=IPv4Address(f"10.0.0.{wish.target}"),
-        next_hop=IPv4Address(f"10.0.0.{wish.target}"),
+        outer_source=_address(48, wish.family),
+        outer_destination=_address(wish.target, wish.family),
+        next_hop=_address(wish.target, wish.family),
         port=4789,
         vni=wish.vni,
         ifindex=2,

@@ -95,8 +95,9 @@ def test_the_operator_comes_before_the_provider_and_that_before_the_neighbour_ta
     assert (record.not_mirrorable is None) is bool(primary)
 
 
-def test_an_interface_with_ipv6_only_is_no_source() -> None:
-    assert "no primary address is known" in (interface("web", "2001:db8::1").not_mirrorable or "")
+def test_an_interface_with_ipv6_only_can_be_a_source_and_one_without_an_address_cannot() -> None:
+    assert interface("web", "2001:db8::1").not_mirrorable is None
+    assert "no primary address is known" in (interface("web").not_mirrorable or "")
 
 
 def neighbour_after(before: FoundInterface, now: FoundInterface) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def test_a_host_gets_its_own_interfaces_with_sessions_and_the_filters_in_use() -
     assert web.underlay == Underlay(route_table=7, device="br0", mtu_max=9000)
     assert web.resolvers == ("10.0.0.53",)
     assert [placed.session_id for placed in web.sessions] == ["tms-a", "tms-b"]
-    assert web.sessions[0].delivery == Destination(address="10.0.0.4", port=4789, mtu=8900)
+    assert web.sessions[0].delivery == Destination(address="10.0.0.4", outer_source="10.0.0.1", port=4789, mtu=8900)
     assert desired.filters.keys() == {"tmf-f"}
     assert [line.number for line in desired.filters["tmf-f"].rules] == [10, 20]
     assert [line.exclusion() for line in desired.exclusions] == list(NEVER_MIRRORED)
@@ -188,14 +188,72 @@ def test_an_outer_source_that_is_another_hosts_is_told_once_its_agent_has_said_i
     )
 
 
-def test_copies_over_ipv6_are_not_told_as_none_are_sent() -> None:
-    far, sensor = interface("far", "2001:db8::3", host="h2"), interface("s", "2001:db8::4")
+def over(family: int | None, outer_source: str = "eni") -> Networks:
+    said = f'outer_source = "{outer_source}"' + ("" if family is None else f"\nfamily = {family}")
+    return load(f"""
+[[vpc]]
+name = "v"
+cidr = "10.0.0.0/16"
+ipv6_cidr = "2001:db8::/48"
+[vpc.underlay]
+{said}
+[[vpc.subnet]]
+name = "a"
+cidr = "10.0.0.0/24"
+ipv6_cidr = "2001:db8::/64"
+""")
+
+
+V4, V6, BOTH = ("10.0.0.1",), ("2001:db8::1",), ("10.0.0.1", "2001:db8::1")
+SENSOR_V4, SENSOR_V6, SENSOR_BOTH = ("10.0.0.4",), ("2001:db8::4",), ("10.0.0.4", "2001:db8::4")
+NO_FAMILY = "source and target have no address of one family"
+
+
+@pytest.mark.parametrize(
+    ("source", "sensor", "family", "delivered"),
+    [
+        pytest.param(BOTH, SENSOR_BOTH, None, ("10.0.0.1", "10.0.0.4"), id="IPv4 where both ends have it"),
+        pytest.param(BOTH, SENSOR_BOTH, 4, ("10.0.0.1", "10.0.0.4"), id="IPv4 where it is declared"),
+        pytest.param(BOTH, SENSOR_BOTH, 6, ("2001:db8::1", "2001:db8::4"), id="IPv6 where it is declared"),
+        pytest.param(V6, SENSOR_BOTH, None, ("2001:db8::1", "2001:db8::4"), id="a source with IPv6 alone"),
+        pytest.param(BOTH, SENSOR_V6, None, ("2001:db8::1", "2001:db8::4"), id="a target with IPv6 alone"),
+        pytest.param(V6, SENSOR_V6, None, ("2001:db8::1", "2001:db8::4"), id="both with IPv6 alone"),
+        pytest.param(V4, SENSOR_V6, None, NO_FAMILY, id="no family that both have"),
+        pytest.param(V4, SENSOR_BOTH, 6, f"{NO_FAMILY} over which copies leave (IPv6)", id="not the declared one"),
+    ],
+)
+def test_copies_leave_over_the_family_that_is_declared_or_the_first_that_both_ends_have(
+    source: tuple[str, ...], sensor: tuple[str, ...], family: int | None, delivered: tuple[str, str] | str
+) -> None:
     all_ = resources(
-        [interface("web", "10.0.0.1"), far, sensor],
+        [interface("web", *source), interface("far", *source, host="h2"), interface("s", *sensor)],
         [target("s")],
-        [session("a", "web", "s"), session("b", "far", "s")],
+        [session("a", "web", "s", vni=1), session("b", "far", "s", vni=2)],
+        networks=over(family),
     )
-    assert desired_state(all_, HOST).streams == ()
+    placed = desired_state(all_, HOST)
+    [web] = placed.interfaces
+    if isinstance(delivered, str):
+        assert (web.sessions[0].delivery, placed.streams) == (Undeliverable(reason=delivered), ())
+    else:
+        own, address = delivered
+        assert web.sessions[0].delivery == Destination(address=address, outer_source=own, mtu=1500)
+        assert placed.streams == told((own, address, 2)), "of the other host's session"
+
+
+def test_with_the_hosts_address_outside_the_targets_addresses_alone_decide() -> None:
+    for family, address in ((None, "10.0.0.4"), (6, "2001:db8::4")):
+        all_ = resources(
+            [interface("web", *V6), interface("s", *SENSOR_BOTH)],
+            [target("s")],
+            [session("a", "web", "s", vni=1)],
+            networks=over(family, "host"),
+        )
+        [web] = desired_state(all_, HOST).interfaces
+        assert web.sessions[0].delivery == Destination(address=address, mtu=1500)
+        known = {"tms-a": frozenset({"192.0.2.3", "2001:db8::3"})}
+        of_family = {None: "192.0.2.3", 6: "2001:db8::3"}[family]
+        assert replace(all_, outer_sources=known).streams == {HOST: {(1, of_family, address)}}
 
 
 def test_a_session_has_the_cap_of_its_own_and_no_others() -> None:

@@ -151,6 +151,7 @@ def test_vlan_tags_are_stepped_over(tags: list[tuple[int, int]], vlan_tags: tupl
     [
         pytest.param(b"", 6, {}, id="none"),
         pytest.param(options_header(6), HOP, {"l4_offset": 62}, id="hop-by-hop"),
+        pytest.param(bytes((6, 0, 0xC2, 4, 0, 2, 0, 0)), HOP, {"l4_offset": 62}, id="the jumbo header of BIG TCP"),
         pytest.param(options_header(6, 2), ROUTING, {"l4_offset": 78}, id="routing, of 24 bytes"),
         pytest.param(options_header(6), DESTINATION, {"l4_offset": 62}, id="destination options"),
         pytest.param(options_header(6), MOBILITY, {"l4_offset": 62}, id="mobility"),
