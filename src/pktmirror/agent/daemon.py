@@ -31,6 +31,9 @@ from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
+from pktmirror.agent.traceline import TraceLine
+from pktmirror.agent.tracer import TraceLine as Traces
+from pktmirror.agent.tracer import Tracer
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
@@ -41,6 +44,7 @@ from pktmirror.model.refusal import Refusal
 _log = structlog.get_logger("agent")
 
 TICK_S = 1.0
+TRACE_TICK_S = 0.1  # while somebody waits for what a live trace tells
 DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 
 
@@ -96,21 +100,29 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
         settings.state_dir / f"desired-{settings.host_id}.json",
         on_change=lambda: _wake(wake_write),
     )
+    traces = TraceLine(settings.control_url, settings.token, settings.host_id, on_change=lambda: _wake(wake_write))
     try:
         host = inside.run(_open, settings)
         try:
             events = inside.run(host.netlink.watch)
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
+            traces.start()
             while not stop.is_set():
                 inside.run(host.turn, controller)
                 if ready is not None:
                     ready.set()
-                _sleep([wake_read, events], min(TICK_S, host.next_look_in_s()), stop)
+                until_s = time.monotonic() + min(TICK_S, host.next_look_in_s())
+                while inside.run(host.trace, traces) and (left_s := until_s - time.monotonic()) > 0:
+                    if _sleep([wake_read, events], min(TRACE_TICK_S, left_s), stop):
+                        break
+                else:
+                    _sleep([wake_read, events], max(0.0, until_s - time.monotonic()), stop)
                 _drain(wake_read)
         finally:
             inside.run(host.close)
     finally:
+        traces.stop()
         controller.stop()
         os.close(wake_read)
         os.close(wake_write)
@@ -188,6 +200,7 @@ class Host:
         self._wanted: Wanted | None = None
         self._last_good: DesiredState | None = None
         self._compiled = CompiledFilters()
+        self._tracer = Tracer(data_plane.trace)
 
     def close(self) -> None:
         self._data_plane.close()
@@ -217,6 +230,15 @@ class Host:
             _log.error("the desired state could not be applied in full", why=problems[0])
         self._problems = problems
         controller.report(self._report())
+
+    def trace(self, line: Traces) -> bool:
+        """See to a live trace, after each turn and between turns; whether one runs. What fails ends it, and is told."""
+        return self._tracer.turn(line, self._data_plane.tables, self._applied_revision, self._mirrored)
+
+    def _mirrored(self, key: str) -> int | None:
+        """The device by which an interface is mirrored."""
+        found = (device.ifindex for device in self._devices if device.found.key == key)
+        return next((ifindex for ifindex in found if ifindex in self._data_plane.tables.policies), None)
 
     def next_look_in_s(self) -> float:
         """In how many seconds the next look into the namespaces is due; 0 is now."""
@@ -415,9 +437,9 @@ def _wake(fd: int) -> None:
         os.write(fd, b"!")
 
 
-def _sleep(fds: list[int], seconds: float, stop: threading.Event) -> None:
-    if not stop.is_set():
-        select.select(fds, [], [], seconds)
+def _sleep(fds: list[int], seconds: float, stop: threading.Event) -> bool:
+    """Whether something has woken it, or it did not sleep at all."""
+    return stop.is_set() or bool(select.select(fds, [], [], seconds)[0])
 
 
 def _drain(fd: int) -> None:
