@@ -27,16 +27,18 @@ from pktmirror.agent.compile import (
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.listeners import Listeners
 from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
+from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
 from pktmirror.agent.traceline import TraceLine
 from pktmirror.agent.tracer import TraceLine as Traces
 from pktmirror.agent.tracer import Tracer
-from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
+from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
-from pktmirror.kernel.netlink import Link, Netlink
+from pktmirror.kernel.netlink import Link, Neighbour, Netlink
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import Rate, default_budget
 from pktmirror.model.refusal import Refusal
@@ -201,6 +203,8 @@ class Host:
         self._last_good: DesiredState | None = None
         self._compiled = CompiledFilters()
         self._tracer = Tracer(data_plane.trace)
+        self._listeners = Listeners()
+        self._paths: dict[str, PathFacts] = {}
 
     def close(self) -> None:
         self._data_plane.close()
@@ -275,7 +279,9 @@ class Host:
         return ()
 
     def _make_true(self, desired: DesiredState) -> None:
-        wanted, changes = self._planned(desired)
+        links = {link.ifindex: link for link in self.netlink.links()}
+        ways = self._ways(desired, links)
+        wanted, changes = self._planned(desired, ways)
         self._last_good = desired
         if changes:
             self._data_plane.carry_out(changes)
@@ -283,22 +289,26 @@ class Host:
             _log.info("applied", revision=desired.revision, changes=len(changes))
         self._data_plane.forget_predecessors()
         self._applied_revision = desired.revision
-        self._wanted = replace(wanted, problems={**self._unresolved(wanted), **wanted.problems})
+        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
+        self._wanted = replace(wanted, problems={**self._unresolved(wanted, neighbours), **wanted.problems})
+        listens = self._listeners.at(targets(wanted), self._devices, time.monotonic())
+        self._paths = paths(desired, wanted, Sight(ways, links, neighbours, listens))
 
-    def _planned(self, desired: DesiredState) -> tuple[Wanted, list[Change]]:
-        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
-        links = {link.ifindex: link for link in self.netlink.links()}
+    def _ways(self, desired: DesiredState, links: dict[int, Link]) -> dict[RouteQuery, Way]:
         try:
-            ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
+            return {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
+        except Uncompilable as error:
+            raise _uncompilable(desired, error) from error
+
+    def _planned(self, desired: DesiredState, ways: dict[RouteQuery, Way]) -> tuple[Wanted, list[Change]]:
+        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
+        try:
             wanted = compile_state(desired, self._devices, ways, self._compiled, budget=self._budget)
             if wanted.interfaces:
                 self._data_plane.make_hops()
             return wanted, plan(wanted, self._data_plane.tables)
         except Uncompilable as error:
-            raise Uncompilable(
-                f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
-                f"force: {error}"
-            ) from error
+            raise _uncompilable(desired, error) from error
 
     def _way(self, query: RouteQuery, links: dict[int, Link]) -> Way | None:
         device = None
@@ -312,13 +322,12 @@ class Host:
             return None
         return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source)
 
-    def _unresolved(self, wanted: Wanted) -> dict[str, str]:
+    def _unresolved(self, wanted: Wanted, neighbours: dict[tuple[int, str], Neighbour]) -> dict[str, str]:
         """Sessions whose next hop answers no ARP: the kernel drops their copies after it has taken them.
 
         It keeps no more than some 160 packets for a next hop that is being asked for, so one that is not known is asked
         for before there are copies.
         """
-        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
         problems = {}
         for interface in wanted.interfaces:
             for to in (session.delivery for session in interface.sessions if session.stage is Stage.SENT):
@@ -346,6 +355,7 @@ class Host:
                     session_id=session_id,
                     problem=wanted.problems.get(session_id),
                     outer_source=outer_sources.get(session_id),
+                    path=self._paths.get(session_id),
                 )
                 for session_id in sorted(wanted.session_ids)
             ),
@@ -363,6 +373,13 @@ class Host:
             strays=self._data_plane.strays(),
             budget=self._budget,
         )
+
+
+def _uncompilable(desired: DesiredState, error: Uncompilable) -> Uncompilable:
+    return Uncompilable(
+        f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
+        f"force: {error}"
+    )
 
 
 def _outer_sources(wanted: Wanted) -> dict[str, str]:
