@@ -6,6 +6,7 @@ The facts are the agent's (`desired.PathFacts`) and the ledger's. What nobody ca
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import ip_address
 from typing import Any
 
 from pktmirror.cli.balance import Collected, SessionFigures, Uncollected
@@ -13,7 +14,7 @@ from pktmirror.desired import DesiredSession, Destination, PathFacts, Undelivera
 from pktmirror.model.ledger import Stage, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 
-OUTER_BYTES = 36  # outer IPv4 20, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+_OUTER_BYTES = {4: 20 + 8 + 8, 6: 40 + 8 + 8}  # outer IP, UDP, VXLAN: what a target's MTU holds beside the frame
 _MAIN_TABLE = 254
 
 
@@ -68,7 +69,7 @@ def room_bytes(way: Way) -> int | None:
     delivery = way.session.delivery
     if way.path is None or way.path.route_mtu is None or not isinstance(delivery, Destination):
         return None
-    return min(_mtus(delivery, way.path.route_mtu, way.underlay))[0] - OUTER_BYTES
+    return min(_mtus(delivery, way.path.route_mtu, way.underlay))[0] - _outer_bytes(delivery)
 
 
 def copied_bytes(way: Way, frame_bytes: int) -> int | None:
@@ -117,7 +118,7 @@ def _neighbour(path: PathFacts) -> Check:
 
 def _mtu(way: Way, to: Destination, path: PathFacts, frame_bytes: int | None) -> Check:
     mtu, whose = min(_mtus(to, path.route_mtu or 0, way.underlay))
-    room, wanted = mtu - OUTER_BYTES, way.session.packet_bytes_max
+    room, wanted = mtu - _outer_bytes(to), way.session.packet_bytes_max
     found = f"{mtu} ({whose}): {room} bytes of a frame arrive"
     if wanted is not None:
         found += f"; the session asks for {wanted}"
@@ -129,11 +130,14 @@ def _mtu(way: Way, to: Destination, path: PathFacts, frame_bytes: int | None) ->
     if frame_bytes is None and way.figures is not None and not _at(way.figures, Stage.CUT).packets:
         return Check("MTU", State.GOOD, f"{found}; {cut}, and none was so far")
     do = (
-        f"raise the MTU from the source's host to {path.address} by {OUTER_BYTES} or more, or shorten what is asked for"
+        f"raise the MTU from the source's host to {path.address} by {_outer_bytes(to)} or more, or ask for less: "
+        f"`aws ec2 modify-traffic-mirror-session --packet-length {room}`"
     )
-    return Check(
-        "MTU", State.LIMITS, f"{found}; {cut}", f"{do}: `modify-traffic-mirror-session --packet-length {room}`"
-    )
+    return Check("MTU", State.LIMITS, f"{found}; {cut}", do)
+
+
+def _outer_bytes(to: Destination) -> int:
+    return _OUTER_BYTES[ip_address(to.address).version]
 
 
 def _mtus(to: Destination, route_mtu: int, underlay: Underlay) -> list[tuple[int, str]]:
@@ -144,9 +148,10 @@ def _mtus(to: Destination, route_mtu: int, underlay: Underlay) -> list[tuple[int
 
 def _slot(way: Way) -> Iterator[Check]:
     """Whether the kernel makes copies, and what became of them between hook and wire."""
-    if way.problem is not None and way.path is not None and way.path.next_hop is not None:
-        if not way.path.neighbour_failed and way.path.source is not None:
-            yield Check("session", State.BROKEN, way.problem, "`pktmirror status` shows all that the agent reports")
+    path = way.path
+    has_way = path is not None and path.next_hop is not None and path.source is not None and not path.neighbour_failed
+    if way.problem is not None and has_way:  # where it has none, that is what is told already
+        yield Check("session", State.BROKEN, way.problem, "`pktmirror status` shows all that the agent reports")
     if way.figures is None:
         return
     sent = _at(way.figures, Stage.SENT).packets

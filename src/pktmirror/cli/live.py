@@ -1,0 +1,145 @@
+"""`pktmirror explain INTERFACE --live`: what the kernel decides of packets as they pass. An edge module.
+
+The control plane hands the wish to the agent of the interface's host; what that one tells comes back by long poll.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+
+import msgspec
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from pktmirror.cli.endpoint import Endpoint
+from pktmirror.cli.traced import History, Rules, Told, lines, told, told_document
+from pktmirror.cli.view import View, view
+from pktmirror.model.refusal import Refusal
+from pktmirror.tracing import Selection, TraceProgress, TraceWish
+
+WAIT_S = 4
+
+
+def explain_live(
+    endpoint: Endpoint, begun: View, wish: TraceWish, console: Console, *, as_json: bool
+) -> tuple[list[Told], View]:
+    """Trace until the bounds are reached or somebody interrupts it; each packet goes to stdout as it is told.
+
+    Returns the packets, and the interface as it was seen last. Raises `Refusal` where the trace cannot be had, and
+    where kernel and model disagree.
+    """
+    _refuse_unmirrored(begun)
+    history, seen = History(_rules(begun)), begun
+    found: list[Told] = []
+    asked = endpoint.post("traces", msgspec.json.encode(wish), TraceProgress)
+    last = asked
+    try:
+        for progress in _progress(endpoint, asked):
+            last = progress
+            for packet in progress.packets:
+                if packet.revision is not None and packet.revision > history.newest_revision:
+                    seen = view(endpoint, begun.interface)
+                    history.add(_rules(seen))
+                one = told(packet, history)
+                found.append(one)
+                _say(one, console, as_json)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        with contextlib.suppress(Refusal):  # it has ended, or the control plane has
+            endpoint.delete(f"traces/{asked.trace_id}")
+    if as_json:
+        typer.echo(json.dumps(_summary_document(found, last, wish)))
+    else:
+        console.print(_summary(found, last))
+    _refuse_disagreement(found)
+    if not last.began and last.ended is not None:
+        raise Refusal(
+            f"Nothing was traced at {wish.interface_id}.",
+            found=last.ended,
+            do=f"see with `pktmirror status` that the agent of {last.host_id} reports, and is of this version",
+        )
+    return found, seen
+
+
+def wish_for(view_: View, selection: Selection, *, packets_max: int, seconds: float) -> TraceWish:
+    """A trace of the interface."""
+    return TraceWish(
+        interface_id=view_.interface.interface_id, packets_max=packets_max, seconds=seconds, selection=selection
+    )
+
+
+def _progress(endpoint: Endpoint, asked: TraceProgress) -> Iterator[TraceProgress]:
+    after = 0
+    while True:
+        progress = endpoint.get(f"traces/{asked.trace_id}?after={after}&wait_s={WAIT_S}", TraceProgress)
+        after += len(progress.packets)
+        yield progress
+        if progress.ended is not None:
+            return
+
+
+def _rules(view_: View) -> Rules:
+    return Rules(view_.desired.revision, view_.sessions, view_.surroundings)
+
+
+def _refuse_unmirrored(view_: View) -> None:
+    if not view_.sessions:
+        raise Refusal(
+            f"Nothing looks at the packets of {view_.interface.interface_id}.",
+            found="it has no session in force, so no program is at its device",
+            do="make a session for it with `aws ec2 create-traffic-mirror-session`, or ask without --live",
+        )
+
+
+def _say(one: Told, console: Console, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told_document(one)))
+        return
+    for text in lines(one):
+        console.print(Text(text, "green" if one.packet.taken_by and not text.startswith(" ") else ""))
+    if one.disagreement is not None:
+        console.print(Text(f"  ‼ KERNEL AND MODEL DISAGREE: {one.disagreement}", "bold white on red"))
+
+
+def _summary(found: list[Told], last: TraceProgress) -> RenderableType:
+    ended = last.ended or "interrupted"
+    taken = sum(one.packet.taken_by is not None for one in found)
+    parts: list[RenderableType] = [
+        Text(f"{len(found):,} packets traced, {taken:,} taken by a session; {ended}.", "bold"),
+    ]
+    if last.skipped:
+        parts.append(
+            Text(f"  · {last.skipped:,} more were asked for, over the number or the rate of a trace", "yellow")
+        )
+    if last.lost:
+        parts.append(Text(f"  · {last.lost:,} records were lost for want of room: ask for fewer packets", "yellow"))
+    uncompared = sum(not one.compared and bool(one.packet.offers) for one in found)
+    if uncompared:
+        parts.append(Text(f"  · {uncompared:,} were decided by rules that have changed since: not compared", "yellow"))
+    if not found and last.began:
+        parts.append(Text("  · no packet that was asked for has passed the interface meanwhile", "yellow"))
+    return Group(*parts)
+
+
+def _summary_document(found: list[Told], last: TraceProgress, wish: TraceWish) -> dict[str, object]:
+    return {
+        "interface_id": wish.interface_id,
+        "packets": len(found),
+        "taken": sum(one.packet.taken_by is not None for one in found),
+        "skipped": last.skipped,
+        "lost": last.lost,
+        "disagreements": sum(one.disagreement is not None for one in found),
+        "ended": last.ended or "interrupted",
+    }
+
+
+def _refuse_disagreement(found: list[Told]) -> None:
+    wrong = [one for one in found if one.disagreement is not None]
+    if wrong:
+        raise Refusal(
+            f"The kernel and the model disagree about {len(wrong)} of {len(found)} packets: one of them is wrong.",
+            found=wrong[0].disagreement,
+            do="keep this output with --json and report it as a bug of pktmirror",
+        )
