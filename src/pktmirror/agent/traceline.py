@@ -71,7 +71,8 @@ class TraceLine:
                 if self._stop.is_set():
                     return
                 self._end_order()
-                if self._failure != str(error):
+                # That nobody answers is told by the controller's threads already.
+                if self._failure != str(error) and not isinstance(error, httpx.TransportError):
                     expected = isinstance(error, (httpx.HTTPError, msgspec.DecodeError))
                     _log.warning("the line for live traces is broken", why=str(error), exc_info=not expected)
                 self._failure = str(error)

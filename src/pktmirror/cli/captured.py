@@ -87,10 +87,11 @@ def own_copies(desired: DesiredState, outer_sources: dict[str, str]) -> frozense
 
 
 class Hook:
-    """Decides packet by packet; what it has decided of a flow it remembers, up to a bound."""
+    """Decides packet by packet; what it has decided it remembers, of ``flows_max`` flows at the most."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, flows_max: int = REMEMBERED_FLOWS) -> None:
         self._place = place
+        self._flows_max = flows_max
         self._copies = place.copies | {outer._replace(vni=None) for outer in place.copies}
         self._flows: dict[tuple[Direction, DescribedPacket], Explanation] = {}
 
@@ -132,7 +133,7 @@ class Hook:
         described = described_by(headers)
         known = self._flows.get((direction, described))
         if known is None:
-            if len(self._flows) >= REMEMBERED_FLOWS:
+            if len(self._flows) >= self._flows_max:
                 self._flows.clear()
             known = explain(described, direction, self._place.sessions, self._place.surroundings)
             self._flows[direction, described] = known

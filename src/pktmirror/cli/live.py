@@ -71,10 +71,13 @@ def wish_for(view_: View, selection: Selection, *, packets_max: int, seconds: fl
 
 
 def _progress(endpoint: Endpoint, asked: TraceProgress) -> Iterator[TraceProgress]:
-    after = 0
+    after, began = 0, False
     while True:
-        progress = endpoint.get(f"traces/{asked.trace_id}?after={after}&wait_s={WAIT_S}", TraceProgress)
-        after += len(progress.packets)
+        question = f"traces/{asked.trace_id}?after={after}&began={began:d}&wait_s={WAIT_S}"
+        progress = endpoint.get(question, TraceProgress)
+        if progress.began and not began:
+            typer.echo(f"the agent of {progress.host_id} traces; Ctrl-C ends it", err=True)
+        after, began = after + len(progress.packets), progress.began
         yield progress
         if progress.ended is not None:
             return

@@ -59,6 +59,7 @@ from pktmirror.aws import (
 )
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.reports import MonitorReport
+from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
 from pktmirror.tracing import TraceBatch, TraceWish
 
@@ -267,12 +268,14 @@ class Endpoint:
     async def _traced(self, request: Request) -> Response:
         await self._require_signature(request)
         trace_id, after = _name(request), int(_number(request, "after", 0))
+        knows_it_began = _number(request, "began", 0) != 0
 
         def news() -> Response | None:
             progress = self._plane.traces.read(trace_id, after, time.time())
-            return _json(progress) if progress.packets or progress.ended is not None else None
+            is_new = progress.packets or progress.ended is not None or progress.began != knows_it_began
+            return _json(progress) if is_new else None
 
-        waited = await self._when(news, _number(request, "wait_s", 0.0))
+        waited = await self._when(news, min(_number(request, "wait_s", 0.0), ASKER_GONE_S / 2))
         return waited or _json(self._plane.traces.read(trace_id, after, time.time()))
 
     async def _stop_trace(self, request: Request) -> Response:
