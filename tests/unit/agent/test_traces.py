@@ -201,6 +201,13 @@ def test_a_request_names_what_is_selected():
 
 
 @pytest.mark.parametrize(
+    "selection", [Selection(protocol=0), Selection(source="10.0.0.6"), Selection(source_ports=PortRange(1, 1))]
+)
+def test_a_request_for_ip_packets_does_not_ask_for_other_frames(selection: Selection):
+    assert asked(selection).names_ip == 1
+
+
+@pytest.mark.parametrize(
     ("selection", "why"),
     [
         pytest.param(Selection(source="nowhere"), "nowhere", id="no network"),

@@ -86,7 +86,7 @@ def test_where_all_is_well_every_step_is_good_and_nothing_is_to_be_done():
             id="no source",
         ),
         pytest.param(
-            {"path": facts(neighbour=None, neighbour_failed=True)},
+            {"path": facts(neighbour=None, neighbour_failed=True), "problem": "the next hop does not answer ARP"},
             *("neighbour", State.BROKEN, "10.0.0.9 does not answer ARP at up0"),
             id="nobody answers ARP",
         ),
@@ -161,6 +161,9 @@ def test_an_agent_that_tells_nothing_leaves_the_way_unknown():
         pytest.param({}, 1464, State.GOOD, "1500 (the target's): 1464 bytes of a frame arrive", id="it just fits"),
         pytest.param({}, 1465, State.LIMITS, "this one of 1465 is cut", id="a byte too many"),
         pytest.param({"packet_bytes_max": 128}, 1514, State.GOOD, "the session asks for 128", id="cut as asked"),
+        pytest.param(
+            {"packet_bytes_max": 128, "stages": {Stage.CUT: Tally(1, 9)}}, None, State.GOOD, "asks for 128", id="since"
+        ),
         pytest.param({"packet_bytes_max": 1500}, 1514, State.LIMITS, "is cut", id="more is asked for than fits"),
         pytest.param({"path": facts(route_mtu=1400)}, 1400, State.LIMITS, "1400 (the route's)", id="the route's"),
         pytest.param({"underlay": Underlay(mtu_max=1300)}, 1400, State.LIMITS, "by networks.toml", id="the underlay's"),
