@@ -84,7 +84,20 @@ class Tracer:
         self._done: str | None = None  # the trace that has ended here, and may still be wanted for a moment
 
     def turn(self, line: TraceLine, tables: Tables, revision: int, ifindex_of: Callable[[str], int | None]) -> bool:
-        """Whether a trace runs, and another turn is to come soon. Comes after each change of the policies."""
+        """Whether a trace runs, and another turn is to come soon. Comes after each change of the policies.
+
+        What the kernel refuses ends the trace, and nothing else.
+        """
+        try:
+            return self._turn(line, tables, revision, ifindex_of)
+        except OSError as error:
+            if self._running is not None:
+                why = f"the agent cannot trace any more: {error}"
+                line.tell(TraceBatch(trace_id=self._running.order.trace_id, ended=why))
+            self._running = None
+            return False
+
+    def _turn(self, line: TraceLine, tables: Tables, revision: int, ifindex_of: Callable[[str], int | None]) -> bool:
         order = line.order
         if self._running is not None and (order is None or order.trace_id != self._running.order.trace_id):
             self._end()
@@ -181,5 +194,7 @@ class _Running:
 
 
 def _session_id(tables: Tables, mark: int) -> str:
-    delivery = abi.Delivery.from_buffer_copy(tables.deliveries[abi.slot_of(mark)])
-    return bytes(delivery.session_id).rstrip(b"\0").decode(errors="replace")
+    value = tables.deliveries.get(abi.slot_of(mark))
+    if value is None:
+        return "?"  # after a change that failed half-way, until the tables are read again
+    return bytes(abi.Delivery.from_buffer_copy(value).session_id).rstrip(b"\0").decode(errors="replace")

@@ -164,6 +164,7 @@ def _mapped(file: Path) -> Iterator[bytes]:
                 yield b""
                 return
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                mapped.madvise(mmap.MADV_SEQUENTIAL)
                 yield cast(bytes, mapped)
     except OSError as error:
         raise Refusal(
