@@ -146,7 +146,9 @@ def test_a_packet_longer_than_the_snap_length_is_cut_to_the_target_as_it_was_sen
     assert (mtu["state"], "this one of 1514 is cut" in mtu["found"]) == ("limits", True)
 
 
-def test_the_direction_can_be_said_for_a_capture_of_other_machines(program: Program, tmp_path: Path) -> None:
+def test_the_direction_can_be_said_for_a_capture_of_other_machines(
+    program: Program, world: dict[str, str], tmp_path: Path
+) -> None:
     file = write_capture(tmp_path / "other.pcapng", [frame(ipv4(tcp(40000, 22), TCP), CLIENT_MAC, CLIENT_MAC)])
     elsewhere = program.run("explain", "web", "--capture", str(file))
     assert "not for this interface" in elsewhere
@@ -155,7 +157,9 @@ def test_the_direction_can_be_said_for_a_capture_of_other_machines(program: Prog
 
 
 @pytest.mark.parametrize("capture", published(), ids=lambda path: path.name)
-def test_every_published_capture_is_explained_to_its_last_packet(program: Program, capture: Path) -> None:
+def test_every_published_capture_is_explained_to_its_last_packet(
+    program: Program, world: dict[str, str], capture: Path
+) -> None:
     if capture.stat().st_size > 4 << 20:
         pytest.skip("a large one: script/soak")
     told = program.run("explain", "web", "--capture", str(capture), "--direction", "ingress", "--summary", "--json")
@@ -165,7 +169,7 @@ def test_every_published_capture_is_explained_to_its_last_packet(program: Progra
 
 
 def test_a_file_that_stops_being_a_capture_is_explained_so_far_and_then_refused(
-    program: Program, tmp_path: Path
+    program: Program, world: dict[str, str], tmp_path: Path
 ) -> None:
     whole = write_capture(tmp_path / "whole.pcapng", [LOGIN, WEB]).read_bytes()
     (tmp_path / "torn.pcapng").write_bytes(whole[:-10])
@@ -175,13 +179,15 @@ def test_a_file_that_stops_being_a_capture_is_explained_so_far_and_then_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"no capture at all", bytes(100)], ids=["nothing", "text", "zeros"])
-def test_what_is_no_capture_is_refused(program: Program, tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_capture_is_refused(program: Program, world: dict[str, str], tmp_path: Path, content: bytes) -> None:
     (tmp_path / "none").write_bytes(content)
     with pytest.raises(Refusal, match="cannot be read to its end"):
         program.run("explain", "web", "--capture", str(tmp_path / "none"))
 
 
-def test_a_file_that_is_not_there_and_a_directory_are_refused(program: Program, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_and_a_directory_are_refused(
+    program: Program, world: dict[str, str], tmp_path: Path
+) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(Refusal, match="cannot be read"):
             program.run("explain", "web", "--capture", str(path))
@@ -287,7 +293,7 @@ def test_a_live_trace_goes_to_the_interface_s_host_and_comes_back_with_rules(
         f"taken by {world['session']}, 1 copy sent, 54 B",
         f"#10 {world['session']}: taken: rule 100 ({world['rule']})",
         "2 packets traced, 1 taken by a session; that was all.",
-        "3 more were asked for, over the number or the rate of a trace",
+        "3 more were asked for, over the number or rate of a trace",
         "1 records were lost for want of room",
         f"the way of the copies of {world['session']}",
     ):

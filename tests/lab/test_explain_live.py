@@ -129,6 +129,9 @@ def test_packets_are_told_as_they_pass_with_rule_and_copy_and_the_model_agrees(w
     assert (packets[0]["copies"], packets[0]["copied_bytes"], packets[0]["copies_missing"]) == ({"sent": 1}, 47, 0)
     assert [(one["stage"], one["copies"], one["taken_by"]) for one in packets[1:]] == [(None, {}, None)] * 2
     assert [one["compared_with_model"] for one in packets] == [True] * 3
+    assert {step["step"]: step["state"] for step in summary.pop("path")[world.session_id]} == dict.fromkeys(
+        ("route", "neighbour", "MTU", "copies", "limits", "listener"), "good"
+    )
     assert summary | {"ended": ""} == {
         "interface_id": world.web_id,
         "packets": 3,
@@ -138,7 +141,7 @@ def test_packets_are_told_as_they_pass_with_rule_and_copy_and_the_model_agrees(w
         "disagreements": 0,
         "ended": "",
     }
-    assert summary["ended"] == "3 packets were traced, as asked"
+    assert summary["ended"] == "as many were traced as asked for"
     assert world.request().id == 0, "the kernel is not asked any more"
 
 
@@ -157,9 +160,9 @@ def test_for_people_the_way_of_the_copies_follows_and_says_who_listens(world: Wo
     for text in (
         f"taken by {world.session_id}, 1 copy sent, 47 B",
         f"#3 {world.session_id}: taken: rule 7",
-        "1 packets traced, 1 taken by a session; 1 packets were traced, as asked.",
+        "1 packet traced, 1 taken by a session; as many were traced as asked for.",
         f"the way of the copies of {world.session_id}",
-        "10.0.0.90 is at 02:",
+        f"10.0.0.90 is at {world.line.found('monitor')['mac']}",
         "a socket is bound to 10.0.0.90, UDP port 4789",
     ):
         assert text in " ".join(said.split()), said

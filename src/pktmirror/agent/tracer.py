@@ -187,7 +187,7 @@ class _Running:
         if self._joined.waits:
             return None
         if state.taken >= self.order.packets_max and self._joined.taken_in + state.lost >= self.order.packets_max:
-            return f"{self.order.packets_max} packets were traced, as asked"
+            return "as many were traced as asked for"
         if now_s >= self._until_s + COPIES_WAIT_S:
             return f"{self.order.seconds:g} s have passed"
         return None

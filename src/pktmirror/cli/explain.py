@@ -28,7 +28,9 @@ from pktmirror.cli.explanation import (
     verdict_text,
 )
 from pktmirror.cli.interfaces import Interface, inventory, meant
-from pktmirror.cli.live import explain_live, wish_for
+from pktmirror.cli.live import explain_live, refuse_what_is_wrong, wish_for
+from pktmirror.cli.live import shown as shown_traced
+from pktmirror.cli.live import summary_document as live_document
 from pktmirror.cli.path import Check, State, Way, checks
 from pktmirror.cli.path import document as path_document
 from pktmirror.cli.terminal import terminal
@@ -194,14 +196,14 @@ def _live(endpoint: Endpoint, seen: View, wanted: Selection, count: int, seconds
         where = f"{seen.interface.interface_id} ({seen.interface.name} of {_owner(seen.interface)})"
         terminal().print(Text(f"live at {where}: {count} packets or {seconds:g} s at the most", "bold"))
         _print_notes(seen)
-    found, last = explain_live(endpoint, seen, wish, terminal(), as_json=as_json)
-    if not as_json:
-        longest: dict[str, int | None] = {}
-        for one in found:
-            taker, length = one.packet.taken_by, one.packet.bytes // max(1, one.packet.packets)
-            if taker is not None:
-                longest[taker] = max(length, longest.get(taker) or 0)
-        _print_paths(_ways_of(endpoint, last, longest))
+    traced = explain_live(endpoint, seen, wish, terminal(), as_json=as_json)
+    ways = _ways_of(endpoint, traced.seen, traced.longest_bytes)
+    if as_json:
+        typer.echo(json.dumps({**live_document(traced), "path": _paths_document(ways)}))
+    else:
+        terminal().print(shown_traced(traced))
+        _print_paths(ways)
+    refuse_what_is_wrong(traced)
 
 
 def _ways_of(endpoint: Endpoint, seen: View, longest: Mapping[str, int | None]) -> list[tuple[Way, list[Check]]]:

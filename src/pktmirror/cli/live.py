@@ -6,6 +6,7 @@ The control plane hands the wish to the agent of the interface's host; what that
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 import typer
@@ -21,13 +22,37 @@ from pktmirror.tracing import Selection, TraceProgress, TraceWish
 WAIT_S = 4
 
 
-def explain_live(
-    endpoint: Endpoint, begun: View, wish: TraceWish, console: Console, *, as_json: bool
-) -> tuple[list[Told], View]:
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What was told, how the trace stood at last, and the interface as it was seen last."""
+
+    packets: tuple[Told, ...]
+    last: TraceProgress
+    seen: View
+
+    @property
+    def taken(self) -> int:
+        return sum(one.packet.taken_by is not None for one in self.packets)
+
+    @property
+    def ended(self) -> str:
+        return self.last.ended or "interrupted"
+
+    @property
+    def longest_bytes(self) -> dict[str, int | None]:
+        """By session: the longest wire packet that it has taken."""
+        longest: dict[str, int | None] = {}
+        for packet in (one.packet for one in self.packets):
+            if packet.taken_by is not None:
+                length = packet.bytes // max(1, packet.packets)
+                longest[packet.taken_by] = max(length, longest.get(packet.taken_by) or 0)
+        return longest
+
+
+def explain_live(endpoint: Endpoint, begun: View, wish: TraceWish, console: Console, *, as_json: bool) -> Traced:
     """Trace until the bounds are reached or somebody interrupts it; each packet goes to stdout as it is told.
 
-    Returns the packets, and the interface as it was seen last. Raises `Refusal` where the trace cannot be had, and
-    where kernel and model disagree.
+    Raises `Refusal` where the trace cannot be had.
     """
     _refuse_unmirrored(begun)
     history, seen = History(_rules(begun)), begun
@@ -49,18 +74,7 @@ def explain_live(
     finally:
         with contextlib.suppress(Refusal):  # it has ended, or the control plane has
             endpoint.delete(f"traces/{asked.trace_id}")
-    if as_json:
-        typer.echo(json.dumps(_summary_document(found, last, wish)))
-    else:
-        console.print(_summary(found, last))
-    _refuse_disagreement(found)
-    if not last.began and last.ended is not None:
-        raise Refusal(
-            f"Nothing was traced at {wish.interface_id}.",
-            found=last.ended,
-            do=f"see with `pktmirror status` that the agent of {last.host_id} reports, and is of this version",
-        )
-    return found, seen
+    return Traced(tuple(found), last, seen)
 
 
 def wish_for(view_: View, selection: Selection, *, packets_max: int, seconds: float) -> TraceWish:
@@ -106,43 +120,52 @@ def _say(one: Told, console: Console, as_json: bool) -> None:
         console.print(Text(f"  ‼ KERNEL AND MODEL DISAGREE: {one.disagreement}", "bold white on red"))
 
 
-def _summary(found: list[Told], last: TraceProgress) -> RenderableType:
-    ended = last.ended or "interrupted"
-    taken = sum(one.packet.taken_by is not None for one in found)
-    parts: list[RenderableType] = [
-        Text(f"{len(found):,} packets traced, {taken:,} taken by a session; {ended}.", "bold"),
-    ]
+def shown(traced: Traced) -> RenderableType:
+    """The summary for people."""
+    last = traced.last
+    count = len(traced.packets)
+    said = f"{count:,} packet{'s'[: count != 1]} traced, {traced.taken:,} taken by a session; {traced.ended}."
+    parts: list[RenderableType] = [Text(said, "bold")]
     if last.skipped:
         parts.append(
             Text(f"  · {last.skipped:,} more were asked for, over the number or the rate of a trace", "yellow")
         )
     if last.lost:
         parts.append(Text(f"  · {last.lost:,} records were lost for want of room: ask for fewer packets", "yellow"))
-    uncompared = sum(not one.compared and bool(one.packet.offers) for one in found)
+    uncompared = sum(not one.compared and bool(one.packet.offers) for one in traced.packets)
     if uncompared:
         parts.append(Text(f"  · {uncompared:,} were decided by rules that have changed since: not compared", "yellow"))
-    if not found and last.began:
+    if not traced.packets and last.began:
         parts.append(Text("  · no packet that was asked for has passed the interface meanwhile", "yellow"))
     return Group(*parts)
 
 
-def _summary_document(found: list[Told], last: TraceProgress, wish: TraceWish) -> dict[str, object]:
+def summary_document(traced: Traced) -> dict[str, object]:
+    """The last line for scripts."""
     return {
-        "interface_id": wish.interface_id,
-        "packets": len(found),
-        "taken": sum(one.packet.taken_by is not None for one in found),
-        "skipped": last.skipped,
-        "lost": last.lost,
-        "disagreements": sum(one.disagreement is not None for one in found),
-        "ended": last.ended or "interrupted",
+        "interface_id": traced.seen.interface.interface_id,
+        "packets": len(traced.packets),
+        "taken": traced.taken,
+        "skipped": traced.last.skipped,
+        "lost": traced.last.lost,
+        "disagreements": sum(one.disagreement is not None for one in traced.packets),
+        "ended": traced.ended,
     }
 
 
-def _refuse_disagreement(found: list[Told]) -> None:
-    wrong = [one for one in found if one.disagreement is not None]
+def refuse_what_is_wrong(traced: Traced) -> None:
+    """Raises `Refusal` where kernel and model disagree, and where nobody has taken the trace up."""
+    wrong = [one for one in traced.packets if one.disagreement is not None]
     if wrong:
         raise Refusal(
-            f"The kernel and the model disagree about {len(wrong)} of {len(found)} packets: one of them is wrong.",
+            f"The kernel and the model disagree about {len(wrong)} of {len(traced.packets)} packets: one of them is "
+            "wrong.",
             found=wrong[0].disagreement,
             do="keep this output with --json and report it as a bug of pktmirror",
+        )
+    if not traced.last.began and traced.last.ended is not None:
+        raise Refusal(
+            f"Nothing was traced at {traced.seen.interface.interface_id}.",
+            found=traced.last.ended,
+            do=f"see with `pktmirror status` that the agent of {traced.last.host_id} reports, and is of this version",
         )
