@@ -250,3 +250,29 @@ def test_one_trace_a_host_at_a_time(world: World) -> None:
         ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=30)
     assert ended.returncode == 1
     assert "a host has one at a time" in ended.stderr
+
+
+def test_the_way_of_the_copies_says_what_stands_in_it(world: World) -> None:
+    def way() -> dict[str, str]:
+        words = (world.web_id, "egress", "udp", "10.0.0.48:40000", f"10.0.0.6:{TAKEN}", "--json")
+        environment = {**os.environ, "PKTMIRROR_STATE": str(world.line.plane.state)}
+        told = subprocess.run(
+            [sys.executable, "-c", PROGRAM, "explain", *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            timeout=30,
+        )
+        steps = json.loads(told.stdout)["path"][world.session_id]
+        assert all(bool(step["do"]) == (step["state"] != "good") for step in steps)
+        return {step["step"]: step["state"] for step in steps if step["state"] != "good"}
+
+    wait_until(lambda: way() == {}, WITHIN_S, lambda: f"all is well, and it says {way()}")
+    world.line.end("monitor")
+    wait_until(lambda: way() == {"listener": "broken"}, WITHIN_S, lambda: f"nobody listens, and it says {way()}")
+    monitor = world.line.lab.namespace("monitor")
+    subprocess.run(["ip", "-n", monitor, "link", "set", "eth0", "down"], check=True)
+    subprocess.run(["ip", "-n", world.line.lab.namespace("host"), "neighbour", "flush", "all"], check=True)
+    wait_until(lambda: "neighbour" in way(), WITHIN_S, "nobody answers ARP")
+    wait_until(lambda: way().get("neighbour") == "broken", WITHIN_S, lambda: f"nobody answers ARP, it says {way()}")
