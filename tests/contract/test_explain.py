@@ -308,7 +308,7 @@ def test_a_live_trace_goes_to_the_interface_s_host_and_comes_back_with_rules(
         f"taken by {world['session']}, 1 copy sent, 54 B",
         f"#10 {world['session']}: taken: rule 100 ({world['rule']})",
         "2 packets traced, 1 taken by a session; that was all.",
-        "3 more were asked for, over the number or rate of a trace",
+        "3 more were asked for, over the number or the rate of a trace",
         "1 records were lost for want of room",
         f"the way of the copies of {world['session']}",
     ):
