@@ -34,6 +34,7 @@
 #define MARK_GENERATION_SHIFT 16
 #define MARK_GENERATION_MASK 0x7f
 #define MARK_WRAPPED 0x8000	/* has its outer headers already */
+#define MARK_TRACED 0x4000	/* what becomes of it is told (trace.h) */
 #define MARK_SLOT_MASK 0x3fff
 
 enum direction { DIRECTION_INGRESS, DIRECTION_EGRESS, DIRECTION_COUNT };
@@ -262,11 +263,79 @@ struct interface_counters {
 	struct tally outcomes[DIRECTION_COUNT][OUTCOME_COUNT];
 };
 
+/* Which packets of one interface are traced, and how many of them at the most (trace.h). */
+struct trace_request {
+	__u64 until_ns;		/* of the monotonic clock */
+	__u64 packet_ticks;	/* what a packet costs of the rate, as in struct cap */
+	__u32 id;		/* never the same again, as long as a record may be left; 0: nothing is traced */
+	__u32 ifindex;
+	__u32 packets_max;
+	__u8 directions;	/* bit i: enum direction i */
+	__u8 family;		/* 0: whatever the frame is; then nothing below counts but protocol and ports */
+	__u8 protocol;
+	__u8 protocol_mask;	/* 0: any protocol */
+	__be32 source_be[4];
+	__be32 source_mask_be[4];
+	__be32 destination_be[4];
+	__be32 destination_mask_be[4];
+	__u16 source_port_first;
+	__u16 source_port_last;
+	__u16 destination_port_first;
+	__u16 destination_port_last;
+	__u8 names_ports;
+	__u8 names_ip;		/* frames that are not IP are not asked for */
+	__u8 reserved[6];
+};
+
+struct trace_state {
+	__u64 spent;		/* up to when the rate is spent, as in struct bucket */
+	__u64 skipped;		/* packets that were asked for, and over the rate or the number */
+	__u64 lost;		/* records for which the ring had no room */
+	__u32 taken;
+	__u32 reserved;
+};
+
+#define TRACE_DECISION 1	/* what a hook decided of a packet */
+#define TRACE_COPY 2		/* what became of one copy at the far end of the hops */
+#define TRACE_FLOW_MASK 0x7f	/* what the outer source port shows of a flow's hash */
+#define TRACE_FLOW_UNKNOWN 0x80
+
+/* A decision has all fields but copied_bytes; a copy has those of the first line, mark, stage and the bytes. */
+struct trace_record {
+	__u64 time_ns;		/* of the monotonic clock */
+	__u64 wire_bytes;
+	__u64 generation;	/* of the policy */
+	__u64 rejected;		/* as in struct decision */
+	__be32 source_be[4];
+	__be32 destination_be[4];
+	__u32 trace_id;
+	__u32 mark;		/* of the copies; 0: no session took it */
+	__u32 wire_packets;
+	__u32 copied_bytes;	/* of the inner frame, where a copy was sent */
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 kind;
+	__u8 flow;
+	__u8 direction;
+	__u8 outcome;
+	__u8 stage;		/* STAGE_SENT, of a decision: it was cloned; STAGE_COUNT: no session took it */
+	__u8 taken_by;		/* SESSIONS_MAX: by none */
+	__u8 amazon_dns;
+	__u8 family;		/* 0: not IP, or malformed */
+	__u8 protocol;
+	__u8 has_ports;
+	__u8 has_icmp_type;
+	__u8 icmp_type;
+	__u8 is_later_fragment;
+	__u8 reserved[7];
+};
+
 _Static_assert(RESOLVERS_MAX <= 8, "a bit each");
 _Static_assert(sizeof(struct rule4) == 2 * CELL_BYTES && sizeof(struct rule6) == 5 * CELL_BYTES, "whole cells");
 _Static_assert(sizeof(struct node) == CELL_BYTES, "a cell");
 _Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "no holes");
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 40, "no holes");
+_Static_assert(sizeof(struct trace_request) == 112 && sizeof(struct trace_record) == 104, "no holes");
 _Static_assert(sizeof(struct delivery) == 112, "no holes");
 _Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");

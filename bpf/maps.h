@@ -5,6 +5,7 @@
 #define FILTER_SLACK_BYTES 512
 #define FLOWS_A_BLOCK 256	/* an element of a per-CPU array has at most 32 KiB */
 #define FLOW_BLOCKS 16
+#define TRACE_RING_BYTES 262144
 
 struct flow {
 	__u32 sequence;		/* odd while it is written */
@@ -165,3 +166,23 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow_block);
 } flows SEC(".maps");
+
+/* What is traced, and what it came to: apart, since the first is read for each packet and the second is written. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace_request);
+} trace SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace_state);
+} trace_state SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, TRACE_RING_BYTES);
+} trace_ring SEC(".maps");

@@ -32,6 +32,7 @@
 #include "encap.h"
 #include "encap6.h"
 #include "hops.h"
+#include "trace.h"
 #include "home.h"
 
 #define AF_INET 2
@@ -51,9 +52,10 @@ static __always_inline const struct interface_policy *policy_of(struct __sk_buff
 	return policy && is_at_home(skb) ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
-static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct interface_policy *policy,
-					   const struct session_policy *session, __u32 direction,
-					   const struct headers *headers, const struct tally *wire)
+/* Returns where the copy has come to; what is cloned is on its way to be STAGE_SENT. */
+static __always_inline __u32 clone_into_hop(struct __sk_buff *skb, const struct interface_policy *policy,
+					    const struct session_policy *session, __u32 direction,
+					    const struct headers *headers, const struct tally *wire, bool traced)
 {
 	const struct lane *lane;
 	__u32 mark = skb->mark;
@@ -62,36 +64,37 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 
 	if (session->stage != STAGE_SENT) {
 		count_stage(session->ledger_row, direction, session->stage, wire);
-		return;
+		return session->stage;
 	}
 	if (is_capped(policy, session, wire)) {
 		count_stage(session->ledger_row, direction, STAGE_CAPPED, wire);
-		return;
+		return STAGE_CAPPED;
 	}
 	lane = lane_of(headers);
 	if (lane) {
 		wraps = takes_wrapping_hop(skb, session);
-		skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT;
+		skb->mark = session->mark | direction << MARK_DIRECTION_SHIFT | (traced ? MARK_TRACED : 0);
 		failed = bpf_clone_redirect(skb, wraps ? lane->wrapping_ifindex : lane->finishing_ifindex, 0);
 		skb->mark = mark;
 		if (!failed && !wraps)
 			enter_finishing_hop(1);
 	}
-	if (failed)	/* never the verdict of the production packet */
-		count_stage(session->ledger_row, direction, STAGE_CLONE_FAILED, wire);
+	if (!failed)
+		return STAGE_SENT;
+	count_stage(session->ledger_row, direction, STAGE_CLONE_FAILED, wire);	/* never production's verdict */
+	return STAGE_CLONE_FAILED;
 }
 
 /* Offers the packet to the sessions; at most one takes it. */
 static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface_policy *policy, __u32 direction,
-				   const struct headers *headers, const struct tally *wire)
+				   const struct headers *headers, const struct tally *wire, bool traced,
+				   struct decision *decision, __u32 *stage)
 {
-	struct decision decision = {};
-
-	decide_all(policy, direction, headers, &decision);
-	count_verdicts(policy, &decision, direction, wire);
-	if (decision.taken_by >= SESSIONS_MAX)
+	decide_all(policy, direction, headers, decision);
+	count_verdicts(policy, decision, direction, wire);
+	if (decision->taken_by >= SESSIONS_MAX)
 		return OUTCOME_NOT_TAKEN;
-	clone_into_hop(skb, policy, &policy->sessions[decision.taken_by], direction, headers, wire);
+	*stage = clone_into_hop(skb, policy, &policy->sessions[decision->taken_by], direction, headers, wire, traced);
 	return OUTCOME_TAKEN;
 }
 
@@ -112,8 +115,10 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 {
 	const struct interface_policy *policy = policy_of(skb);
 	struct headers headers = {};
-	__u32 direction, outcome, refused_row = 0, is_certain = false;
+	struct decision decision = { .taken_by = SESSIONS_MAX };
+	__u32 direction, outcome, refused_row = 0, is_certain = false, stage = STAGE_COUNT;
 	struct tally wire;
+	bool traced;
 	int parsed;
 
 	if (!policy)
@@ -121,6 +126,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	direction = at_ingress == !policy->is_host_side ? DIRECTION_INGRESS : DIRECTION_EGRESS;
 	parsed = parse(skb, &headers);
 	measure(skb, parsed == PARSED_IP ? &headers : NULL, &wire);
+	traced = is_traced(skb, direction, &headers);
 
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC)
 		outcome = OUTCOME_OWN_COPY;
@@ -140,9 +146,11 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		 is_error_about_a_copy(skb, &headers, &refused_row, &is_certain))
 		outcome = OUTCOME_TARGET_REFUSED;
 	else
-		outcome = offer(skb, policy, direction, &headers, &wire);
+		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &stage);
 
 	count_outcome(policy->ledger_row, direction, outcome, &wire);
+	if (traced)
+		trace_decision(policy, &headers, &decision, &wire, direction | outcome << 8 | stage << 16);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
 		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
 		if (is_certain)
@@ -193,6 +201,7 @@ static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to) {
 		if (generation == to->retired_generation) {
 			count_stage(to->retired_ledger_row, direction, STAGE_STALE, &wire);
+			trace_lost_copy(skb, STAGE_STALE, &wire);
 			return NULL;
 		}
 	}
@@ -215,13 +224,14 @@ static __always_inline int send_to(const struct delivery *to)
 static __always_inline int fail(struct __sk_buff *skb, const struct delivery *to, const struct tally *wire)
 {
 	count_stage(to->ledger_row, direction_of(skb), STAGE_ENCAPSULATION_FAILED, wire);
+	trace_lost_copy(skb, STAGE_ENCAPSULATION_FAILED, wire);
 	return TCX_DROP;
 }
 
 /* One packet as it is on the wire: tags, cut, outer headers. */
 static __always_inline int send_packet(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
 {
-	__u32 direction = direction_of(skb), inner_bytes;
+	__u32 direction = direction_of(skb), stage = STAGE_SENT, inner_bytes;
 	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
 	struct tally sent = { .packets = 1 };
 
@@ -231,8 +241,12 @@ static __always_inline int send_packet(struct __sk_buff *skb, const struct deliv
 	sent.bytes = inner_bytes;
 	count_stage(to->ledger_row, direction, STAGE_SENT, &sent);
 	if (inner_bytes == to->room_bytes_max && wire.bytes > inner_bytes &&
-	    (!to->packet_bytes_max || to->packet_bytes_max > inner_bytes))
+	    (!to->packet_bytes_max || to->packet_bytes_max > inner_bytes)) {
+		stage = STAGE_CUT;
 		count_stage(to->ledger_row, direction, STAGE_CUT, &sent);
+	}
+	if (skb->mark & MARK_TRACED)
+		trace_sent_copy(skb, stage, flow_hash(headers), &wire, inner_bytes);
 	return send_to(to);
 }
 
@@ -278,6 +292,8 @@ int wrap(struct __sk_buff *skb)
 	queues = passes_finishing_hop(skb->mark & MARK_SLOT_MASK);
 	if (!queues && is_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers)) {
 		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
+		if (skb->mark & MARK_TRACED)
+			trace_sent_copy(skb, STAGE_SENT, flow_hash(&headers), &wire, wire.bytes);
 		return send_to(to);
 	}
 	lane = lane_of(&headers);
@@ -307,6 +323,8 @@ static __always_inline int finish_packet(struct __sk_buff *skb)
 		if (skb->gso_size || (to->family == 6 ? complete_outer6(skb) : clear_outer_id(skb)))
 			return fail(skb, to, &wire);
 		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
+		if (skb->mark & MARK_TRACED)
+			trace_sent_copy(skb, STAGE_SENT, flow_of_copy(skb, to), &wire, wire.bytes);
 		return send_to(to);
 	}
 	parsed = parse(skb, &headers);

@@ -187,15 +187,37 @@ class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
     neighbours: tuple[str, ...] = ()  # where ``addresses`` is empty: what the host's neighbour table has for the MAC
 
 
+class PathFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The way of a session's copies to their target, as its host finds it now; None: it is not known, or not there.
+
+    ``route_mtu`` is of the route and its device alone; what may be smaller is in the desired state. ``neighbour`` is
+    the link address of the next hop. ``listens``: whether something is bound to the target's port, where its namespace
+    is one of this machine.
+    """
+
+    address: str
+    port: int
+    table: int
+    device: str | None = None
+    next_hop: str | None = None
+    source: str | None = None
+    route_mtu: int | None = None
+    neighbour: str | None = None
+    neighbour_failed: bool = False
+    listens: bool | None = None
+
+
 class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a session fares on this host; ``problem`` None means that its packets are mirrored.
 
-    ``outer_source`` is the address that its copies carry now; None while none are sent.
+    ``outer_source`` is the address that its copies carry now; None while none are sent. ``path`` None: it has no target
+    that copies could be sent to.
     """
 
     session_id: str
     problem: str | None = None
     outer_source: str | None = None
+    path: PathFacts | None = None
 
 
 class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):

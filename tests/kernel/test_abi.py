@@ -34,6 +34,9 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "delivery": abi.Delivery,
     "stream": abi.StreamKey,
     "tally": abi.TallyEntry,
+    "trace_request": abi.TraceRequest,
+    "trace_state": abi.TraceState,
+    "trace_record": abi.TraceRecord,
     "session_counters": abi.SessionCounters,
     "interface_counters": abi.InterfaceCounters,
 }
@@ -133,6 +136,11 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "STREAMS_MAX",
         "VNI_NOT_QUOTED",
         "MARK_MAGIC",
+        "MARK_TRACED",
+        "TRACE_DECISION",
+        "TRACE_COPY",
+        "TRACE_FLOW_MASK",
+        "TRACE_FLOW_UNKNOWN",
         "MARK_SLOT_MASK",
         "MARK_GENERATION_SHIFT",
         "MARK_GENERATION_MASK",
@@ -152,9 +160,9 @@ def test_the_parts_of_a_mark_do_not_overlap(defines: dict[str, int]) -> None:
     slot, magic = defines["MARK_SLOT_MASK"], defines["MARK_MAGIC_MASK"]
     generation = defines["MARK_GENERATION_MASK"] << defines["MARK_GENERATION_SHIFT"]
     direction, wrapped = 1 << defines["MARK_DIRECTION_SHIFT"], defines["MARK_WRAPPED"]
-    unused = 0x4000
-    assert slot + unused + wrapped + generation + direction + magic == 0xFFFFFFFF
-    assert slot | unused | wrapped | generation | direction | magic == 0xFFFFFFFF
+    traced = defines["MARK_TRACED"]
+    assert slot + traced + wrapped + generation + direction + magic == 0xFFFFFFFF
+    assert slot | traced | wrapped | generation | direction | magic == 0xFFFFFFFF
     assert defines["DELIVERY_SLOTS"] <= slot + 1
     assert abi.mark(slot, abi.MARK_GENERATION_MASK) == abi.MARK_MAGIC | generation | slot
     assert abi.slot_of(abi.mark(12345, 101) | direction | wrapped) == 12345
@@ -177,6 +185,8 @@ def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
         "session_ledger": (capacity.session_rows, ctypes.sizeof(abi.SessionCounters)),
         "interface_ledger": (capacity.interfaces, ctypes.sizeof(abi.InterfaceCounters)),
         "strays": (1, ctypes.sizeof(abi.TallyEntry)),
+        "trace": (1, ctypes.sizeof(abi.TraceRequest)),
+        "trace_state": (1, ctypes.sizeof(abi.TraceState)),
     }
     found = {}
     for name in expected:

@@ -45,12 +45,17 @@ TREE_DEPTH_MAX = 40
 TREES_MAX = 4
 
 MARK_MAGIC = 0xD7000000
+MARK_TRACED = 0x4000
 MARK_SLOT_MASK = 0x3FFF
 MARK_GENERATION_SHIFT = 16
 MARK_GENERATION_MASK = 0x7F
 NO_GENERATION = 0xFFFFFFFF
 VNI_NOT_QUOTED = 0xFFFFFFFF
 NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
+TRACE_DECISION = 1
+TRACE_COPY = 2
+TRACE_FLOW_MASK = 0x7F
+TRACE_FLOW_UNKNOWN = 0x80
 SESSION_ID_BYTES = 24
 REMEMBERED = 1  # in the place of a policy's generation, until it is given one
 
@@ -260,6 +265,72 @@ class SessionCounters(ctypes.Structure):
 
 class InterfaceCounters(ctypes.Structure):
     _fields_ = (("outcomes", (TallyEntry * len(OUTCOMES)) * 2),)
+
+
+class TraceRequest(ctypes.Structure):
+    _fields_ = (
+        ("until_ns", ctypes.c_uint64),
+        ("packet_ticks", ctypes.c_uint64),
+        ("id", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("packets_max", ctypes.c_uint32),
+        ("directions", ctypes.c_uint8),
+        ("family", ctypes.c_uint8),
+        ("protocol", ctypes.c_uint8),
+        ("protocol_mask", ctypes.c_uint8),
+        ("source_be", _Address),
+        ("source_mask_be", _Address),
+        ("destination_be", _Address),
+        ("destination_mask_be", _Address),
+        ("source_port_first", ctypes.c_uint16),
+        ("source_port_last", ctypes.c_uint16),
+        ("destination_port_first", ctypes.c_uint16),
+        ("destination_port_last", ctypes.c_uint16),
+        ("names_ports", ctypes.c_uint8),
+        ("names_ip", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8 * 6),
+    )
+
+
+class TraceState(ctypes.Structure):
+    _fields_ = (
+        ("spent", ctypes.c_uint64),
+        ("skipped", ctypes.c_uint64),
+        ("lost", ctypes.c_uint64),
+        ("taken", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+
+
+class TraceRecord(ctypes.Structure):
+    _fields_ = (
+        ("time_ns", ctypes.c_uint64),
+        ("wire_bytes", ctypes.c_uint64),
+        ("generation", ctypes.c_uint64),
+        ("rejected", ctypes.c_uint64),
+        ("source_be", _Address),
+        ("destination_be", _Address),
+        ("trace_id", ctypes.c_uint32),
+        ("mark", ctypes.c_uint32),
+        ("wire_packets", ctypes.c_uint32),
+        ("copied_bytes", ctypes.c_uint32),
+        ("source_port", ctypes.c_uint16),
+        ("destination_port", ctypes.c_uint16),
+        ("kind", ctypes.c_uint8),
+        ("flow", ctypes.c_uint8),
+        ("direction", ctypes.c_uint8),
+        ("outcome", ctypes.c_uint8),
+        ("stage", ctypes.c_uint8),
+        ("taken_by", ctypes.c_uint8),
+        ("amazon_dns", ctypes.c_uint8),
+        ("family", ctypes.c_uint8),
+        ("protocol", ctypes.c_uint8),
+        ("has_ports", ctypes.c_uint8),
+        ("has_icmp_type", ctypes.c_uint8),
+        ("icmp_type", ctypes.c_uint8),
+        ("is_later_fragment", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8 * 7),
+    )
 
 
 _Name = TypeVar("_Name", bound=Enum)

@@ -30,6 +30,7 @@ from pktmirror.agent.plan import (
     WriteExclusions,
     WriteFilter,
 )
+from pktmirror.agent.tracer import KernelTrace
 from pktmirror.kernel import bpf, bpffs, grace_periods, netns
 from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.filter import Direction
@@ -40,6 +41,7 @@ _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
     *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages"),
     *("session_ledger", "interface_ledger", "strays", "flows"),
+    *("trace", "trace_state", "trace_ring"),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
@@ -98,11 +100,14 @@ class DataPlane:
         self._maps["home"].put(_key(0), cookie)
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self._filters = self._maps["filters"].memory()
+        self.trace = KernelTrace(*(self._maps[name] for name in ("trace", "trace_state", "trace_ring", "interfaces")))
+        self.trace.end()
         self._generation = 0
         self.tables = self._read_tables()
 
     def close(self) -> None:
-        """Let go of everything; what is pinned goes on."""
+        """Let go of everything; what is pinned goes on, but for a trace, which nobody would read."""
+        self.trace.end()
         self._filters.close()
         for handle in (*self._programs.values(), *self._maps.values()):
             handle.close()

@@ -27,14 +27,19 @@ from pktmirror.agent.compile import (
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.listeners import Listeners
 from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
+from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
+from pktmirror.agent.traceline import TraceLine
+from pktmirror.agent.tracer import TraceLine as Traces
+from pktmirror.agent.tracer import Tracer
 from pktmirror.agent.ways import splits
-from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
+from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
-from pktmirror.kernel.netlink import Link, Netlink
+from pktmirror.kernel.netlink import Link, Neighbour, Netlink
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import Rate, default_budget
 from pktmirror.model.refusal import Refusal
@@ -42,6 +47,7 @@ from pktmirror.model.refusal import Refusal
 _log = structlog.get_logger("agent")
 
 TICK_S = 1.0
+TRACE_TICK_S = 0.1  # while somebody waits for what a live trace tells
 DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 
 
@@ -97,21 +103,29 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
         settings.state_dir / f"desired-{settings.host_id}.json",
         on_change=lambda: _wake(wake_write),
     )
+    traces = TraceLine(settings.control_url, settings.token, settings.host_id, on_change=lambda: _wake(wake_write))
     try:
         host = inside.run(_open, settings)
         try:
             events = inside.run(host.netlink.watch)
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
+            traces.start()
             while not stop.is_set():
                 inside.run(host.turn, controller)
                 if ready is not None:
                     ready.set()
-                _sleep([wake_read, events], min(TICK_S, host.next_look_in_s()), stop)
+                until_s = time.monotonic() + min(TICK_S, host.next_look_in_s())
+                while inside.run(host.trace, traces) and (left_s := until_s - time.monotonic()) > 0:
+                    if _sleep([wake_read, events], min(TRACE_TICK_S, left_s), stop):
+                        break
+                else:
+                    _sleep([wake_read, events], max(0.0, until_s - time.monotonic()), stop)
                 _drain(wake_read)
         finally:
             inside.run(host.close)
     finally:
+        traces.stop()
         controller.stop()
         os.close(wake_read)
         os.close(wake_write)
@@ -189,6 +203,9 @@ class Host:
         self._wanted: Wanted | None = None
         self._last_good: DesiredState | None = None
         self._compiled = CompiledFilters()
+        self._tracer = Tracer(data_plane.trace)
+        self._listeners = Listeners()
+        self._paths: dict[str, PathFacts] = {}
 
     def close(self) -> None:
         self._data_plane.close()
@@ -218,6 +235,15 @@ class Host:
             _log.error("the desired state could not be applied in full", why=problems[0])
         self._problems = problems
         controller.report(self._report())
+
+    def trace(self, line: Traces) -> bool:
+        """See to a live trace, after each turn and between turns; whether one runs. What fails ends it, and is told."""
+        return self._tracer.turn(line, self._data_plane.tables, self._applied_revision, self._mirrored)
+
+    def _mirrored(self, key: str) -> int | None:
+        """The device by which an interface is mirrored."""
+        found = (device.ifindex for device in self._devices if device.found.key == key)
+        return next((ifindex for ifindex in found if ifindex in self._data_plane.tables.policies), None)
 
     def next_look_in_s(self) -> float:
         """In how many seconds the next look into the namespaces is due; 0 is now."""
@@ -254,7 +280,9 @@ class Host:
         return ()
 
     def _make_true(self, desired: DesiredState) -> None:
-        wanted, changes = self._planned(desired)
+        links = {link.ifindex: link for link in self.netlink.links()}
+        ways = self._ways(desired, links)
+        wanted, changes = self._planned(desired, ways)
         self._last_good = desired
         if changes:
             self._data_plane.carry_out(changes)
@@ -262,22 +290,26 @@ class Host:
             _log.info("applied", revision=desired.revision, changes=len(changes))
         self._data_plane.forget_predecessors()
         self._applied_revision = desired.revision
-        self._wanted = replace(wanted, problems={**self._unresolved(wanted), **wanted.problems})
+        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
+        self._wanted = replace(wanted, problems={**self._unresolved(wanted, neighbours), **wanted.problems})
+        listens = self._listeners.at(targets(wanted), self._devices, time.monotonic())
+        self._paths = paths(desired, wanted, Sight(ways, links, neighbours, listens))
 
-    def _planned(self, desired: DesiredState) -> tuple[Wanted, list[Change]]:
-        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
-        links = {link.ifindex: link for link in self.netlink.links()}
+    def _ways(self, desired: DesiredState, links: dict[int, Link]) -> dict[RouteQuery, Way]:
         try:
-            ways = {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
+            return {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
+        except Uncompilable as error:
+            raise _uncompilable(desired, error) from error
+
+    def _planned(self, desired: DesiredState, ways: dict[RouteQuery, Way]) -> tuple[Wanted, list[Change]]:
+        """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
+        try:
             wanted = compile_state(desired, self._devices, ways, self._compiled, budget=self._budget, cpus=cpus())
             if wanted.interfaces:
                 self._data_plane.make_hops()
             return wanted, plan(wanted, self._data_plane.tables)
         except Uncompilable as error:
-            raise Uncompilable(
-                f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
-                f"force: {error}"
-            ) from error
+            raise _uncompilable(desired, error) from error
 
     def _way(self, query: RouteQuery, links: dict[int, Link]) -> Way | None:
         device = None
@@ -291,13 +323,12 @@ class Host:
             return None
         return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source, splits(link))
 
-    def _unresolved(self, wanted: Wanted) -> dict[str, str]:
+    def _unresolved(self, wanted: Wanted, neighbours: dict[tuple[int, str], Neighbour]) -> dict[str, str]:
         """Sessions whose next hop does not tell its link address: the kernel drops their copies after it took them.
 
         It keeps no more than some 160 packets for a next hop that is being asked for, so one that is not known is asked
         for before there are copies.
         """
-        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
         problems = {}
         for interface in wanted.interfaces:
             for to in (session.delivery for session in interface.sessions if session.stage is Stage.SENT):
@@ -326,6 +357,7 @@ class Host:
                     session_id=session_id,
                     problem=wanted.problems.get(session_id),
                     outer_source=outer_sources.get(session_id),
+                    path=self._paths.get(session_id),
                 )
                 for session_id in sorted(wanted.session_ids)
             ),
@@ -343,6 +375,13 @@ class Host:
             strays=self._data_plane.strays(),
             budget=self._budget,
         )
+
+
+def _uncompilable(desired: DesiredState, error: Uncompilable) -> Uncompilable:
+    return Uncompilable(
+        f"revision {desired.revision} of the desired state cannot be compiled, and the last good one stays in "
+        f"force: {error}"
+    )
 
 
 def _outer_sources(wanted: Wanted) -> dict[str, str]:
@@ -417,9 +456,9 @@ def _wake(fd: int) -> None:
         os.write(fd, b"!")
 
 
-def _sleep(fds: list[int], seconds: float, stop: threading.Event) -> None:
-    if not stop.is_set():
-        select.select(fds, [], [], seconds)
+def _sleep(fds: list[int], seconds: float, stop: threading.Event) -> bool:
+    """Whether something has woken it, or it did not sleep at all."""
+    return stop.is_set() or bool(select.select(fds, [], [], seconds)[0])
 
 
 def _drain(fd: int) -> None:

@@ -38,6 +38,8 @@ _SAID_WHAT_TO_DO = {
     "InvalidNetworkInterface.InUse",
     "InvalidNetworkInterfaceID.NotFound",
     "InvalidParameterValue",
+    "TraceInProgress",
+    "TraceLimitExceeded",
 }
 _KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnauthorizedOperation"}
 # What botocore would otherwise read from the shell, where a profile may be named that does not exist here.
@@ -117,6 +119,10 @@ class Endpoint:
     def get(self, path: str, shape: type[T]) -> T:
         """``GET /pktmirror/v1/path``, as a value of the shape."""
         return self._asked("GET", path, b"", shape)
+
+    def post(self, path: str, body: bytes, shape: type[T]) -> T:
+        """``POST /pktmirror/v1/path``; its answer as a value of the shape."""
+        return self._asked("POST", path, body, shape)
 
     def put(self, path: str, body: bytes, shape: type[T]) -> T:
         """``PUT /pktmirror/v1/path``; its answer as a value of the shape."""

@@ -85,7 +85,7 @@ def packet(
     protocol: str, source: str, destination: str, *, icmp_type: int | None = None, later_fragment: bool = False
 ) -> DescribedPacket:
     """The packet that the words of a command line describe; raises `Refusal` where they do not describe one."""
-    number = _protocol(protocol)
+    number = protocol_number(protocol)
     ends = _endpoint(source), _endpoint(destination)
     if ends[0][0].version != ends[1][0].version:
         raise Refusal(
@@ -205,7 +205,8 @@ def protocol_name(number: int) -> str:
     return _NAMES.get(number, f"protocol {number}")
 
 
-def _protocol(text: str) -> int:
+def protocol_number(text: str) -> int:
+    """The number of a protocol by IANA's name or number; raises `Refusal` for what is neither."""
     if text.lower() in PROTOCOLS:
         return PROTOCOLS[text.lower()]
     if text.isascii() and text.isdigit() and int(text) <= 255:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.cli.terminal import terminal
+from pktmirror.desired import PathFacts
 from pktmirror.model.ledger import Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 
@@ -45,6 +46,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
     cap: Rate = UNLIMITED
     capped: Tally = Tally()
+    path: PathFacts | None = None  # of its copies, as its agent finds it
 
 
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):

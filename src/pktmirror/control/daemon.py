@@ -127,6 +127,7 @@ async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.E
     while not stop.is_set() and not serving.done():
         await asyncio.sleep(STOP_POLL_S)
     endpoint.revisions.stop()
+    endpoint.traces.stop()
     server.should_exit = True
     await serving
 

@@ -4,9 +4,13 @@
 ``POST /``                                    EC2 and STS, signed (SigV4); XML
 ``GET /pktmirror/v1/agents/HOST/desired``     long poll of an agent, bearer token; JSON, or 204
 ``POST /pktmirror/v1/agents/HOST/report``     an agent's report, bearer token
+``GET /pktmirror/v1/agents/HOST/trace``       long poll: the live trace that is wanted of a host, or 204;
+                                              ``POST``: what it tells, and the answer is whether to go on
 ``POST /pktmirror/v1/monitors/ID/report``     a monitor's report, bearer token
 ``GET /pktmirror/v1/status``                  signed for the service ``pktmirror``; JSON; likewise
                                               ``ledger``, ``interfaces`` and ``hosts/HOST/desired``
+``POST /pktmirror/v1/traces``                 signed likewise: begin a live trace
+``GET /pktmirror/v1/traces/ID``               signed: its packets ``after`` so many, long poll; ``DELETE`` ends it
 ``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
                                               with its interfaces and their sessions; 204
 ``DELETE /pktmirror/v1/interfaces/ENI``       signed: delete an interface that is gone, with its sessions
@@ -55,7 +59,9 @@ from pktmirror.aws import (
 )
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.reports import MonitorReport
+from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
+from pktmirror.tracing import TraceBatch, TraceWish
 
 REPORT_BYTES_MAX = 16 * 1024 * 1024
 WAIT_S_MAX = 60.0
@@ -108,6 +114,7 @@ class Endpoint:
 
     def __init__(self, plane: ControlPlane, agent_token: str, *, started: Callable[[], None] = lambda: None) -> None:
         self.revisions = Revisions()
+        self.traces = Revisions()  # of what is asked and told in live traces
         self._plane = plane
         self._agent_token = agent_token.encode()
         self._started = started
@@ -119,6 +126,11 @@ class Endpoint:
             Route("/", _welcome, methods=["GET"]),
             Route(f"{own}/agents/{{name}}/desired", self._own(self._agents_desired), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/report", self._own(self._agent_report), methods=["POST"]),
+            Route(f"{own}/agents/{{name}}/trace", self._own(self._agents_trace), methods=["GET"]),
+            Route(f"{own}/agents/{{name}}/trace", self._own(self._agent_traced), methods=["POST"]),
+            Route(f"{own}/traces", self._own(self._ask_trace), methods=["POST"]),
+            Route(f"{own}/traces/{{name}}", self._own(self._traced), methods=["GET"]),
+            Route(f"{own}/traces/{{name}}", self._own(self._stop_trace), methods=["DELETE"]),
             Route(f"{own}/monitors/{{name}}/report", self._own(self._monitor_report), methods=["POST"]),
             Route(f"{own}/status", self._own(self._status), methods=["GET"]),
             Route(f"{own}/ledger", self._own(self._ledger), methods=["GET"]),
@@ -222,6 +234,69 @@ class Endpoint:
             )
         await self._changing(self._plane.agent_reported, report, time.time())
         return Response(status_code=204)
+
+    async def _agents_trace(self, request: Request) -> Response:
+        self._require_token(request)
+        host_id = _name(request)
+
+        def order() -> Response | None:
+            found = self._plane.traces.order(host_id, time.time())
+            return None if found is None else _json(found)
+
+        return await self._when(order, _number(request, "wait_s", 0.0)) or Response(status_code=204)
+
+    async def _agent_traced(self, request: Request) -> Response:
+        self._require_token(request)
+        host_id = _name(request)
+        body = await _body(request, REPORT_BYTES_MAX)
+        batch = _decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
+        wanted = self._plane.traces.tell(host_id, batch, time.time())
+        self.traces.reached(self._plane.traces.changes)
+        return _json({"wanted": wanted})
+
+    async def _ask_trace(self, request: Request) -> Response:
+        body = await self._require_signature(request)
+        wish = _decoded(lambda document: msgspec.json.decode(document, type=TraceWish), body)
+        try:
+            wish.selection.networks()
+        except ValueError as error:
+            raise errors.invalid_parameter_value(f"The packets to trace cannot be read: {error}") from None
+        asked = await run_in_threadpool(self._plane.ask_trace, wish, time.time())
+        self.traces.reached(self._plane.traces.changes)
+        return _json(asked)
+
+    async def _traced(self, request: Request) -> Response:
+        await self._require_signature(request)
+        trace_id, after = _name(request), int(_number(request, "after", 0))
+        knows_it_began = _number(request, "began", 0) != 0
+
+        def news() -> Response | None:
+            progress = self._plane.traces.read(trace_id, after, time.time())
+            is_new = progress.packets or progress.ended is not None or progress.began != knows_it_began
+            return _json(progress) if is_new else None
+
+        waited = await self._when(news, min(_number(request, "wait_s", 0.0), ASKER_GONE_S / 2))
+        return waited or _json(self._plane.traces.read(trace_id, after, time.time()))
+
+    async def _stop_trace(self, request: Request) -> Response:
+        await self._require_signature(request)
+        self._plane.traces.stop(_name(request), time.time())
+        self.traces.reached(self._plane.traces.changes)
+        return Response(status_code=204)
+
+    async def _when(self, answer: Callable[[], Response | None], wait_s: float) -> Response | None:
+        """The answer as soon as there is one to what is asked of live traces; None when the time is over."""
+        until_s = time.monotonic() + min(wait_s, WAIT_S_MAX)
+        while True:
+            changed = self.traces.next()
+            found = answer()
+            left_s = until_s - time.monotonic()
+            if found is not None or left_s <= 0 or self.traces.stopping:
+                return found
+            try:
+                await asyncio.wait_for(changed.wait(), left_s)
+            except TimeoutError:
+                return None
 
     async def _monitor_report(self, request: Request) -> Response:
         self._require_token(request)

@@ -30,12 +30,14 @@ from pktmirror.control.reports import (
     sent,
 )
 from pktmirror.control.store import Store, Transaction
+from pktmirror.control.traces import Traces
 from pktmirror.desired import DesiredState, Report
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
 from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
+from pktmirror.tracing import TraceProgress, TraceWish
 
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
@@ -89,6 +91,7 @@ class ControlPlane:
         now_s: float,
     ) -> None:
         self.refused = Refused()
+        self.traces = Traces()
         self._store = store
         self._key = key
         self._region = region
@@ -219,6 +222,21 @@ class ControlPlane:
             transaction.remove_interface(interface_id)
             transaction.bump_revision()
 
+    def ask_trace(self, wish: TraceWish, now_s: float) -> TraceProgress:
+        """Begin a live trace of an interface; ApiError where there is nobody to do it."""
+        with self._store.read() as transaction:
+            record = _interface(transaction, wish.interface_id)
+        silent_s = self._silent_s(record.host_id, now_s)
+        if not record.attached:
+            raise ApiError("IncorrectState", f"{wish.interface_id} is gone from {record.host_id}: no packet passes it")
+        if silent_s > status.AGENT_SILENT_S or record.host_id not in self._reports.agents:
+            raise ApiError(
+                "IncorrectState",
+                f"The agent of {record.host_id} has not reported for {silent_s:.0f} s, and it is the one to trace. "
+                "Start `pktmirror agent` there",
+            )
+        return self.traces.ask(wish, record.host_id, record.found.key, now_s)
+
     def declared(self) -> dict[str, Any]:
         """The declaration, and what it means here and now."""
         with self._store.read() as transaction:
@@ -262,6 +280,7 @@ class ControlPlane:
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
         capped = reports.capped(self._reports)
+        paths = reports.paths(self._reports)
         return {
             "version": pktmirror.__version__,
             "account_id": self.identity.account_id,
@@ -282,6 +301,7 @@ class ControlPlane:
                     "problem": problems[session.session_id],
                     "cap": resources.caps.get(session.session_id, UNLIMITED),
                     "capped": capped.get(session.session_id, Tally()),
+                    "path": paths.get(session.session_id),
                 }
                 for session in resources.sessions
             ],

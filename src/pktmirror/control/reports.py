@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from pktmirror.desired import FoundInterface, Report
+from pktmirror.desired import FoundInterface, PathFacts, Report
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
 
@@ -86,6 +86,16 @@ def outer_sources(reports: Reports) -> dict[str, str]:
         for told in reports.agents.values()
         for status in told.report.statuses
         if status.outer_source is not None
+    }
+
+
+def paths(reports: Reports) -> dict[str, PathFacts]:
+    """By session id: the way of its copies, as its agent finds it."""
+    return {
+        status.session_id: status.path
+        for told in reports.agents.values()
+        for status in told.report.statuses
+        if status.path is not None
     }
 
 
