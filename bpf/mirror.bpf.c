@@ -31,6 +31,7 @@
 #include "cap.h"
 #include "encap.h"
 #include "home.h"
+#include "probe.h"
 
 #define AF_INET 2
 #define SUPER_PACKETS_GONE_NS 1000000000ull
@@ -216,7 +217,7 @@ static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 	measure(skb, skb->gso_size && parse(skb, &headers) == PARSED_IP ? &headers : NULL, &wire);
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to) {
 		if (generation == to->retired_generation) {
-			count_stage(to->retired_ledger_row, direction, STAGE_STALE, &wire);
+			count_stage(to->retired_ledger_row, direction, stage_of(skb, STAGE_STALE), &wire);
 			return NULL;
 		}
 	}
@@ -234,7 +235,7 @@ static __always_inline int send_to(const struct delivery *to)
 
 static __always_inline int fail(struct __sk_buff *skb, const struct delivery *to, const struct tally *wire)
 {
-	count_stage(to->ledger_row, direction_of(skb), STAGE_ENCAPSULATION_FAILED, wire);
+	count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_ENCAPSULATION_FAILED), wire);
 	return TCX_DROP;
 }
 
@@ -249,8 +250,8 @@ static __always_inline int send_packet(struct __sk_buff *skb, const struct deliv
 	if (!inner_bytes)
 		return fail(skb, to, &wire);
 	sent.bytes = inner_bytes;
-	count_stage(to->ledger_row, direction, STAGE_SENT, &sent);
-	if (inner_bytes == to->room_bytes_max && wire.bytes > inner_bytes &&
+	count_stage(to->ledger_row, direction, stage_of(skb, STAGE_SENT), &sent);
+	if (!(skb->mark & MARK_PROBE) && inner_bytes == to->room_bytes_max && wire.bytes > inner_bytes &&
 	    (!to->packet_bytes_max || to->packet_bytes_max > inner_bytes))
 		count_stage(to->ledger_row, direction, STAGE_CUT, &sent);
 	return send_to(to);

@@ -48,6 +48,7 @@ MARK_MAGIC = 0xD7000000
 MARK_SLOT_MASK = 0x3FFF
 MARK_GENERATION_SHIFT = 16
 MARK_GENERATION_MASK = 0x7F
+MARK_PROBE = 0x4000
 NO_GENERATION = 0xFFFFFFFF
 VNI_NOT_QUOTED = 0xFFFFFFFF
 NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
@@ -82,6 +83,8 @@ STAGES = (
     Stage.SENT,
     Stage.CUT,
     Stage.TARGET_REFUSED,
+    Stage.PROBE_SENT,
+    Stage.PROBE_LOST,
 )
 
 # bytes in the order in which they stand, for values that are in network byte order

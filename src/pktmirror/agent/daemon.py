@@ -30,11 +30,14 @@ from pktmirror.agent.inventory import Device
 from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.plan import Change, TableFull, applied, plan
+from pktmirror.agent.probe import probe
+from pktmirror.agent.probe_line import ProbeLine
 from pktmirror.agent.survey import survey
 from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionFigures, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
 from pktmirror.model.ledger import Stage
+from pktmirror.model.probe import ProbeAnswer, ProbeRequest
 from pktmirror.model.rate import Rate, default_budget
 from pktmirror.model.refusal import Refusal
 
@@ -98,10 +101,14 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
     )
     try:
         host = inside.run(_open, settings)
+        probes = ProbeLine(
+            settings.control_url, settings.token, settings.host_id, lambda asked: inside.run(host.probe, asked)
+        )
         try:
             events = inside.run(host.netlink.watch)
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
+            probes.start()
             while not stop.is_set():
                 inside.run(host.turn, controller)
                 if ready is not None:
@@ -109,6 +116,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
                 _sleep([wake_read, events], min(TICK_S, host.next_look_in_s()), stop)
                 _drain(wake_read)
         finally:
+            probes.stop()
             inside.run(host.close)
     finally:
         controller.stop()
@@ -217,6 +225,11 @@ class Host:
             _log.error("the desired state could not be applied in full", why=problems[0])
         self._problems = problems
         controller.report(self._report())
+
+    def probe(self, request: ProbeRequest) -> ProbeAnswer:
+        """Send a probe on the way of a session's copies, as the last turn made it."""
+        problem = None if self._wanted is None else self._wanted.problems.get(request.session_id)
+        return probe(self._data_plane, request, problem)
 
     def next_look_in_s(self) -> float:
         """In how many seconds the next look into the namespaces is due; 0 is now."""

@@ -118,6 +118,10 @@ class Endpoint:
         """``GET /pktmirror/v1/path``, as a value of the shape."""
         return self._asked("GET", path, b"", shape)
 
+    def post(self, path: str, shape: type[T]) -> T:
+        """``POST /pktmirror/v1/path``, without a body; its answer as a value of the shape."""
+        return self._asked("POST", path, b"", shape)
+
     def put(self, path: str, body: bytes, shape: type[T]) -> T:
         """``PUT /pktmirror/v1/path``; its answer as a value of the shape."""
         return self._asked("PUT", path, body, shape)

@@ -10,17 +10,27 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from select import POLLIN, poll
 from typing import NamedTuple
 
 from pktmirror.kernel import netns as namespaces
+from pktmirror.kernel.clock import clock_id
+from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor.capture import FREE_BYTES_MIN, Capture, Written
-from pktmirror.monitor.demux import STREAMS_MAX, FrameMirrored, Received, Receiver, Stream, StreamGaveWay
-from pktmirror.monitor.report import GivenWay, MonitorReport, StreamReport
+from pktmirror.monitor.demux import (
+    STREAMS_MAX,
+    FrameMirrored,
+    ProbeArrived,
+    Received,
+    Receiver,
+    Stream,
+    StreamGaveWay,
+)
+from pktmirror.monitor.report import GivenWay, MonitorReport, ProbeReport, StreamReport
 from pktmirror.packet import vxlan
 
 QUEUE_BYTES = 64 << 20
@@ -28,6 +38,8 @@ QUEUE_BYTES = 64 << 20
 DATAGRAM_BYTES_MAX = 65_535
 FLUSH_S = 0.2
 """A follower of the capture sees a packet at the latest after this."""
+PROBES_TOLD_S = 60
+"""For how long a probe stands in the reports."""
 
 _BATCH = 512  # datagrams between two looks at the clock
 # asm-generic/socket.h, linux/in.h, linux/in6.h, linux/sock_diag.h; Python's socket module does not name them all
@@ -58,30 +70,39 @@ def run(
     datagram_bytes_max: int = DATAGRAM_BYTES_MAX,
     queue_bytes: int = QUEUE_BYTES,
     streams_max: int = STREAMS_MAX,
+    probe_key: bytes | None = None,
 ) -> MonitorReport:
     """Receive until ``stop`` is set; then empty the socket's queue, close the file and return the last report.
 
     ``listen_address`` is an IPv4 or IPv6 address of this machine, or ``0.0.0.0`` or ``::``. With ``netns`` the
     socket is opened in that network namespace, and everything else stays where it is. ``report`` is called once
-    when the monitor listens, then every ``report_every_s``, and with the last report.
+    when the monitor listens, then every ``report_every_s``, at once after a probe, and with the last report.
+    ``probe_key`` is what agents and monitors share; without it a probe is a copy as others.
 
     Raises `Refusal` before the first report: an address or a port that is not to be had, a missing privilege, a
     namespace that is not there, a directory that cannot be written.
     """
-    sock = _open_socket(listen_address, port, netns, queue_bytes)
+    sock, netlink = _open_socket(listen_address, port, netns, queue_bytes)
     try:
         capture = Capture(captures_dir, time.time_ns(), free_bytes_min=free_bytes_min)
-        monitor = _Monitor(sock, capture, Receiver(streams_max=streams_max), datagram_bytes_max)
+        receiver = Receiver(streams_max=streams_max, probe_key=probe_key)
+        monitor = _Monitor(sock, netlink, capture, receiver, datagram_bytes_max)
         return monitor.loop(stop, report or (lambda _: None), report_every_s)
     finally:
         sock.close()
+        netlink.close()
 
 
 class _Monitor:
     """The socket, the receiver and the file of one run."""
 
-    def __init__(self, sock: socket.socket, capture: Capture, receiver: Receiver, datagram_bytes_max: int) -> None:
+    def __init__(
+        self, sock: socket.socket, netlink: Netlink, capture: Capture, receiver: Receiver, datagram_bytes_max: int
+    ) -> None:
         self._socket = sock
+        self._netlink = netlink
+        self._clock = clock_id()
+        self._probes_told = 0
         self._capture = capture
         self._receiver = receiver
         self._buffer = bytearray(datagram_bytes_max)
@@ -104,7 +125,7 @@ class _Monitor:
                 if now_s >= flush_at_s:
                     self._capture.flush()
                     flush_at_s = now_s + FLUSH_S
-                if now_s >= report_at_s:
+                if now_s >= report_at_s or self._receiver.probe_count != self._probes_told:
                     report(self._report())
                     report_at_s = now_s + report_every_s
             self._empty_queue()
@@ -113,6 +134,13 @@ class _Monitor:
         last = self._report(stopped=True, statistics_written=statistics_written)
         report(last)
         return last
+
+    def _addresses(self) -> tuple[str, ...]:
+        """Those of the monitor's namespace; none where they cannot be read now."""
+        try:
+            return tuple(sorted(str(found.address) for found in self._netlink.addresses()))
+        except OSError:
+            return ()
 
     def _empty_queue(self) -> None:
         """What had arrived before the stop still counts; a sender that goes on does not keep us."""
@@ -136,6 +164,8 @@ class _Monitor:
                 match event:
                     case FrameMirrored():
                         self._capture.write(event.stream, event.frame, event.time_ns)
+                    case ProbeArrived():
+                        return True  # it is told at once
                     case StreamGaveWay():
                         self._capture.give_way(event.stream)
         return True
@@ -149,6 +179,7 @@ class _Monitor:
             for stream, received in self._receiver.streams.items()
         ]
         address, port = self._socket.getsockname()[:2]
+        self._probes_told = self._receiver.probe_count
         return MonitorReport(
             listening=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
             capture=str(self._capture.path),
@@ -156,9 +187,27 @@ class _Monitor:
             given_way=_given_way(self._receiver, self._capture.given_way),
             refused={reason.value: count for reason, count in self._receiver.refused.items()},
             socket_queue_full=self._queue_drops.total(),
+            probes=_probe_reports(self._receiver.probes, time.time_ns() - PROBES_TOLD_S * 10**9),
+            probes_received=self._probes_told,
+            addresses=self._addresses() if ip_address(address).is_unspecified else (),
+            clock=self._clock,
             stopped=stopped,
             statistics_written=statistics_written,
         )
+
+
+def _probe_reports(probes: Iterable[ProbeArrived], since_ns: int) -> tuple[ProbeReport, ...]:
+    return tuple(
+        ProbeReport(
+            token=probe.token.hex(),
+            vni=probe.stream.vni,
+            outer_source=probe.stream.outer_source,
+            outer_destination=probe.stream.outer_destination,
+            arrived_at_ns=probe.time_ns,
+        )
+        for probe in probes
+        if probe.time_ns >= since_ns
+    )
 
 
 def _stream_report(stream: Stream, received: Received, written: Written) -> StreamReport:
@@ -233,7 +282,8 @@ def _plain(address: str) -> str:
     return address.removeprefix("::ffff:") if "." in address else address
 
 
-def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -> socket.socket:
+def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -> tuple[socket.socket, Netlink]:
+    """The socket, and netlink in its namespace."""
     try:
         parsed = ip_address(address)
     except (AddressValueError, ValueError):
@@ -245,13 +295,14 @@ def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -
     try:
         with namespaces.Visitor(netns) as visitor:
             sock = visitor.run(_bound_socket, parsed, port)
+            netlink = visitor.run(Netlink)
     except (OSError, ValueError) as error:
         raise _refusal(error, parsed, port, netns) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, queue_bytes)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, queue_bytes)
-    return sock
+    return sock, netlink
 
 
 def _bound_socket(address: IPv4Address | IPv6Address, port: int) -> socket.socket:
