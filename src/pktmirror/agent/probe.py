@@ -6,6 +6,7 @@ touched. Its counters are the only ones that move (bpf/probe.h).
 """
 
 import socket
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -90,8 +91,8 @@ def probe(data_plane: DataPlane, request: ProbeRequest, problem: str | None) -> 
 
 
 def _inject(ifindex: int, mark: int, frame: bytes) -> None:
-    """A frame into a device of this namespace, with the mark in its upper layer's metadata (SO_MARK, socket(7))."""
-    marked = mark | abi.MARK_PROBE
+    """A frame into a device of this namespace, under a mark (SO_MARK, socket(7))."""
+    marked = (mark | abi.MARK_PROBE).to_bytes(4, sys.byteorder)  # as a number Python takes 31 bits of it
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:  # protocol 0: it receives nothing
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, marked)
         raw.bind((socket.if_indextoname(ifindex), 0))

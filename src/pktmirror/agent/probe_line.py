@@ -82,7 +82,10 @@ class ProbeLine:
         with self._sending:
             if self._stop.is_set():
                 return ProbeNotSent(probe_id=request.probe_id, reason="the agent ends")
-            answer = self._send(request)
+            try:
+                answer = self._send(request)
+            except OSError as error:
+                answer = ProbeNotSent(probe_id=request.probe_id, reason=f"the agent failed: {error}")
         self._answers[request.probe_id] = answer
         if len(self._answers) > ANSWERS_KEPT:
             self._answers.popitem(last=False)

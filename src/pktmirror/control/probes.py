@@ -57,7 +57,7 @@ class ArrivalUnknown(msgspec.Struct, frozen=True, kw_only=True, tag="sent, arriv
 class NotSeen(msgspec.Struct, frozen=True, kw_only=True, tag="sent, not seen"):
     """Monitors watch the target, and none has told of it in ``within_s``.
 
-    ``problem`` is what the agent says of the session. ``refused``: meanwhile an ICMP error about a copy came back.
+    ``problem`` is what the agent says of the session, or said before it was asked. ``refused``: meanwhile an ICMP error about a copy came back.
     ``socket_queue_full``: meanwhile a monitor's socket had no room for something.
     """
 
@@ -90,6 +90,7 @@ class _Probe:
     target: str
     within_s: float
     asked_at_s: float
+    problem_before: str | None  # a next hop that is asked for anew by the probe itself is no problem meanwhile
     refused_before: int
     queue_full_before: int
     answer: ProbeAnswer | None = None
@@ -138,6 +139,7 @@ class Probes:
             target,
             within_s,
             now_s,
+            _agents_problem(host_id, session.session_id, reports),
             _refused(session.session_id, reports),
             _queue_full(_watching(target, reports, now_s), reports),
         )
@@ -224,7 +226,7 @@ def _not_arrived(probe: _Probe, reports: Reports, now_s: float) -> Outcome:
     return NotSeen(
         monitors=watching,
         within_s=probe.within_s,
-        problem=_agents_problem(probe, reports),
+        problem=_agents_problem(probe.host_id, probe.request.session_id, reports) or probe.problem_before,
         refused=_refused(probe.request.session_id, reports) > probe.refused_before,
         socket_queue_full=_queue_full(watching, reports) > probe.queue_full_before,
     )
@@ -242,13 +244,13 @@ def _watching(target: str, reports: Reports, now_s: float) -> tuple[str, ...]:
 def _watches(report: MonitorReport, target: str) -> bool:
     address, _, port = report.listening.rpartition(":")
     seen = {stream.outer_destination for stream in report.streams}
-    return port == str(VXLAN_PORT) and target in {address.strip("[]"), *report.addresses, *seen}
+    return not report.stopped and port == str(VXLAN_PORT) and target in {address.strip("[]"), *report.addresses, *seen}
 
 
-def _agents_problem(probe: _Probe, reports: Reports) -> str | None:
-    told = reports.agents.get(probe.host_id)
+def _agents_problem(host_id: str, session_id: str, reports: Reports) -> str | None:
+    told = reports.agents.get(host_id)
     statuses = () if told is None else told.report.statuses
-    return next((each.problem for each in statuses if each.session_id == probe.request.session_id), None)
+    return next((each.problem for each in statuses if each.session_id == session_id), None)
 
 
 def _refused(session_id: str, reports: Reports) -> int:

@@ -57,6 +57,7 @@ class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
     probes_received: int = 0
     addresses: tuple[str, ...] = ()  # where it listens on all: those that it can be reached at
     clock: str = ""  # whose times it tells
+    stopped: bool = False  # the last one: it receives nothing any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 A plain loop over recvmsg. What it is too slow for, the kernel counts as `socket_queue_full`.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -82,25 +83,30 @@ def run(
     Raises `Refusal` before the first report: an address or a port that is not to be had, a missing privilege, a
     namespace that is not there, a directory that cannot be written.
     """
-    sock, netlink = _open_socket(listen_address, port, netns, queue_bytes)
+    sock, addresses = _open_socket(listen_address, port, netns, queue_bytes)
     try:
         capture = Capture(captures_dir, time.time_ns(), free_bytes_min=free_bytes_min)
         receiver = Receiver(streams_max=streams_max, probe_key=probe_key)
-        monitor = _Monitor(sock, netlink, capture, receiver, datagram_bytes_max)
+        monitor = _Monitor(sock, addresses, capture, receiver, datagram_bytes_max)
         return monitor.loop(stop, report or (lambda _: None), report_every_s)
     finally:
         sock.close()
-        netlink.close()
+        addresses.close()
 
 
 class _Monitor:
     """The socket, the receiver and the file of one run."""
 
     def __init__(
-        self, sock: socket.socket, netlink: Netlink, capture: Capture, receiver: Receiver, datagram_bytes_max: int
+        self,
+        sock: socket.socket,
+        addresses: "_Addresses",
+        capture: Capture,
+        receiver: Receiver,
+        datagram_bytes_max: int,
     ) -> None:
         self._socket = sock
-        self._netlink = netlink
+        self._addresses = addresses
         self._clock = clock_id()
         self._probes_told = 0
         self._capture = capture
@@ -134,13 +140,6 @@ class _Monitor:
         last = self._report(stopped=True, statistics_written=statistics_written)
         report(last)
         return last
-
-    def _addresses(self) -> tuple[str, ...]:
-        """Those of the monitor's namespace; none where they cannot be read now."""
-        try:
-            return tuple(sorted(str(found.address) for found in self._netlink.addresses()))
-        except OSError:
-            return ()
 
     def _empty_queue(self) -> None:
         """What had arrived before the stop still counts; a sender that goes on does not keep us."""
@@ -189,7 +188,7 @@ class _Monitor:
             socket_queue_full=self._queue_drops.total(),
             probes=_probe_reports(self._receiver.probes, time.time_ns() - PROBES_TOLD_S * 10**9),
             probes_received=self._probes_told,
-            addresses=self._addresses() if ip_address(address).is_unspecified else (),
+            addresses=self._addresses.now() if ip_address(address).is_unspecified else (),
             clock=self._clock,
             stopped=stopped,
             statistics_written=statistics_written,
@@ -238,6 +237,26 @@ def _given_way(receiver: Receiver, written: Written) -> GivenWay:
     )
 
 
+class _Addresses:
+    """Those of the network namespace in which the monitor listens."""
+
+    def __init__(self, visitor: namespaces.Visitor) -> None:
+        self._visitor = visitor
+        self._netlink = visitor.run(Netlink)
+
+    def now(self) -> tuple[str, ...]:
+        """None where they cannot be read now."""
+        try:
+            found = self._visitor.run(self._netlink.addresses)  # each thread that asks has a socket of its own
+        except OSError:
+            return ()
+        return tuple(sorted(str(each.address) for each in found))
+
+    def close(self) -> None:
+        self._visitor.run(self._netlink.close)
+        self._visitor.close()
+
+
 class _QueueDrops:
     """What the kernel dropped at the socket's queue.
 
@@ -282,8 +301,8 @@ def _plain(address: str) -> str:
     return address.removeprefix("::ffff:") if "." in address else address
 
 
-def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -> tuple[socket.socket, Netlink]:
-    """The socket, and netlink in its namespace."""
+def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -> tuple[socket.socket, _Addresses]:
+    """The socket, and the addresses of its namespace."""
     try:
         parsed = ip_address(address)
     except (AddressValueError, ValueError):
@@ -293,16 +312,19 @@ def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -
             do="give an address of this machine, as in --listen 10.0.0.9:4789, or 0.0.0.0 for all of IPv4",
         ) from None
     try:
-        with namespaces.Visitor(netns) as visitor:
+        with contextlib.ExitStack() as undo:
+            visitor = undo.enter_context(namespaces.Visitor(netns))
             sock = visitor.run(_bound_socket, parsed, port)
-            netlink = visitor.run(Netlink)
+            undo.callback(sock.close)
+            addresses = _Addresses(visitor)
+            undo.pop_all()
     except (OSError, ValueError) as error:
         raise _refusal(error, parsed, port, netns) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, queue_bytes)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, queue_bytes)
-    return sock, netlink
+    return sock, addresses
 
 
 def _bound_socket(address: IPv4Address | IPv6Address, port: int) -> socket.socket:
