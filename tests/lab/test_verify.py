@@ -1,4 +1,4 @@
-"""`pktmirror verify`: a probe takes the way of the copies, production knows nothing of it, and each end is told apart."""
+"""`pktmirror verify`: a probe takes the way of copies, production knows nothing of it, and its ends are told apart."""
 
 import json
 import re
@@ -140,29 +140,32 @@ def test_verify_as_json_names_both_ends(lab: Build, tmp_path: Path) -> None:
 def test_a_collector_that_is_not_ours_gets_exactly_one_probe_and_its_arrival_is_unknown(
     lab: Build, tmp_path: Path
 ) -> None:
-    with line(lab(VPC), tmp_path) as whole, whole.lab.inside("client") as client:
-        with client.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as collector:
-            collector.bind(("10.0.0.6", 4789))
-            collector.settimeout(WITHIN_S)
-            session_id = session_on(whole, "client")
-            status, said = verify(whole, session_id)
-            assert status == UNKNOWN
-            assert said.startswith("sent, arrival unknown: no monitor of ours watches 10.0.0.6\n")
-            assert "192.0.2.1 > 192.0.2.2" in said
-            datagram, sender_ = collector.recvfrom(65535)
-            assert sender_[0] == "10.0.0.48"
-            assert datagram[:8] == bytes((8, 0, 0, 0, 0, 0, 7, 0)), "VXLAN, the flag of a VNI and no other, VNI 7"
-            frame = datagram[8:]
-            assert len(frame) == wire.FRAME_BYTES
-            token = wire.token_in(frame)
-            assert token is not None
-            assert is_token(whole.plane.token.encode(), token)
-            assert frame.endswith(MARKED[:-4] + session_id.encode())
-            checks = checksums_of(frame)
-            assert (checks.ip, checks.l4) == (Check.RIGHT, Check.RIGHT)  # type: ignore[union-attr]
-            collector.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                collector.recvfrom(65535)
+    with (
+        line(lab(VPC), tmp_path) as whole,
+        whole.lab.inside("client") as client,
+        client.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as collector,
+    ):
+        collector.bind(("10.0.0.6", 4789))
+        collector.settimeout(WITHIN_S)
+        session_id = session_on(whole, "client")
+        status, said = verify(whole, session_id)
+        assert status == UNKNOWN
+        assert said.startswith("sent, arrival unknown: no monitor of ours watches 10.0.0.6\n")
+        assert "192.0.2.1 > 192.0.2.2" in said
+        datagram, sender_ = collector.recvfrom(65535)
+        assert sender_[0] == "10.0.0.48"
+        assert datagram[:8] == bytes((8, 0, 0, 0, 0, 0, 7, 0)), "VXLAN, the flag of a VNI and no other, VNI 7"
+        frame = datagram[8:]
+        assert len(frame) == wire.FRAME_BYTES
+        token = wire.token_in(frame)
+        assert token is not None
+        assert is_token(whole.plane.token.encode(), token)
+        assert frame.endswith(MARKED[:-4] + session_id.encode())
+        checks = checksums_of(frame)
+        assert (checks.ip, checks.l4) == (Check.RIGHT, Check.RIGHT)  # type: ignore[union-attr]
+        collector.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            collector.recvfrom(65535)
 
 
 def test_a_firewall_at_the_target_is_told_from_arrival_with_what_to_look_at(lab: Build, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class ArrivalUnknown(msgspec.Struct, frozen=True, kw_only=True, tag="sent, arriv
 class NotSeen(msgspec.Struct, frozen=True, kw_only=True, tag="sent, not seen"):
     """Monitors watch the target, and none has told of it in ``within_s``.
 
-    ``problem`` is what the agent says of the session, or said before it was asked. ``refused``: meanwhile an ICMP error about a copy came back.
+    ``problem`` is what the agent says of the session, or said before it was asked. ``refused``: meanwhile an ICMP error
+    about a copy came back.
     ``socket_queue_full``: meanwhile a monitor's socket had no room for something.
     """
 
