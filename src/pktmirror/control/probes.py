@@ -14,7 +14,7 @@ import msgspec
 from pktmirror.aws import ApiError
 from pktmirror.control.placement import Resources, delivery
 from pktmirror.control.records import SessionRecord
-from pktmirror.control.reports import MonitorReport, Reports
+from pktmirror.control.reports import MonitorReport, ProbeReport, Reports
 from pktmirror.control.status import agent_silence, not_placed
 from pktmirror.desired import VXLAN_PORT, Destination
 from pktmirror.model.ledger import Stage
@@ -96,13 +96,14 @@ class _Probe:
     queue_full_before: int
     answer: ProbeAnswer | None = None
     answered_at_s: float = 0.0
-    arrived: tuple[str, MonitorReport, int] | None = None  # at which monitor, and which of its probes it is
+    arrived: tuple[str, str, ProbeReport] | None = None  # at which monitor, by which clock
 
 
 @dataclass(slots=True)
 class Probes:
     """The probes of the last minutes. Safe to use from several threads."""
 
+    kept_max: int = KEPT_MAX
     _probes: dict[str, _Probe] = field(default_factory=dict)  # in the order in which they were asked for
     _by_token: dict[str, _Probe] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -146,9 +147,10 @@ class Probes:
         )
         with self._lock:
             self._forget(now_s)
-            if len(self._probes) >= KEPT_MAX:
+            if len(self._probes) >= self.kept_max:
                 raise ApiError(
-                    "RequestLimitExceeded", f"{KEPT_MAX} probes were asked for in {KEPT_S:.0f} s. Wait, and try again"
+                    "RequestLimitExceeded",
+                    f"{self.kept_max} probes were asked for in {KEPT_S:.0f} s. Wait, and try again",
                 )
             self._probes[request.probe_id] = self._by_token[request.token] = probe
         return _told(probe, Waiting(waits_for="agent"))
@@ -177,7 +179,7 @@ class Probes:
             for arrival in report.probes:
                 probe = self._by_token.get(arrival.token)
                 if probe is not None and probe.arrived is None:
-                    probe.arrived = monitor_id, report, report.probes.index(arrival)
+                    probe.arrived = monitor_id, report.clock, arrival
 
     def of(self, probe_id: str, reports: Reports, now_s: float) -> Verification | None:
         """What is known of a probe now; None for one that was not asked for, or is forgotten."""
@@ -207,14 +209,13 @@ def _outcome(probe: _Probe, reports: Reports, now_s: float) -> Outcome:
             return _not_arrived(probe, reports, now_s)
 
 
-def _arrived(sent: ProbeSent | None, monitor_id: str, report: MonitorReport, index: int) -> Arrived:
-    arrival = report.probes[index]
+def _arrived(sent: ProbeSent | None, monitor_id: str, clock: str, arrival: ProbeReport) -> Arrived:
     return Arrived(
         monitor_id=monitor_id,
         outer_source=arrival.outer_source,
         outer_destination=arrival.outer_destination,
         milliseconds=None if sent is None else round((arrival.arrived_at_ns - sent.sent_at_ns) / 1e6, 3),
-        one_clock=sent is not None and report.clock == sent.clock != "",
+        one_clock=sent is not None and clock == sent.clock != "",
     )
 
 
