@@ -8,12 +8,12 @@ ARRIVED, NOT_SENT, UNKNOWN, NOT_SEEN = 0, 1, 3, 4
 """Exit statuses; 2 is a command line that is not understood. The highest one is that of several sessions."""
 
 _NOT_SENT = (
-    ("interface gone", "plug the source in again, or `pktmirror forget` the interface with its sessions"),
-    ("no route to the target", "add a route on the host, or another underlay with `pktmirror network set`"),
+    ("no route to the target", "add a route on the host, or declare another underlay: `pktmirror network apply`"),
     ("has no preferred source", "give the host's route to the target a `src`, or the underlay the ENI's address"),
     ("target type not yet deliverable", "give the session a target that is a network interface"),
     ("target interface gone", "start the machine of the target, or give the session another target"),
-    ("target interface has no primary address", "declare its address: `pktmirror network address`"),
+    ("interface gone", "plug the source in again, or `pktmirror forget` the interface with its sessions"),
+    ("target interface has no primary address", "declare its address: `pktmirror network set-address`"),
     ("has not reported", "start `pktmirror agent` on that host, or see what it logs"),
     ("has not taken the request", "see what the agent logs; it must be of the version of the control plane"),
     ("has not applied it yet", "try again in a second; `pktmirror status` shows what keeps the agent"),
@@ -31,7 +31,8 @@ def answer(verification: Verification) -> str:
         case ArrivalUnknown(reason=reason):
             return f"sent, arrival unknown: {reason}"
         case NotSeen(monitors=monitors, within_s=within_s):
-            return f"sent, and {_listed(monitors)} at the target has not seen it within {within_s:g} s"
+            have = "has" if len(monitors) == 1 else "have"
+            return f"sent, and {_listed(monitors)} at the target {have} not seen it within {within_s:g} s"
         case NotSent(reason=reason):
             return f"not sent: {reason}"
         case Waiting(waits_for=whom):
@@ -111,7 +112,7 @@ def _after(arrived: Arrived) -> str:
 
 
 def _listed(monitors: tuple[str, ...]) -> str:
-    return f"the monitor {monitors[0]}" if len(monitors) == 1 else f"none of the monitors {', '.join(monitors)}"
+    return f"the monitor {monitors[0]}" if len(monitors) == 1 else f"the monitors {', '.join(monitors)}"
 
 
 def _socket(address: str | None) -> str:

@@ -50,7 +50,7 @@ def arrived(milliseconds: float | None, *, one_clock: bool = True) -> Verificati
         ),
         (
             of(NotSeen(monitors=("one", "two"), within_s=0.5)),
-            "sent, and none of the monitors one, two at the target has seen it within 0.5 s",
+            "sent, and the monitors one, two at the target have not seen it within 0.5 s",
             4,
         ),
         (of(Waiting(waits_for="agent")), "unknown: the control plane still waits for the agent", 3),
