@@ -26,16 +26,16 @@
 #define VNI_NOT_QUOTED 0xffffffff
 #define CAP_TICKS_PER_NS 64	/* 300 million packets/s are then still exact to half a per cent */
 
-/* The mark of a copy, the only thing that crosses the two hops: magic, direction, generation, whether the outer headers
- * are on already, whether it is a probe, delivery slot. The agent writes it into session_policy with the direction,
- * wrapped and probe bits clear. */
-#define MARK_MAGIC 0xd7000000
-#define MARK_MAGIC_MASK 0xff000000
+/* The mark of a copy, the only thing that crosses the two hops: magic, whether it is a probe, direction, generation,
+ * whether the outer headers are on already, delivery slot. The agent writes it into session_policy with the probe,
+ * direction and wrapped bits clear. */
+#define MARK_MAGIC 0xd6000000
+#define MARK_MAGIC_MASK 0xfe000000
+#define MARK_PROBE 0x01000000	/* of the agent, and no copy (probe.h) */
 #define MARK_DIRECTION_SHIFT 23
 #define MARK_GENERATION_SHIFT 16
 #define MARK_GENERATION_MASK 0x7f
 #define MARK_WRAPPED 0x8000	/* has its outer headers already */
-#define MARK_PROBE 0x4000	/* of the agent, and no copy: probe.h */
 #define MARK_SLOT_MASK 0x3fff
 
 enum direction { DIRECTION_INGRESS, DIRECTION_EGRESS, DIRECTION_COUNT };

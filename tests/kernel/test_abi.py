@@ -153,9 +153,10 @@ def test_the_parts_of_a_mark_do_not_overlap(defines: dict[str, int]) -> None:
     slot, magic = defines["MARK_SLOT_MASK"], defines["MARK_MAGIC_MASK"]
     generation = defines["MARK_GENERATION_MASK"] << defines["MARK_GENERATION_SHIFT"]
     direction, wrapped = 1 << defines["MARK_DIRECTION_SHIFT"], defines["MARK_WRAPPED"]
-    probe = defines["MARK_PROBE"]
-    assert slot + probe + wrapped + generation + direction + magic == 0xFFFFFFFF
-    assert slot | probe | wrapped | generation | direction | magic == 0xFFFFFFFF
+    probe, unused = defines["MARK_PROBE"], 0x4000
+    assert slot + unused + wrapped + generation + direction + probe + magic == 0xFFFFFFFF
+    assert slot | unused | wrapped | generation | direction | probe | magic == 0xFFFFFFFF
+    assert defines["MARK_MAGIC"] & ~magic == 0
     assert defines["DELIVERY_SLOTS"] <= slot + 1
     assert abi.mark(slot, abi.MARK_GENERATION_MASK) == abi.MARK_MAGIC | generation | slot
     assert abi.slot_of(abi.mark(12345, 101) | direction | wrapped | probe) == 12345
