@@ -186,6 +186,17 @@ def test_refusals_and_full_queues_of_before_are_no_clue() -> None:
     assert scene.outcome(106.0) == NotSeen(monitors=("m",), within_s=WITHIN_S)
 
 
+def test_a_problem_of_before_is_a_clue_also_where_the_probe_makes_the_host_ask_for_its_next_hop_anew() -> None:
+    problem = SessionStatus(session_id="tms-a", problem="the next hop 10.0.0.9 does not answer ARP")
+    scene = Scene()
+    scene.reports.agents[HOST] = Received(msgspec.structs.replace(report(), statuses=(problem,)), 100.0)
+    scene.monitor(WATCHING)
+    scene.ask()
+    scene.probes.answered(HOST, [SENT], 100.1)
+    scene.reports.agents[HOST] = Received(report(), 101.0)
+    assert scene.outcome(106.0) == NotSeen(monitors=("m",), within_s=WITHIN_S, problem=problem.problem)
+
+
 def test_what_the_agent_could_not_send_is_not_sent() -> None:
     scene = Scene()
     scene.ask()
