@@ -6,11 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from pktmirror.cli.program import app
 from pktmirror.desired import SessionFigures
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
 from pktmirror.model.probe import ProbeRequest, ProbeSent, is_token
+from pktmirror.model.refusal import Refusal
 from tests.contract.conftest import Maker
 from tests.contract.plane import HOST, Plane
 
@@ -173,3 +176,21 @@ def test_a_monitor_that_tells_of_a_probe_before_its_time_is_refused(plane: Plane
     }
     answer = plane.agent("POST", "monitors/m1/report", json={"listening": "x:4789", "probes": [arrival]})
     assert answer.json()["code"] == "InvalidParameterValue"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "found: neither a session nor --all"),
+        (("SESSION", "--all"), "found: both"),
+        (("tms-0123456789abcdef0",), "There is no session tms-0123456789abcdef0."),
+    ],
+)
+def test_the_command_refuses_what_names_no_session_or_too_much(
+    plane: Plane, session_id: str, words: tuple[str, ...], said: str
+) -> None:
+    asked = ["verify", *(word.replace("SESSION", session_id) for word in words)]
+    result = CliRunner().invoke(app, asked, env={"PKTMIRROR_STATE": str(plane.state)})
+    assert isinstance(result.exception, Refusal)
+    assert said.lower() in str(result.exception).lower()
+    assert asked_of(plane) == []

@@ -142,7 +142,7 @@ class Probes:
             within_s,
             now_s,
             _agents_problem(host_id, session.session_id, reports),
-            _refused(session.session_id, reports),
+            _refused(host_id, session.session_id, reports),
             _queue_full(_watching(target, reports, now_s), reports),
         )
         with self._lock:
@@ -229,7 +229,7 @@ def _not_arrived(probe: _Probe, reports: Reports, now_s: float) -> Outcome:
         monitors=watching,
         within_s=probe.within_s,
         problem=_agents_problem(probe.host_id, probe.request.session_id, reports) or probe.problem_before,
-        refused=_refused(probe.request.session_id, reports) > probe.refused_before,
+        refused=_refused(probe.host_id, probe.request.session_id, reports) > probe.refused_before,
         socket_queue_full=_queue_full(watching, reports) > probe.queue_full_before,
     )
 
@@ -255,12 +255,12 @@ def _agents_problem(host_id: str, session_id: str, reports: Reports) -> str | No
     return next((each.problem for each in statuses if each.session_id == session_id), None)
 
 
-def _refused(session_id: str, reports: Reports) -> int:
-    """How many errors about copies of a session came back, by the last reports."""
+def _refused(host_id: str, session_id: str, reports: Reports) -> int:
+    """How many errors about copies of a session came back, by the last report."""
+    told = reports.agents.get(host_id)
     return sum(
         ledger.stage(Stage.TARGET_REFUSED).packets
-        for told in reports.agents.values()
-        for figures in told.report.sessions
+        for figures in (() if told is None else told.report.sessions)
         if figures.session_id == session_id
         for ledger in figures.directions.values()
     )
