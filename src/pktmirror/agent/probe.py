@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class SessionWay:
-    """What the kernel knows of the way of a session's copies; ``copy_bytes_max`` 0: they are not cut."""
+    """What the kernel knows of the way of a session's copies; no copy has more than ``copy_bytes_max``."""
 
     mark: int
     stage: Stage
@@ -37,15 +37,23 @@ class SessionWay:
 
 def way_of(tables: Tables, session_id: str) -> SessionWay | None:
     """The way that the copies of a session go now; None where no mirrored interface has the session."""
+    wanted = session_id.encode().ljust(abi.SESSION_ID_BYTES, b"\0")
+    deliveries = {
+        abi.mark(slot, delivery.generation): delivery
+        for slot, value in tables.deliveries.items()
+        if value.startswith(wanted)
+        for delivery in (abi.Delivery.from_buffer_copy(value),)
+    }
+    marks = [mark.to_bytes(4, sys.byteorder) for mark in deliveries]
     for policy in tables.policies.values():
+        if not any(mark in policy for mark in marks):  # there may be thousands, and to look closer takes its time
+            continue
         entry = abi.InterfacePolicy.from_buffer_copy(policy)
         for session in entry.sessions[: entry.session_count]:
-            value = tables.deliveries.get(abi.slot_of(session.mark))
-            delivery = None if value is None else abi.Delivery.from_buffer_copy(value)
-            if delivery is None or bytes(delivery.session_id).rstrip(b"\0") != session_id.encode():
-                continue
-            limits = [delivery.room_bytes_max, *([delivery.packet_bytes_max] if delivery.packet_bytes_max else [])]
-            return SessionWay(session.mark, abi.STAGES[session.stage], session.ledger_row, min(limits))
+            delivery = deliveries.get(session.mark)
+            if delivery is not None:
+                limits = (delivery.room_bytes_max, delivery.packet_bytes_max or delivery.room_bytes_max)
+                return SessionWay(session.mark, abi.STAGES[session.stage], session.ledger_row, min(limits))
     return None
 
 
