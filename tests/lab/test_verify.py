@@ -353,6 +353,22 @@ def test_a_probe_that_the_data_plane_drops_is_counted_apart_from_copies_that_it_
         assert mirror.report("web").strays == Tally()
 
 
+def test_a_probe_that_is_cut_to_the_targets_mtu_is_no_copy_that_was_cut(lab: Build) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        session = Session("monitor")
+        mirror.mirror({"web": [session]})
+        plane = mirror.agents[mirror.host_of("web")].host._data_plane
+        way = sender.way_of(plane.tables, session.session_id("web"))
+        assert way is not None
+        entry = _delivery(plane, way)
+        entry.room_bytes_max = wire.RECOGNISED_BYTES
+        plane._maps["deliveries"].put(abi.slot_of(way.mark).to_bytes(4, "little"), bytes(entry))
+        assert isinstance(asked(mirror, session), ProbeSent)
+        [copy] = mirror.wait_for_copies("monitor", 1)
+        assert len(copy.frame) == wire.RECOGNISED_BYTES
+        assert mirror.stages("web", Direction.INGRESS) == {Stage.PROBE_SENT: 1}
+
+
 def test_production_goes_on_beside_probes_and_keeps_its_order_and_its_figures(lab: Build) -> None:
     with Mirror(lab(VPC)) as mirror, mirror.tap("client") as production:
         session = Session("monitor")
