@@ -26,10 +26,12 @@
 #define VNI_NOT_QUOTED 0xffffffff
 #define CAP_TICKS_PER_NS 64	/* 300 million packets/s are then still exact to half a per cent */
 
-/* The mark of a copy, the only thing that crosses a hop: magic, direction, generation, whether the outer headers
- * are on already, delivery slot. The agent writes it into session_policy with the direction and wrapped bits clear. */
-#define MARK_MAGIC 0xd7000000
-#define MARK_MAGIC_MASK 0xff000000
+/* The mark of a copy, the only thing that crosses a hop: magic, whether it is a probe, direction, generation, whether the
+ * outer headers are on already, whether it is traced, delivery slot. The agent writes it into session_policy with the
+ * probe, direction, wrapped and traced bits clear. */
+#define MARK_MAGIC 0xd6000000
+#define MARK_MAGIC_MASK 0xfe000000
+#define MARK_PROBE 0x01000000	/* of the agent, and no copy (probe.h) */
 #define MARK_DIRECTION_SHIFT 23
 #define MARK_GENERATION_SHIFT 16
 #define MARK_GENERATION_MASK 0x7f
@@ -69,6 +71,8 @@ enum stage {
 	STAGE_SENT,
 	STAGE_CUT,	/* this one and the next count beside SENT */
 	STAGE_TARGET_REFUSED,
+	STAGE_PROBE_SENT,	/* probes are not taken, and count nowhere else */
+	STAGE_PROBE_LOST,
 	STAGE_COUNT
 };
 

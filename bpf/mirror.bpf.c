@@ -34,6 +34,7 @@
 #include "hops.h"
 #include "trace.h"
 #include "home.h"
+#include "probe.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -200,7 +201,7 @@ static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 	measure(skb, skb->gso_size && parse(skb, &headers) == PARSED_IP ? &headers : NULL, &wire);
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to) {
 		if (generation == to->retired_generation) {
-			count_stage(to->retired_ledger_row, direction, STAGE_STALE, &wire);
+			count_stage(to->retired_ledger_row, direction, stage_of(skb, STAGE_STALE), &wire);
 			trace_lost_copy(skb, STAGE_STALE, &wire);
 			return NULL;
 		}
@@ -223,7 +224,7 @@ static __always_inline int send_to(const struct delivery *to)
 
 static __always_inline int fail(struct __sk_buff *skb, const struct delivery *to, const struct tally *wire)
 {
-	count_stage(to->ledger_row, direction_of(skb), STAGE_ENCAPSULATION_FAILED, wire);
+	count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_ENCAPSULATION_FAILED), wire);
 	trace_lost_copy(skb, STAGE_ENCAPSULATION_FAILED, wire);
 	return TCX_DROP;
 }
@@ -239,8 +240,8 @@ static __always_inline int send_packet(struct __sk_buff *skb, const struct deliv
 	if (!inner_bytes)
 		return fail(skb, to, &wire);
 	sent.bytes = inner_bytes;
-	count_stage(to->ledger_row, direction, STAGE_SENT, &sent);
-	if (inner_bytes == to->room_bytes_max && wire.bytes > inner_bytes &&
+	count_stage(to->ledger_row, direction, stage_of(skb, STAGE_SENT), &sent);
+	if (!(skb->mark & MARK_PROBE) && inner_bytes == to->room_bytes_max && wire.bytes > inner_bytes &&
 	    (!to->packet_bytes_max || to->packet_bytes_max > inner_bytes)) {
 		stage = STAGE_CUT;
 		count_stage(to->ledger_row, direction, STAGE_CUT, &sent);
@@ -291,7 +292,7 @@ int wrap(struct __sk_buff *skb)
 	measure(skb, &headers, &wire);
 	queues = passes_finishing_hop(skb->mark & MARK_SLOT_MASK);
 	if (!queues && is_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers)) {
-		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
+		count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
 		if (skb->mark & MARK_TRACED)
 			trace_sent_copy(skb, STAGE_SENT, flow_hash(&headers), &wire, wire.bytes);
 		return send_to(to);
@@ -322,7 +323,7 @@ static __always_inline int finish_packet(struct __sk_buff *skb)
 		wire.bytes -= ETHERNET_BYTES + (to->family == 6 ? OUTER6_BYTES : OUTER_BYTES);
 		if (skb->gso_size || (to->family == 6 ? complete_outer6(skb) : clear_outer_id(skb)))
 			return fail(skb, to, &wire);
-		count_stage(to->ledger_row, direction_of(skb), STAGE_SENT, &wire);
+		count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
 		if (skb->mark & MARK_TRACED)
 			trace_sent_copy(skb, STAGE_SENT, flow_of_copy(skb, to), &wire, wire.bytes);
 		return send_to(to);

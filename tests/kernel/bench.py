@@ -51,7 +51,7 @@ _MAPS = (
 _FIRST = bytes(4)
 _CAPACITY = Capacity(exclusions=4, deliveries=80, session_rows=80, interfaces=16)
 _MARK_AT, _GSO_SEGS_AT, _GSO_SIZE_AT, _CONTEXT_BYTES = 8, 164, 176, 180  # struct __sk_buff, uapi linux/bpf.h
-_MARK_MAGIC_MASK = 0xFF000000
+_MARK_MAGIC_MASK = 0xFE000000
 
 
 @dataclass(frozen=True, slots=True)

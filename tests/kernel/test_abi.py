@@ -144,6 +144,7 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "MARK_SLOT_MASK",
         "MARK_GENERATION_SHIFT",
         "MARK_GENERATION_MASK",
+        "MARK_PROBE",
     ],
 )
 def test_a_constant_is_the_same_on_both_sides(name: str, defines: dict[str, int]) -> None:
@@ -160,12 +161,13 @@ def test_the_parts_of_a_mark_do_not_overlap(defines: dict[str, int]) -> None:
     slot, magic = defines["MARK_SLOT_MASK"], defines["MARK_MAGIC_MASK"]
     generation = defines["MARK_GENERATION_MASK"] << defines["MARK_GENERATION_SHIFT"]
     direction, wrapped = 1 << defines["MARK_DIRECTION_SHIFT"], defines["MARK_WRAPPED"]
-    traced = defines["MARK_TRACED"]
-    assert slot + traced + wrapped + generation + direction + magic == 0xFFFFFFFF
-    assert slot | traced | wrapped | generation | direction | magic == 0xFFFFFFFF
+    probe, traced = defines["MARK_PROBE"], defines["MARK_TRACED"]
+    assert slot + traced + wrapped + generation + direction + probe + magic == 0xFFFFFFFF
+    assert slot | traced | wrapped | generation | direction | probe | magic == 0xFFFFFFFF
+    assert defines["MARK_MAGIC"] & ~magic == 0
     assert defines["DELIVERY_SLOTS"] <= slot + 1
     assert abi.mark(slot, abi.MARK_GENERATION_MASK) == abi.MARK_MAGIC | generation | slot
-    assert abi.slot_of(abi.mark(12345, 101) | direction | wrapped) == 12345
+    assert abi.slot_of(abi.mark(12345, 101) | direction | wrapped | probe) == 12345
     assert abi.NO_GENERATION > abi.MARK_GENERATION_MASK
 
 

@@ -24,7 +24,7 @@ from tests.unit.packet.frames import ipv4, ipv6, options_header, tcp, udp
 
 pytestmark = pytest.mark.root
 
-MARKS = (0,) * 30 + (1, 0xD6FFFFFF, abi.MARK_MAGIC, abi.mark(77, 3))
+MARKS = (0,) * 30 + (1, 0xD5FFFFFF, 0xD8000000, abi.MARK_MAGIC, abi.mark(77, 3), abi.mark(77, 3) | abi.MARK_PROBE)
 TAKEN_STAGES = {Stage.CLONE_FAILED, Stage.NO_ROUTE, Stage.UNDELIVERABLE}
 
 EVERYTHING = scene(

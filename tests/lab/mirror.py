@@ -459,7 +459,9 @@ class Mirror:
                 found += [f"{source} {direction.value}: {problem}" for problem in problems]
             for session in sessions:
                 ledger = ledgers.get(session.session_id(source), {})
-                sent[session.vni] += sum(each.stage(Stage.SENT).packets for each in ledger.values())
+                sent[session.vni] += sum(
+                    each.stage(stage).packets for each in ledger.values() for stage in (Stage.SENT, Stage.PROBE_SENT)
+                )
         found += [
             f"VNI {vni}: {sent[vni]} sent, {received[vni]} received"
             for vni in sorted(sent.keys() | received.keys())

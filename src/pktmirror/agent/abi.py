@@ -44,11 +44,12 @@ KINDS = 3
 TREE_DEPTH_MAX = 40
 TREES_MAX = 4
 
-MARK_MAGIC = 0xD7000000
+MARK_MAGIC = 0xD6000000
 MARK_TRACED = 0x4000
 MARK_SLOT_MASK = 0x3FFF
 MARK_GENERATION_SHIFT = 16
 MARK_GENERATION_MASK = 0x7F
+MARK_PROBE = 0x01000000
 NO_GENERATION = 0xFFFFFFFF
 VNI_NOT_QUOTED = 0xFFFFFFFF
 NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
@@ -87,6 +88,8 @@ STAGES = (
     Stage.SENT,
     Stage.CUT,
     Stage.TARGET_REFUSED,
+    Stage.PROBE_SENT,
+    Stage.PROBE_LOST,
 )
 
 # bytes in the order in which they stand, for values that are in network byte order

@@ -155,6 +155,16 @@ class DataPlane:
         ledger = self._maps["session_ledger"]
         return {session_id: abi.session_ledgers(ledger.get_percpu(_key(row))) for session_id, row in rows.items()}
 
+    def figures_of(self, ledger_row: int) -> dict[Direction, SessionLedger]:
+        """The counters of one session, by its ledger row."""
+        return abi.session_ledgers(self._maps["session_ledger"].get_percpu(_key(ledger_row)))
+
+    def hop_entered(self) -> int | None:
+        """The device of the first lane into which super-packets are cloned, from where both hops are taken, by ifindex;
+        None before there were hops."""
+        lanes = abi.Lanes.from_buffer_copy(self._maps["hop_lanes"].get(_key(0)) or bytes(abi.Lanes()))
+        return lanes.lanes[0].wrapping_ifindex if lanes.count else None
+
     def interface_figures(self) -> dict[int, dict[Direction, InterfaceLedger]]:
         """The counters by ifindex."""
         ledger = self._maps["interface_ledger"]

@@ -32,6 +32,8 @@ from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
+from pktmirror.agent.probe import probe
+from pktmirror.agent.probe_line import ProbeLine
 from pktmirror.agent.survey import survey
 from pktmirror.agent.traceline import TraceLine
 from pktmirror.agent.tracer import TraceLine as Traces
@@ -41,6 +43,7 @@ from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report,
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
 from pktmirror.model.ledger import Stage
+from pktmirror.model.probe import ProbeAnswer, ProbeRequest
 from pktmirror.model.rate import Rate, default_budget
 from pktmirror.model.refusal import Refusal
 
@@ -106,11 +109,15 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
     traces = TraceLine(settings.control_url, settings.token, settings.host_id, on_change=lambda: _wake(wake_write))
     try:
         host = inside.run(_open, settings)
+        probes = ProbeLine(
+            settings.control_url, settings.token, settings.host_id, lambda asked: inside.run(host.probe, asked)
+        )
         try:
             events = inside.run(host.netlink.watch)
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
             traces.start()
+            probes.start()
             while not stop.is_set():
                 inside.run(host.turn, controller)
                 if ready is not None:
@@ -123,6 +130,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
                     _sleep([wake_read, events], max(0.0, until_s - time.monotonic()), stop)
                 _drain(wake_read)
         finally:
+            probes.stop()
             inside.run(host.close)
     finally:
         traces.stop()
@@ -244,6 +252,11 @@ class Host:
         """The device by which an interface is mirrored."""
         found = (device.ifindex for device in self._devices if device.found.key == key)
         return next((ifindex for ifindex in found if ifindex in self._data_plane.tables.policies), None)
+
+    def probe(self, request: ProbeRequest) -> ProbeAnswer:
+        """Send a probe on the way of a session's copies, as the last turn made it."""
+        problem = None if self._wanted is None else self._wanted.problems.get(request.session_id)
+        return probe(self._data_plane, request, problem)
 
     def next_look_in_s(self) -> float:
         """In how many seconds the next look into the namespaces is due; 0 is now."""

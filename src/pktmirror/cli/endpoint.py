@@ -120,7 +120,7 @@ class Endpoint:
         """``GET /pktmirror/v1/path``, as a value of the shape."""
         return self._asked("GET", path, b"", shape)
 
-    def post(self, path: str, body: bytes, shape: type[T]) -> T:
+    def post(self, path: str, shape: type[T], body: bytes = b"") -> T:
         """``POST /pktmirror/v1/path``; its answer as a value of the shape."""
         return self._asked("POST", path, body, shape)
 

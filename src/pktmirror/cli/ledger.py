@@ -106,8 +106,8 @@ def shown(ledger_: Ledger) -> RenderableType:
 def waterfall(session: SessionFigures) -> list[Line]:
     """A session's lines, from the offer to the file; each is the sum of those one level deeper below it.
 
-    Cut copies are the exception, which are sent, received and written like the others, and so is what a target without
-    a listener answers. Losses that did not occur are left out, the ends of the way never.
+    Cut copies are the exception, which are sent, received and written like the others, and so are what a target without
+    a listener answers, and probes. Losses that did not occur are left out, the ends of the way never.
     """
     losses = [_line(session, 2, stage.value, partial(_stage, stage)) for stage in LOSSES]
     losses.append(_line(session, 2, LOST_IN_HOP, lambda figures: Tally(figures.lost_in_hop_packets), False))

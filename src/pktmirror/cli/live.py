@@ -57,7 +57,7 @@ def explain_live(endpoint: Endpoint, begun: View, wish: TraceWish, console: Cons
     _refuse_unmirrored(begun)
     history, seen = History(_rules(begun)), begun
     found: list[Told] = []
-    asked = endpoint.post("traces", msgspec.json.encode(wish), TraceProgress)
+    asked = endpoint.post("traces", TraceProgress, msgspec.json.encode(wish))
     last = asked
     try:
         for progress in _progress(endpoint, asked):

@@ -79,7 +79,15 @@ def run(
             line.report(figures)
 
     try:
-        return monitor.run(address, settings.captures_dir, port=port, netns=settings.netns, stop=stop, report=report)
+        return monitor.run(
+            address,
+            settings.captures_dir,
+            port=port,
+            netns=settings.netns,
+            stop=stop,
+            report=report,
+            probe_key=settings.token.encode() or None,
+        )
     finally:
         if line is not None:
             line.close()

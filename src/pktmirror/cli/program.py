@@ -11,7 +11,20 @@ import typer
 from rich.console import Console
 
 from pktmirror import __version__
-from pktmirror.cli import doctor, explain, forget, interfaces, lab, ledger, monitor, network, services, status, up
+from pktmirror.cli import (
+    doctor,
+    explain,
+    forget,
+    interfaces,
+    lab,
+    ledger,
+    monitor,
+    network,
+    services,
+    status,
+    up,
+    verify,
+)
 from pktmirror.model.refusal import Refusal
 
 app = typer.Typer(
@@ -32,6 +45,7 @@ status.add_to(app)
 interfaces.add_to(app)
 ledger.add_to(app)
 explain.add_to(app)
+verify.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)

@@ -7,6 +7,11 @@
 ``GET /pktmirror/v1/agents/HOST/trace``       long poll: the live trace that is wanted of a host, or 204;
                                               ``POST``: what it tells, and the answer is whether to go on
 ``POST /pktmirror/v1/monitors/ID/report``     a monitor's report, bearer token
+``GET /pktmirror/v1/agents/HOST/probes``      long poll of an agent: probes that it is to send; 204 for none
+``POST /pktmirror/v1/agents/HOST/probes``     what became of them at the host
+``POST /pktmirror/v1/sessions/TMS/probes``    signed for the service ``pktmirror``: ask for a probe, which shall
+                                              arrive within ``?within_s=``; JSON, as that of the next
+``GET /pktmirror/v1/probes/ID``               signed: what is known of a probe now
 ``GET /pktmirror/v1/status``                  signed for the service ``pktmirror``; JSON; likewise
                                               ``ledger``, ``interfaces`` and ``hosts/HOST/desired``
 ``POST /pktmirror/v1/traces``                 signed likewise: begin a live trace
@@ -61,10 +66,12 @@ from pktmirror.control.plane import ControlPlane
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
+from pktmirror.model.probe import ProbeAnswer
 from pktmirror.tracing import TraceBatch, TraceWish
 
 REPORT_BYTES_MAX = 16 * 1024 * 1024
 WAIT_S_MAX = 60.0
+PROBE_WITHIN_S = 5.0
 OWN_SERVICE = "pktmirror"
 FORGET_EVERY_S = 1.0
 CLIENT_DISCONNECTED = "ClientDisconnected"
@@ -97,14 +104,15 @@ class Revisions:
         """Wakes the long polls when this is another revision than before."""
         if revision != self._revision:
             self._revision = revision
-            self._wake()
+            self.wake()
 
     def stop(self) -> None:
         """Every long poll is answered now."""
         self.stopping = True
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Every long poll looks again at what it waits for."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -131,6 +139,10 @@ class Endpoint:
             Route(f"{own}/traces", self._own(self._ask_trace), methods=["POST"]),
             Route(f"{own}/traces/{{name}}", self._own(self._traced), methods=["GET"]),
             Route(f"{own}/traces/{{name}}", self._own(self._stop_trace), methods=["DELETE"]),
+            Route(f"{own}/agents/{{name}}/probes", self._own(self._agents_probes), methods=["GET"]),
+            Route(f"{own}/agents/{{name}}/probes", self._own(self._probes_answered), methods=["POST"]),
+            Route(f"{own}/sessions/{{name}}/probes", self._own(self._ask_probe), methods=["POST"]),
+            Route(f"{own}/probes/{{name}}", self._own(self._probe), methods=["GET"]),
             Route(f"{own}/monitors/{{name}}/report", self._own(self._monitor_report), methods=["POST"]),
             Route(f"{own}/status", self._own(self._status), methods=["GET"]),
             Route(f"{own}/ledger", self._own(self._ledger), methods=["GET"]),
@@ -211,11 +223,22 @@ class Endpoint:
         self._require_token(request)
         host_id = _name(request)
         after = _number(request, "after", -1.0)
+
+        async def changed() -> Response | None:
+            if await run_in_threadpool(self._revision) == after:
+                return None
+            return _json(await run_in_threadpool(self._plane.desired, host_id))
+
+        return await self._polled(request, changed)
+
+    async def _polled(self, request: Request, answer: Callable[[], Awaitable[Response | None]]) -> Response:
+        """The answer as soon as there is one; 204 where there is none in time."""
         until_s = time.monotonic() + min(_number(request, "wait_s", 0.0), WAIT_S_MAX)
         while True:
             changed = self.revisions.next()
-            if await run_in_threadpool(self._revision) != after:
-                return _json(await run_in_threadpool(self._plane.desired, host_id))
+            found = await answer()
+            if found is not None:
+                return found
             left_s = until_s - time.monotonic()
             if left_s <= 0 or self.revisions.stopping:
                 return Response(status_code=204)
@@ -223,6 +246,37 @@ class Endpoint:
                 await asyncio.wait_for(changed.wait(), left_s)
             except TimeoutError:
                 return Response(status_code=204)
+
+    async def _agents_probes(self, request: Request) -> Response:
+        self._require_token(request)
+        host_id = _name(request)
+
+        async def asked() -> Response | None:
+            found = await run_in_threadpool(self._plane.probes_asked_of, host_id, time.time())
+            return _json(found) if found else None
+
+        return await self._polled(request, asked)
+
+    async def _probes_answered(self, request: Request) -> Response:
+        self._require_token(request)
+        host_id = _name(request)
+        body = await _body(request, BODY_BYTES_MAX)
+        answers = _decoded(lambda document: msgspec.json.decode(document, type=tuple[ProbeAnswer, ...]), body)
+        await run_in_threadpool(self._plane.probes_answered, host_id, answers, time.time())
+        return Response(status_code=204)
+
+    async def _ask_probe(self, request: Request) -> Response:
+        await self._require_signature(request)
+        within_s = _number(request, "within_s", PROBE_WITHIN_S)
+        if not 0 < within_s <= WAIT_S_MAX:
+            raise errors.invalid_value("within_s", str(within_s), f"Expected a number up to {WAIT_S_MAX:.0f}")
+        asked = await run_in_threadpool(self._plane.ask_probe, _name(request), within_s, self._agent_token, time.time())
+        self.revisions.wake()
+        return _json(asked)
+
+    async def _probe(self, request: Request) -> Response:
+        await self._require_signature(request)
+        return _json(await run_in_threadpool(self._plane.probe, _name(request), time.time()))
 
     async def _agent_report(self, request: Request) -> Response:
         self._require_token(request)

@@ -19,6 +19,7 @@ from pktmirror.control import declaration, history, inventory, ledger, operation
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
+from pktmirror.control.probes import Probes, Verification
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
 from pktmirror.control.reports import (
     MonitorReport,
@@ -34,6 +35,7 @@ from pktmirror.control.traces import Traces
 from pktmirror.desired import DesiredState, Report
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
+from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
 from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
@@ -99,6 +101,7 @@ class ControlPlane:
         self._eni_forget_s = eni_forget_s
         self._started_at_s = now_s
         self._reports = Reports()
+        self._probes = Probes()
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
@@ -127,10 +130,15 @@ class ControlPlane:
 
     def desired(self, host_id: str) -> DesiredState:
         with self._store.read() as transaction:
-            resources = self._resources  # each host asks after each change
-            if resources is None or resources.revision != transaction.revision:
-                resources = self._resources = Resources.of(transaction)
+            resources = self._latest(transaction)
         return desired_state(resources, host_id)
+
+    def _latest(self, transaction: Transaction) -> Resources:
+        """Those of the last revision, which many ask for after each change."""
+        resources = self._resources
+        if resources is None or resources.revision != transaction.revision:
+            resources = self._resources = Resources.of(transaction)
+        return resources
 
     def agent_reported(self, report: Report, now_s: float) -> None:
         """Take in what an agent tells; only what changed of its interfaces is written.
@@ -183,7 +191,38 @@ class ControlPlane:
                 for stream in anew:
                     history.carry_stream(transaction, stream)
         monitors[monitor_id] = Received(report, now_s)
+        self._probes.monitor_told(monitor_id, report)
         return True
+
+    def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
+        """Ask for a probe on the way of a session's copies. Raises ApiError for a session that is not there."""
+        with self._store.read() as transaction:
+            session, resources = transaction.sessions.get(session_id), self._latest(transaction)
+        if session is None:
+            raise ApiError(
+                "InvalidTrafficMirrorSessionId.NotFound",
+                f"The traffic mirror session ID '{errors.echo(session_id)}' does not exist",
+                404,
+            )
+        request = ProbeRequest(
+            probe_id=secrets.token_hex(8), session_id=session_id, token=new_token(shared_token).hex()
+        )
+        return self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+
+    def probe(self, probe_id: str, now_s: float) -> Verification:
+        """What is known of a probe. Raises ApiError for one that was not asked for, or is forgotten."""
+        found = self._probes.of(probe_id, self._reports, now_s)
+        if found is None:
+            raise ApiError("InvalidProbeId.NotFound", f"The probe '{errors.echo(probe_id)}' is not known", 404)
+        return found
+
+    def probes_asked_of(self, host_id: str, now_s: float) -> list[ProbeRequest]:
+        """The probes that an agent is to send."""
+        return self._probes.asked_of(host_id, now_s)
+
+    def probes_answered(self, host_id: str, answers: tuple[ProbeAnswer, ...], now_s: float) -> None:
+        """Take in what an agent did of what it was asked."""
+        self._probes.answered(host_id, answers, now_s)
 
     def forget_host(self, host_id: str, now_s: float) -> None:
         """Delete a host that reports no more, with its interfaces and their sessions.
@@ -312,6 +351,7 @@ class ControlPlane:
                     "reported_s_ago": now_s - told.received_at_s,
                     "refused": told.report.refused,
                     "socket_queue_full": told.report.socket_queue_full,
+                    "probes_received": told.report.probes_received,
                 }
                 for monitor_id, told in sorted(self._reports.monitors.items())
             ],

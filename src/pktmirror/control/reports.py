@@ -36,6 +36,16 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     """When the monitor began to count it: another time, and it has begun anew."""
 
 
+class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A probe that reached a monitor: its token in hexadecimal, the outer headers it had, when in Unix time."""
+
+    token: str
+    vni: int
+    outer_source: str
+    outer_destination: str
+    arrived_at_ns: int
+
+
 class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
     """A monitor's figures since its start. It may tell more than is read here."""
 
@@ -43,6 +53,11 @@ class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
     streams: tuple[StreamReport, ...] = ()
     refused: Mapping[str, int] = {}
     socket_queue_full: int = 0
+    probes: tuple[ProbeReport, ...] = ()
+    probes_received: int = 0
+    addresses: tuple[str, ...] = ()  # where it listens on all: those that it can be reached at
+    clock: str = ""  # whose times it tells
+    stopped: bool = False  # the last one: it receives nothing any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +156,11 @@ def monitor_nonsense(report: MonitorReport) -> str | None:
             most = (1 << 24) - 1 if name == "vni" else (1 << 63) - 1 if name == "first_seen_ns" else FIGURE_MAX
             if not 0 <= getattr(stream, name) <= most:
                 return f"{name} of the stream of VNI {_short(stream.vni)} is {_short(getattr(stream, name))}"
-    for name, figure in (*report.refused.items(), ("socket_queue_full", report.socket_queue_full)):
+    for probe in report.probes:
+        if not 0 <= probe.arrived_at_ns < 1 << 63:
+            return f"a probe arrived at {_short(probe.arrived_at_ns)} ns"
+    figures = ("socket_queue_full", report.socket_queue_full), ("probes_received", report.probes_received)
+    for name, figure in (*report.refused.items(), *figures):
         if not 0 <= figure <= FIGURE_MAX:
             return f"{_short(name)} counts {_short(figure)}"
     return None

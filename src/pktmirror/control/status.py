@@ -15,6 +15,12 @@ def problems(resources: Resources, reports: Reports, now_s: float) -> dict[str, 
 
 
 def _problem(session: SessionRecord, resources: Resources, reports: Reports, now_s: float) -> str | None:
+    host_id = resources.interfaces[session.interface_id].host_id
+    return not_placed(session, resources) or _agent_problem(session, host_id, reports, now_s)
+
+
+def not_placed(session: SessionRecord, resources: Resources) -> str | None:
+    """Why no agent can mirror a session, whatever it does."""
     interface = resources.interfaces[session.interface_id]
     if not interface.attached:
         return INTERFACE_GONE
@@ -23,16 +29,23 @@ def _problem(session: SessionRecord, resources: Resources, reports: Reports, now
     where = delivery(session, resources)
     if isinstance(where, Undeliverable):
         return where.reason
-    return _agent_problem(session, interface.host_id, reports, now_s)
+    return None
 
 
-def _agent_problem(session: SessionRecord, host_id: str, reports: Reports, now_s: float) -> str | None:
+def agent_silence(host_id: str, reports: Reports, now_s: float) -> str | None:
+    """Since when an agent has said nothing; None where it reports."""
     told = reports.agents.get(host_id)
     if told is None:
         return f"the agent of {host_id} has not reported since the control plane started"
     silent_s = now_s - told.received_at_s
-    if silent_s > AGENT_SILENT_S:
-        return f"the agent of {host_id} has not reported for {silent_s:.0f} s"
+    return f"the agent of {host_id} has not reported for {silent_s:.0f} s" if silent_s > AGENT_SILENT_S else None
+
+
+def _agent_problem(session: SessionRecord, host_id: str, reports: Reports, now_s: float) -> str | None:
+    silence = agent_silence(host_id, reports, now_s)
+    if silence is not None:
+        return silence
+    told = reports.agents[host_id]
     for status in told.report.statuses:
         if status.session_id == session.session_id:
             return status.problem

@@ -29,6 +29,7 @@ class Stage(Enum):
 
     CUT and TARGET_REFUSED count beside SENT: copies that are shorter than the session asks for, because the target's
     MTU is too small, and the errors with which the target, or a router on the way, answered to copies (spec 5.17).
+    Probes (model/probe.py) are no packets that a session took: what becomes of them counts in two stages of their own.
     """
 
     CAPPED = "capped"
@@ -40,9 +41,11 @@ class Stage(Enum):
     SENT = "sent"
     CUT = "cut to the target's MTU"
     TARGET_REFUSED = "target refused"
+    PROBE_SENT = "probes sent"
+    PROBE_LOST = "probes lost"
 
 
-BESIDE_SENT = frozenset({Stage.CUT, Stage.TARGET_REFUSED})
+BESIDE_SENT = frozenset({Stage.CUT, Stage.TARGET_REFUSED, Stage.PROBE_SENT, Stage.PROBE_LOST})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 A plain loop over recvmsg. What it is too slow for, the kernel counts as `socket_queue_full`.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -10,17 +11,27 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from select import POLLIN, poll
 from typing import NamedTuple
 
 from pktmirror.kernel import netns as namespaces
+from pktmirror.kernel.clock import clock_id
+from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor.capture import FREE_BYTES_MIN, Capture, Written
-from pktmirror.monitor.demux import STREAMS_MAX, FrameMirrored, Received, Receiver, Stream, StreamGaveWay
-from pktmirror.monitor.report import GivenWay, MonitorReport, StreamReport
+from pktmirror.monitor.demux import (
+    STREAMS_MAX,
+    FrameMirrored,
+    ProbeArrived,
+    Received,
+    Receiver,
+    Stream,
+    StreamGaveWay,
+)
+from pktmirror.monitor.report import GivenWay, MonitorReport, ProbeReport, StreamReport
 from pktmirror.packet import vxlan
 
 QUEUE_BYTES = 64 << 20
@@ -28,6 +39,8 @@ QUEUE_BYTES = 64 << 20
 DATAGRAM_BYTES_MAX = 65_535
 FLUSH_S = 0.2
 """A follower of the capture sees a packet at the latest after this."""
+PROBES_TOLD_S = 60
+"""For how long a probe stands in the reports."""
 
 _BATCH = 512  # datagrams between two looks at the clock
 # asm-generic/socket.h, linux/in.h, linux/in6.h, linux/sock_diag.h; Python's socket module does not name them all
@@ -58,30 +71,44 @@ def run(
     datagram_bytes_max: int = DATAGRAM_BYTES_MAX,
     queue_bytes: int = QUEUE_BYTES,
     streams_max: int = STREAMS_MAX,
+    probe_key: bytes | None = None,
 ) -> MonitorReport:
     """Receive until ``stop`` is set; then empty the socket's queue, close the file and return the last report.
 
     ``listen_address`` is an IPv4 or IPv6 address of this machine, or ``0.0.0.0`` or ``::``. With ``netns`` the
     socket is opened in that network namespace, and everything else stays where it is. ``report`` is called once
-    when the monitor listens, then every ``report_every_s``, and with the last report.
+    when the monitor listens, then every ``report_every_s``, at once after a probe, and with the last report.
+    ``probe_key`` is what agents and monitors share; without it a probe is a copy as others.
 
     Raises `Refusal` before the first report: an address or a port that is not to be had, a missing privilege, a
     namespace that is not there, a directory that cannot be written.
     """
-    sock = _open_socket(listen_address, port, netns, queue_bytes)
+    sock, addresses = _open_socket(listen_address, port, netns, queue_bytes)
     try:
         capture = Capture(captures_dir, time.time_ns(), free_bytes_min=free_bytes_min)
-        monitor = _Monitor(sock, capture, Receiver(streams_max=streams_max), datagram_bytes_max)
+        receiver = Receiver(streams_max=streams_max, probe_key=probe_key)
+        monitor = _Monitor(sock, addresses, capture, receiver, datagram_bytes_max)
         return monitor.loop(stop, report or (lambda _: None), report_every_s)
     finally:
         sock.close()
+        addresses.close()
 
 
 class _Monitor:
     """The socket, the receiver and the file of one run."""
 
-    def __init__(self, sock: socket.socket, capture: Capture, receiver: Receiver, datagram_bytes_max: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        addresses: "_Addresses",
+        capture: Capture,
+        receiver: Receiver,
+        datagram_bytes_max: int,
+    ) -> None:
         self._socket = sock
+        self._addresses = addresses
+        self._clock = clock_id()
+        self._probes_told = 0
         self._capture = capture
         self._receiver = receiver
         self._buffer = bytearray(datagram_bytes_max)
@@ -104,7 +131,7 @@ class _Monitor:
                 if now_s >= flush_at_s:
                     self._capture.flush()
                     flush_at_s = now_s + FLUSH_S
-                if now_s >= report_at_s:
+                if now_s >= report_at_s or self._receiver.probe_count != self._probes_told:
                     report(self._report())
                     report_at_s = now_s + report_every_s
             self._empty_queue()
@@ -136,6 +163,8 @@ class _Monitor:
                 match event:
                     case FrameMirrored():
                         self._capture.write(event.stream, event.frame, event.time_ns)
+                    case ProbeArrived():
+                        return True  # it is told at once
                     case StreamGaveWay():
                         self._capture.give_way(event.stream)
         return True
@@ -149,6 +178,7 @@ class _Monitor:
             for stream, received in self._receiver.streams.items()
         ]
         address, port = self._socket.getsockname()[:2]
+        self._probes_told = self._receiver.probe_count
         return MonitorReport(
             listening=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
             capture=str(self._capture.path),
@@ -156,9 +186,27 @@ class _Monitor:
             given_way=_given_way(self._receiver, self._capture.given_way),
             refused={reason.value: count for reason, count in self._receiver.refused.items()},
             socket_queue_full=self._queue_drops.total(),
+            probes=_probe_reports(self._receiver.probes, time.time_ns() - PROBES_TOLD_S * 10**9),
+            probes_received=self._probes_told,
+            addresses=self._addresses.now() if ip_address(address).is_unspecified else (),
+            clock=self._clock,
             stopped=stopped,
             statistics_written=statistics_written,
         )
+
+
+def _probe_reports(probes: Iterable[ProbeArrived], since_ns: int) -> tuple[ProbeReport, ...]:
+    return tuple(
+        ProbeReport(
+            token=probe.token.hex(),
+            vni=probe.stream.vni,
+            outer_source=probe.stream.outer_source,
+            outer_destination=probe.stream.outer_destination,
+            arrived_at_ns=probe.time_ns,
+        )
+        for probe in probes
+        if probe.time_ns >= since_ns
+    )
 
 
 def _stream_report(stream: Stream, received: Received, written: Written) -> StreamReport:
@@ -187,6 +235,26 @@ def _given_way(receiver: Receiver, written: Written) -> GivenWay:
         not_written_packets=dict(written.not_written_packets),
         not_written_bytes=dict(written.not_written_bytes),
     )
+
+
+class _Addresses:
+    """Those of the network namespace in which the monitor listens."""
+
+    def __init__(self, visitor: namespaces.Visitor) -> None:
+        self._visitor = visitor
+        self._netlink = visitor.run(Netlink)
+
+    def now(self) -> tuple[str, ...]:
+        """None where they cannot be read now."""
+        try:
+            found = self._visitor.run(self._netlink.addresses)  # each thread that asks has a socket of its own
+        except OSError:
+            return ()
+        return tuple(sorted(str(each.address) for each in found))
+
+    def close(self) -> None:
+        self._visitor.run(self._netlink.close)
+        self._visitor.close()
 
 
 class _QueueDrops:
@@ -233,7 +301,8 @@ def _plain(address: str) -> str:
     return address.removeprefix("::ffff:") if "." in address else address
 
 
-def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -> socket.socket:
+def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -> tuple[socket.socket, _Addresses]:
+    """The socket, and the addresses of its namespace."""
     try:
         parsed = ip_address(address)
     except (AddressValueError, ValueError):
@@ -243,15 +312,19 @@ def _open_socket(address: str, port: int, netns: str | None, queue_bytes: int) -
             do="give an address of this machine, as in --listen 10.0.0.9:4789, or 0.0.0.0 for all of IPv4",
         ) from None
     try:
-        with namespaces.Visitor(netns) as visitor:
+        with contextlib.ExitStack() as undo:
+            visitor = undo.enter_context(namespaces.Visitor(netns))
             sock = visitor.run(_bound_socket, parsed, port)
+            undo.callback(sock.close)
+            addresses = _Addresses(visitor)
+            undo.pop_all()
     except (OSError, ValueError) as error:
         raise _refusal(error, parsed, port, netns) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, queue_bytes)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, queue_bytes)
-    return sock
+    return sock, addresses
 
 
 def _bound_socket(address: IPv4Address | IPv6Address, port: int) -> socket.socket:

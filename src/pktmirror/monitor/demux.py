@@ -4,14 +4,19 @@ A stream is what one outer address sends under one VNI to one of ours. It is a s
 several that share all three.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum
 
-from pktmirror.packet import vxlan
+from pktmirror.model.probe import is_token
+from pktmirror.packet import probe, vxlan
 
 STREAMS_MAX = 4096
 """Whoever can send us datagrams chooses the VNI; without a limit he chooses how much memory we need."""
+
+
+PROBES_MAX = 1024
+"""How many probes are kept; a token that is among them makes no second one."""
 
 
 class Refused(Enum):
@@ -86,18 +91,35 @@ class DatagramRefused:
     reason: Refused
 
 
-Event = StreamAppeared | StreamGaveWay | FrameMirrored | DatagramRefused
+@dataclass(frozen=True, slots=True)
+class ProbeArrived:
+    """A probe of ours: no copy, so no figure of the stream under whose headers it came counts it."""
+
+    token: bytes
+    stream: Stream
+    time_ns: int
+
+
+Event = ProbeArrived | StreamAppeared | StreamGaveWay | FrameMirrored | DatagramRefused
 
 
 class Receiver:
-    """Takes datagrams apart and keeps the books: every datagram is either received in a stream or refused.
+    """Takes datagrams apart and keeps the books: every datagram is received in a stream, a probe, or refused.
+
+    ``probe_key`` is what agents and monitors share. Without it no probe can be told from a copy that looks like one,
+    and they are copies; so is one that comes a second time.
 
     When a stream appears that is one too many, the one that has been silent the longest gives way to it: invented
     VNIs cost each other their places, and a stream that goes on keeps its own.
     """
 
-    def __init__(self, *, streams_max: int = STREAMS_MAX) -> None:
+    def __init__(self, *, streams_max: int = STREAMS_MAX, probe_key: bytes | None = None) -> None:
         self._streams_max = streams_max
+        self._probe_key = probe_key
+        self._tokens: set[bytes] = set()  # of the probes that are kept
+        self.probes: deque[ProbeArrived] = deque()
+        """The last ones, in the order in which they came."""
+        self.probe_count = 0
         self.streams: OrderedDict[Stream, Received] = OrderedDict()
         """Those kept by themselves; the one that has been silent the longest is the first."""
         self.given_way = Received()
@@ -113,6 +135,9 @@ class Receiver:
         except vxlan.Malformed as malformed:
             return self._refuse(source, Refused(malformed.reason.value))
         stream = Stream(inner.vni, source, destination)
+        token = probe.token_in(inner.frame)
+        if token is not None and self._is_new_probe(token):
+            return [self._keep(ProbeArrived(token, stream, now_ns))]
         received = self.streams.get(stream)
         events: list[Event] = []
         if received is None:
@@ -131,6 +156,17 @@ class Receiver:
     def datagram_truncated(self, source: str) -> list[Event]:
         """A datagram of which the socket could give us only the beginning: the rest of the frame is gone."""
         return self._refuse(source, Refused.TRUNCATED)
+
+    def _is_new_probe(self, token: bytes) -> bool:
+        return self._probe_key is not None and token not in self._tokens and is_token(self._probe_key, token)
+
+    def _keep(self, arrived: ProbeArrived) -> ProbeArrived:
+        if len(self.probes) >= PROBES_MAX:
+            self._tokens.discard(self.probes.popleft().token)
+        self.probes.append(arrived)
+        self._tokens.add(arrived.token)
+        self.probe_count += 1
+        return arrived
 
     def _give_way(self) -> StreamGaveWay:
         silent, received = self.streams.popitem(last=False)

@@ -24,6 +24,16 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     not_written_bytes: Mapping[str, int]
 
 
+class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A probe that arrived: its token in hexadecimal, the outer headers it had, and when, in Unix time."""
+
+    token: str
+    vni: int
+    outer_source: str
+    outer_destination: str
+    arrived_at_ns: int
+
+
 class GivenWay(msgspec.Struct, frozen=True, kw_only=True):
     """The streams that the monitor no longer keeps by themselves, summed; a stream's sums hold here too."""
 
@@ -38,7 +48,8 @@ class GivenWay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All of a monitor's figures since its start: what it received is ``streams`` and ``given_way`` together."""
+    """All of a monitor's figures since its start: what it received is ``streams`` and ``given_way`` together, and
+    beside them its probes."""
 
     listening: str
     """Address and port, as in ``10.0.0.9:4789`` or ``[::]:4789``."""
@@ -51,6 +62,14 @@ class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
     """Datagrams that were no frame of a stream, by reason."""
     socket_queue_full: int
     """Datagrams that the kernel dropped before we saw them: the queue was full, or the UDP checksum wrong."""
+    probes: tuple[ProbeReport, ...] = ()
+    """The probes of the last minute. They are in no stream, and not in the file."""
+    probes_received: int = 0
+    """All probes since the start."""
+    addresses: tuple[str, ...] = ()
+    """Where it listens on all addresses: those of its network namespace."""
+    clock: str = ""
+    """Whose clock the times are of: `pktmirror.kernel.clock`."""
     stopped: bool = False
     """The last report: nothing is received any more, and the file is closed."""
     statistics_written: bool = False

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from pktmirror.kernel import netns
+from pktmirror.kernel.clock import clock_id
+from pktmirror.model.probe import new_token
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor import daemon
 from pktmirror.monitor.report import GivenWay, MonitorReport, StreamReport
+from pktmirror.packet import probe
 from pktmirror.packet.vxlan import Encapsulated
 from tests.unit.packet.frames import IPV4, ethernet, ipv4, tcp
 from tests.waiting import wait_until
@@ -43,7 +46,7 @@ class Running:
 
     def _run(self, address: str, captures: Path, options: dict[str, Any]) -> None:
         report = options.pop("report", self.reports.append)
-        daemon.run(address, captures, stop=self._stop, port=0, report_every_s=0.05, **{"report": report} | options)
+        daemon.run(address, captures, stop=self._stop, port=0, **{"report": report, "report_every_s": 0.05} | options)
 
     def wait_for(self, condition: Callable[[MonitorReport], bool], else_say: str) -> None:
         wait_until(lambda: condition(self.reports[-1]), WITHIN_S, lambda: f"{else_say}: {self.reports[-1]}")
@@ -386,3 +389,27 @@ def as_nobody(call: Callable[[], object]) -> str:
         answer = pipe.read().decode()
     os.waitpid(child, 0)
     return answer
+
+
+def test_a_probe_is_told_at_once_and_is_neither_received_nor_written(
+    monitor: Callable[..., Running],
+) -> None:
+    running = monitor(probe_key=b"shared", report_every_s=3600)
+    token = new_token(b"shared")
+    send("127.0.0.1", running.port, mirrored(7), mirrored(7, probe.frame(token, 1, "tms-0123456789abcdef0")))
+    running.wait_for(lambda report: report.probes_received == 1, "the probe is not told")
+    last = running.stop()
+    [told] = last.probes
+    assert (told.token, told.vni) == (token.hex(), 7)
+    assert (told.outer_source, told.outer_destination) == ("127.0.0.1", "127.0.0.1")
+    assert told.arrived_at_ns > 0
+    assert last.clock == clock_id()
+    assert (last.received_packets, last.written_packets, last.refused) == (1, 1, {})
+    assert token not in running.capture.read_bytes()
+
+
+def test_a_monitor_on_all_addresses_tells_which_they_are_and_one_on_a_single_address_tells_no_more(
+    monitor: Callable[..., Running],
+) -> None:
+    assert "127.0.0.1" in monitor("0.0.0.0").stop().addresses
+    assert monitor("127.0.0.1").stop().addresses == ()

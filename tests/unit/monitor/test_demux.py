@@ -1,11 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pktmirror.model.probe import new_token
 from pktmirror.monitor.demux import (
+    PROBES_MAX,
     DatagramRefused,
     Event,
     FrameMirrored,
     GaveWay,
+    ProbeArrived,
     Received,
     Receiver,
     Refused,
@@ -13,6 +16,7 @@ from pktmirror.monitor.demux import (
     StreamAppeared,
     StreamGaveWay,
 )
+from pktmirror.packet import probe
 from pktmirror.packet.vxlan import Encapsulated
 
 WEB, SENSOR = "10.0.0.48", "10.0.0.9"
@@ -89,6 +93,51 @@ def test_invented_vnis_never_displace_a_stream_that_goes_on() -> None:
     assert [stream.vni for stream in receiver.streams] == [98, 1, 99]
     assert receiver.given_way == Received(96, 96 * 60, 2, 97)
     assert receiver.gave_way == {GaveWay.TOO_MANY_STREAMS: 96}
+
+
+SHARED, SESSION = b"shared", "tms-0123456789abcdef0"
+
+
+def probe_datagram(token: bytes, vni: int = 7) -> bytes:
+    return Encapsulated(vni, probe.frame(token, 1, SESSION)).encode()
+
+
+def test_a_probe_is_counted_by_itself_and_makes_no_stream() -> None:
+    receiver, token = Receiver(probe_key=SHARED), new_token(SHARED)
+    arrived = ProbeArrived(token, Stream(7, WEB, SENSOR), 100)
+    assert receiver.datagram_received(probe_datagram(token), WEB, SENSOR, 100) == [arrived]
+    assert (list(receiver.probes), receiver.probe_count) == ([arrived], 1)
+    assert (receiver.streams, receiver.given_way, receiver.refused) == ({}, Received(), {})
+
+
+def test_what_only_looks_like_a_probe_is_a_copy() -> None:
+    receiver, token = Receiver(probe_key=SHARED), new_token(SHARED)
+    stream = Stream(7, WEB, SENSOR)
+    receiver.datagram_received(probe_datagram(token), WEB, SENSOR, 1)
+    for looks_like_one in (new_token(b"guessed"), bytes(16), token):
+        datagram = probe_datagram(looks_like_one)
+        assert receiver.datagram_received(datagram, WEB, SENSOR, 2)[-1] == FrameMirrored(stream, datagram[8:], 2)
+    assert receiver.streams[stream].packets == 3, "also the very probe when it comes again"
+    assert receiver.probe_count == 1
+
+
+def test_without_the_shared_secret_a_probe_is_a_copy() -> None:
+    receiver = Receiver()
+    datagram = probe_datagram(new_token(SHARED))
+    assert receiver.datagram_received(datagram, WEB, SENSOR, 2)[-1] == FrameMirrored(
+        Stream(7, WEB, SENSOR), datagram[8:], 2
+    )
+    assert receiver.probe_count == 0
+
+
+def test_the_last_probes_are_kept_and_all_of_them_are_counted() -> None:
+    receiver = Receiver(probe_key=SHARED)
+    tokens = [new_token(SHARED) for _ in range(PROBES_MAX + 3)]
+    for token in tokens:
+        receiver.datagram_received(probe_datagram(token), WEB, SENSOR, 1)
+    assert [arrived.token for arrived in receiver.probes] == tokens[3:]
+    assert receiver.probe_count == PROBES_MAX + 3
+    assert receiver.streams == {}
 
 
 VALID = st.builds(
