@@ -252,8 +252,11 @@ struct session_counters {
 	struct tally stages[DIRECTION_COUNT][STAGE_COUNT];
 };
 
+/* extra_packets: what the packets of super-packets are beyond one each, so that packets - extra_packets are the frames
+ * at the hook, which is what most virtual devices count. */
 struct interface_counters {
 	struct tally outcomes[DIRECTION_COUNT][OUTCOME_COUNT];
+	__u64 extra_packets[DIRECTION_COUNT];
 };
 
 _Static_assert(RESOLVERS_MAX <= 8, "a bit each");

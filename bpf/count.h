@@ -64,8 +64,11 @@ static __always_inline void count_outcome(__u32 row, __u32 direction, __u32 outc
 
 	keep_check(direction);
 	keep_check(outcome);
-	if (counters && direction < DIRECTION_COUNT && outcome < OUTCOME_COUNT)
+	if (counters && direction < DIRECTION_COUNT && outcome < OUTCOME_COUNT) {
 		add(&counters->outcomes[direction][outcome], wire);
+		if (wire->packets > 1)
+			counters->extra_packets[direction] += wire->packets - 1;
+	}
 }
 
 static __always_inline void count_verdict(__u32 row, __u32 direction, __u32 verdict, const struct tally *wire)

@@ -15,6 +15,7 @@ import structlog
 
 from pktmirror import __version__
 from pktmirror.agent.apply import DataPlane, is_agent_id, pins_of, purge, remove_pins
+from pktmirror.agent.audit import Audit
 from pktmirror.agent.compile import (
     CompiledFilters,
     RouteQuery,
@@ -183,6 +184,7 @@ class Host:
         self._devices: list[Device] = []
         self._known_macs = data_plane.known_macs()
         self._looks = Looks(looks_share)
+        self.audit = Audit(netlink)
         self._applied_revision = 0
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
@@ -203,6 +205,7 @@ class Host:
                 self._look()
             self._watch_names()
             problems = () if desired is None else self._follow(desired)
+            self.audit.read(self._data_plane.mirrored(), self._data_plane.hook_figures)
         except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)
             self._looks.ask()
@@ -333,7 +336,9 @@ class Host:
                 if wanted is not None and session_id in wanted.session_ids
             ),
             mirrored_interfaces=tuple(
-                InterfaceFigures(key=keys[ifindex], directions=directions)
+                InterfaceFigures(
+                    key=keys[ifindex], directions=directions, bypassed_packets=self.audit.bypassed(ifindex)
+                )
                 for ifindex, directions in self._data_plane.interface_figures().items()
                 if ifindex in keys
             ),
