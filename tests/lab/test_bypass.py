@@ -21,11 +21,25 @@ from pktmirror.kernel import bpf
 from pktmirror.lab import Lab, Topology
 from pktmirror.lab.plan import host_device
 from pktmirror.model.filter import Direction
-from tests.lab.machines import mac_bytes, send_raw, super_packet
+from tests.lab.machines import ip, mac_bytes, send_raw, super_packet
 from tests.lab.mirror import WITHIN_S, Elsewhere, Mirror, Session
 from tests.lab.test_mirror_agent import ifindex_of
 from tests.lab.test_mirror_tso import assert_super_packets_were_sent, transfer
-from tests.lab.test_sources import ADDRESS, DATA, GUEST_MAC, found, guest_at_bridge, hello, nobody
+from tests.lab.test_sources import (
+    ADDRESS,
+    DATA,
+    GUEST_MAC,
+    NIC,
+    PEER,
+    found,
+    guest_at_bridge,
+    hello,
+    nobody,
+    plug_uplink,
+    say,
+    uplink,
+    wait_for_problem,
+)
 from tests.lab.topologies import VPC
 from tests.waiting import wait_until
 
@@ -36,6 +50,7 @@ INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
 ROOT = Path(__file__).parents[2]
 AROUND, ORDINARY = 9999, 9
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20  # linux/if_packet.h
+DEVICES = {"guest": "vnet0", "nic": "up0"}  # of the sources that are no instances of the lab
 XDP_NATIVE = 37  # enum bpf_attach_type: BPF_XDP, in the driver where it can
 
 
@@ -62,16 +77,12 @@ def bypassed(mirror: Mirror, source: str) -> dict[Direction, int]:
 def compared(mirror: Mirror, source: str) -> dict[Direction, int]:
     """What is found once two more readings of both sides are there, the last long enough after the traffic."""
     audit = mirror.agents[mirror.host_of(source)].host.audit
-    ifindex = audit_ifindex(mirror, source)
+    ifindex = ifindex_of(mirror, DEVICES.get(source) or host_device(source))
     until_s = time.monotonic() + 2 * SETTLED_S
     wait_until(
         lambda: mirror.report(source) and (audit.read_at_s(ifindex) or 0.0) > until_s, WITHIN_S, "nothing is read"
     )
     return bypassed(mirror, source)
-
-
-def audit_ifindex(mirror: Mirror, source: str) -> int:
-    return ifindex_of(mirror, "vnet0" if source in mirror.elsewhere else host_device(source))
 
 
 def mirrored(mirror: Mirror, *sources: str) -> None:
@@ -175,6 +186,7 @@ def test_what_an_xdp_program_drops_before_the_hook_is_found_to_the_packet(
     lab: Build, around: bpf.Object, attach: str
 ) -> None:
     with Mirror(lab(VPC)) as mirror, attached(mirror, around, "drop", host_device("web"), attach):
+        mirror.around.add("web")
         mirrored(mirror, "web")
         mirror.send("web", [udp(mirror, "web", "client", AROUND)] * 37 + [udp(mirror, "web", "client", ORDINARY)] * 5)
         mirror.wait_for_seen("web", EGRESS, 5)
@@ -192,6 +204,7 @@ def test_what_xdp_redirects_from_one_source_to_another_went_past_both(lab: Build
         attached(mirror, around, "redirect", host_device("web"), "generic XDP"),
         mirror.tap("client") as tap,
     ):
+        mirror.around |= {"web", "client"}
         mirrored(mirror, "web", "client")
         mirror.send("web", [udp(mirror, "web", "client", AROUND)] * 23 + [udp(mirror, "web", "client", ORDINARY)] * 4)
         mirror.wait_for_seen("client", INGRESS, 4)
@@ -211,8 +224,11 @@ def test_what_is_handed_to_the_far_end_of_a_veth_is_found_though_its_near_end_ne
         attached(mirror, around, "redirect_peer", host_device("client"), "tcx"),
         mirror.tap("web") as tap,
     ):
+        mirror.around.add("web")
         mirrored(mirror, "web")
-        mirror.send("client", [udp(mirror, "client", "web", AROUND)] * 19 + [udp(mirror, "client", "web", ORDINARY)] * 6)
+        mirror.send(
+            "client", [udp(mirror, "client", "web", AROUND)] * 19 + [udp(mirror, "client", "web", ORDINARY)] * 6
+        )
         mirror.wait_for_seen("web", INGRESS, 6)
         arrived = [each.frame for each in tap.read() if not each.outgoing]
         assert arrived.count(udp(mirror, "client", "web", AROUND)) == 19
@@ -222,6 +238,7 @@ def test_what_is_handed_to_the_far_end_of_a_veth_is_found_though_its_near_end_ne
 def test_what_a_packet_socket_sends_past_the_queue_is_found(lab: Build) -> None:
     """PACKET_QDISC_BYPASS on the host's side passes tc by; the same of the source itself is seen as it comes out."""
     with Mirror(lab(VPC)) as mirror:
+        mirror.around.add("web")
         mirrored(mirror, "web")
         for place, device, frame in (
             ("host", host_device("web"), udp(mirror, "client", "web", ORDINARY)),
@@ -240,6 +257,7 @@ def test_the_figure_stays_when_the_way_around_is_closed_and_begins_anew_with_ano
     lab: Build, around: bpf.Object
 ) -> None:
     with Mirror(lab(VPC)) as mirror:
+        mirror.around.add("web")
         mirrored(mirror, "web")
         with attached(mirror, around, "drop", host_device("web"), "generic XDP"):
             mirror.send("web", [udp(mirror, "web", "client", AROUND)] * 8)
@@ -253,5 +271,24 @@ def test_the_figure_stays_when_the_way_around_is_closed_and_begins_anew_with_ano
         assert compared(mirror, "web") == {INGRESS: 0, EGRESS: 0}
 
 
-def test_the_hosts_own_nic_has_its_directions_the_other_way_round(lab: Build, around: bpf.Object) -> None:
-    pytest.skip("written below")
+def test_of_a_hosts_own_nic_what_it_receives_is_ingress_and_another_in_its_place_begins_anew(
+    lab: Build, around: bpf.Object
+) -> None:
+    with Mirror(lab(VPC)) as mirror, uplink(mirror) as far:
+        mirror.elsewhere["nic"] = Elsewhere("nic:up0", NIC)
+        mirror.around.add("nic")
+        mirror.rearranged.add("nic")
+        mirrored(mirror, "nic")
+        with attached(mirror, around, "drop", "up0", "generic XDP"):
+            for number in range(9):
+                say(far, NIC, f"around {number}")
+            say(mirror.inside("host"), PEER, "out")
+            mirror.wait_for_seen("nic", EGRESS, 1)
+            assert compared(mirror, "nic") == {INGRESS: 9, EGRESS: 0}
+        ip("-n", mirror.lab.namespace("host"), "link", "del", "up0")
+        wait_for_problem(mirror, "nic", "interface gone")
+        plug_uplink(mirror, far)
+        wait_for_problem(mirror, "nic", None)
+        say(far, NIC, "in")
+        mirror.wait_for_seen("nic", INGRESS, 1)
+        assert compared(mirror, "nic") == {INGRESS: 0, EGRESS: 0}
