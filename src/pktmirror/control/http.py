@@ -10,6 +10,7 @@
 ``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
                                               with its interfaces and their sessions; 204
 ``DELETE /pktmirror/v1/interfaces/ENI``       signed: delete an interface that is gone, with its sessions
+``GET /metrics``                              all figures for Prometheus, bearer token (``metrics-token``)
 ``GET /pktmirror/v1/networks``                signed: the declaration of networks, and what it means
 ``PUT /pktmirror/v1/networks``                signed: another declaration (TOML); the changes, as JSON
 ``PUT /pktmirror/v1/interfaces/ENI/address``  signed: declare its primary address (plain text); ``DELETE``
@@ -60,6 +61,7 @@ from pktmirror.desired import decode_report, encode
 REPORT_BYTES_MAX = 16 * 1024 * 1024
 WAIT_S_MAX = 60.0
 OWN_SERVICE = "pktmirror"
+EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_EVERY_S = 1.0
 CLIENT_DISCONNECTED = "ClientDisconnected"
 """Counted like a refusal; no client ever sees it."""
@@ -104,12 +106,21 @@ class Revisions:
 
 
 class Endpoint:
-    """The routes over one control plane. ``agent_token`` is what agents and monitors show."""
+    """The routes over one control plane. ``agent_token`` is what agents and monitors show, ``metrics_token`` what may
+    read the metrics."""
 
-    def __init__(self, plane: ControlPlane, agent_token: str, *, started: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        agent_token: str,
+        metrics_token: str,
+        *,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
         self.revisions = Revisions()
         self._plane = plane
         self._agent_token = agent_token.encode()
+        self._metrics_token = metrics_token.encode()
         self._started = started
 
     def app(self) -> Starlette:
@@ -117,6 +128,7 @@ class Endpoint:
         routes = [
             Route("/", self._aws, methods=["POST"]),
             Route("/", _welcome, methods=["GET"]),
+            Route("/metrics", self._own(self._metrics), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/desired", self._own(self._agents_desired), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/report", self._own(self._agent_report), methods=["POST"]),
             Route(f"{own}/monitors/{{name}}/report", self._own(self._monitor_report), methods=["POST"]),
@@ -196,7 +208,7 @@ class Endpoint:
         return Response(status_code=400)
 
     async def _agents_desired(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
         after = _number(request, "after", -1.0)
         until_s = time.monotonic() + min(_number(request, "wait_s", 0.0), WAIT_S_MAX)
@@ -213,7 +225,7 @@ class Endpoint:
                 return Response(status_code=204)
 
     async def _agent_report(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
         report = _decoded(decode_report, await _body(request, REPORT_BYTES_MAX))
         if report.host_id != host_id:
@@ -224,7 +236,7 @@ class Endpoint:
         return Response(status_code=204)
 
     async def _monitor_report(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         monitor_id = _name(request)
         body = await _body(request, REPORT_BYTES_MAX)
         report = _decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
@@ -239,6 +251,10 @@ class Endpoint:
     async def _ledger(self, request: Request) -> Response:
         await self._require_signature(request)
         return _json(await run_in_threadpool(self._plane.ledger, time.time()))
+
+    async def _metrics(self, request: Request) -> Response:
+        self._require_token(request, self._metrics_token, "metrics-token")
+        return Response(await run_in_threadpool(self._plane.metrics, time.time()), 200, media_type=EXPOSITION_TYPE)
 
     async def _interfaces(self, request: Request) -> Response:
         await self._require_signature(request)
@@ -280,12 +296,13 @@ class Endpoint:
     def _revision(self) -> int:
         return self._plane.revision
 
-    def _require_token(self, request: Request) -> None:
+    def _require_agent(self, request: Request) -> None:
+        self._require_token(request, self._agent_token, "agent-token")
+
+    def _require_token(self, request: Request, expected: bytes, file: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._agent_token):
-            raise ApiError(
-                "AuthFailure", "The bearer token is not the one in STATE/agent-token of the control plane", 401
-            )
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected):
+            raise ApiError("AuthFailure", f"The bearer token is not the one in STATE/{file} of the control plane", 401)
 
     async def _require_signature(self, request: Request) -> bytes:
         """The body, which the signature covers."""
