@@ -1,7 +1,7 @@
 """The sockets' side of the control plane: EC2 and STS at ``/``, and an API of our own beside it.
 
 ============================================  ======================================================
-``POST /``                                    EC2 and STS, signed (SigV4); XML
+``POST /``                                    EC2 and STS, signed (SigV4); XML; and CloudWatch; JSON
 ``GET /pktmirror/v1/agents/HOST/desired``     long poll of an agent, bearer token; JSON, or 204
 ``POST /pktmirror/v1/agents/HOST/report``     an agent's report, bearer token
 ``POST /pktmirror/v1/monitors/ID/report``     a monitor's report, bearer token
@@ -50,6 +50,7 @@ from pktmirror.aws import (
     claimed_service,
     errors,
     failure,
+    json,
     parse,
     success,
     verify,
@@ -171,6 +172,10 @@ class Endpoint:
                 verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset(SERVICES)
             )
             service = identity.service
+            if json.is_spoken_to(service):
+                call = json.parse(service, request.headers.get(json.TARGET_HEADER, ""), signed.body)
+                result = await self._changing(self._plane.perform, call, time.time())
+                return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
             call = parse(service, request.headers.get("content-type", ""), signed.body)
             result = await self._changing(self._plane.perform, call, time.time())
             return Response(success(call, result, request_id), 200, media_type=CONTENT_TYPE)
@@ -182,6 +187,9 @@ class Endpoint:
             _log.exception("a request failed", request_id=request_id)
             error = errors.internal_error()
         self._plane.refused.count(error.code)
+        if json.is_spoken_to(service):
+            body, headers = json.failure(error)
+            return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
         return Response(failure(service, error, request_id), error.status, media_type=CONTENT_TYPE)
 
     def _own(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

@@ -31,6 +31,8 @@ class Mirrored:
 
 
 Figures = dict[Direction, Mirrored]
+Minutes = Mapping[int, Mapping[str, Figures]]
+"""By the minute (Unix seconds / 60) and the instance."""
 
 
 @dataclass(slots=True)
@@ -62,6 +64,13 @@ class Instances:
             if owner:
                 for direction, figures in now.items():
                     self._add(owner, direction, _increase(before.get(direction), figures), now_s)
+
+    def by_minute(self) -> Minutes:
+        """What does not change any more while it is read."""
+        return {
+            minute: {instance_id: dict(figures) for instance_id, figures in instances.items()}
+            for minute, instances in self.minutes.items()
+        }
 
     def ended(self, session_id: str) -> None:
         """Forget a session; what it has mirrored stays."""

@@ -16,7 +16,7 @@ import msgspec
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
 from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
-from pktmirror.control.instances import Instances
+from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
@@ -117,8 +117,12 @@ class ControlPlane:
     def perform(self, call: Call, now_s: float) -> Result:
         """Carry out an API call; raises ApiError, and then nothing has changed."""
         writes = operations.offered(call).writes
+        mirrored: Minutes = {}
+        if call.service == "monitoring":
+            with self._counting:
+                mirrored = self._instances.by_minute()
         with self._writing(now_s) if writes else self._store.read() as transaction:
-            return operations.perform(call, self._context(transaction, now_s))
+            return operations.perform(call, self._context(transaction, now_s, mirrored))
 
     @property
     def revision(self) -> int:
@@ -451,7 +455,7 @@ class ControlPlane:
             "budget": None if told is None else told.report.budget,
         }
 
-    def _context(self, transaction: Transaction, now_s: float) -> Context:
+    def _context(self, transaction: Transaction, now_s: float, mirrored: Minutes) -> Context:
         return Context(
             transaction,
             self.identity.account_id,
@@ -459,6 +463,7 @@ class ControlPlane:
             self._quotas,
             self._page_key,
             now_s,
+            mirrored,
         )
 
     def _identity(self, now_s: float) -> Identity:

@@ -53,7 +53,7 @@ def test_a_reading_too_soon_after_another_says_nothing() -> None:
     [
         pytest.param((True, True, True), 4, id="frames are compared where the device counts frames"),
         pytest.param((False, False, False), 0, id="elsewhere it may have counted the packets that they became"),
-        pytest.param((True, False, True), 0, id="and so where it changed meanwhile"),
+        pytest.param((False, True, True), 0, id="and so where it did before"),
     ],
 )
 def test_super_packets(in_frames: tuple[bool, bool, bool], expected: int) -> None:
