@@ -166,7 +166,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	else
 		outcome = offer(skb, policy, direction, &headers, &wire);
 
-	count_outcome(policy->ledger_row, direction, outcome, &wire);
+	count_outcome(policy->ledger_row, direction, outcome, &wire, skb->len);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
 		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
 		if (is_certain)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pktmirror.agent import abi
 from pktmirror.agent.bypass import HARDWARE_LAG_S, SETTLED_S, Comparison, HookFigures, Reading, compared
 from pktmirror.kernel.netlink import LinkCounters, Netlink, offloads_of
 from pktmirror.model.filter import Direction
@@ -92,6 +93,7 @@ class Audit:
             and near.link.kind == "veth"
             and offloads.takes_super_packets
             and near.qdisc in _QDISCS_WITHOUT_SPLITTING
+            and near.super_packet_bytes_max >= abi.WHOLE_BYTES_MAX
         )
         received, sent = near.received_packets, near.sent_packets
         if near.link.kind == "veth" and is_host_side:

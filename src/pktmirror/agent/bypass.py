@@ -28,7 +28,8 @@ HARDWARE_LAG_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class HookFigures:
-    """Seen by the hook of one direction: by frames, of which a super-packet is one, and by packets of the wire."""
+    """Seen by the hook of one direction: by frames, of which a super-packet is one (but not one of BIG TCP), and by
+    packets of the wire."""
 
     frames: int
     packets: int

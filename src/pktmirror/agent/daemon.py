@@ -205,7 +205,6 @@ class Host:
                 self._look()
             self._watch_names()
             problems = () if desired is None else self._follow(desired)
-            self.audit.read(self._data_plane.mirrored(), self._data_plane.hook_figures)
         except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)
             self._looks.ask()
@@ -216,10 +215,19 @@ class Host:
                     do="start the agent again, and it mirrors what is desired; or leave it, and nothing is mirrored",
                 ) from error
             self._data_plane.read_again()
+        problems += self._compare()
         if problems and problems != self._problems:
             _log.error("the desired state could not be applied in full", why=problems[0])
         self._problems = problems
         controller.report(self._report())
+
+    def _compare(self) -> tuple[str, ...]:
+        """The hooks' counters with those of the devices; what is in the way of that is in the way of nothing else."""
+        try:
+            self.audit.read(self._data_plane.mirrored(), self._data_plane.hook_figures)
+        except OSError as error:
+            return (f"what went past the hooks is not known: {error}",)
+        return ()
 
     def next_look_in_s(self) -> float:
         """In how many seconds the next look into the namespaces is due; 0 is now."""

@@ -58,12 +58,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class LinkCounters:
-    """A network device, and what it counts itself (struct rtnl_link_stats64)."""
+    """A network device, and what it counts itself (struct rtnl_link_stats64).
+
+    ``super_packet_bytes_max``: longer ones are split before they get to it.
+    """
 
     link: Link
     received_packets: int
     sent_packets: int
     qdisc: str
+    super_packet_bytes_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +165,13 @@ class Netlink:
             what = f"read the counters of the device {ifindex}"
             raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
         counts = message.get("stats64")
+        gso_bytes_max = [message.get(name) or 0 for name in ("gso_max_size", "gso_ipv4_max_size")]
         return LinkCounters(
-            _link(message), counts["rx_packets"], counts["tx_packets"], message.get("qdisc") or "noqueue"
+            _link(message),
+            counts["rx_packets"],
+            counts["tx_packets"],
+            message.get("qdisc") or "noqueue",
+            min(size for size in gso_bytes_max if size) if any(gso_bytes_max) else 0,
         )
 
     def addresses(self) -> list[InterfaceAddress]:
