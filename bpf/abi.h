@@ -24,6 +24,7 @@
 #define LANES_MAX 64
 #define STREAMS_MAX 65536
 #define VNI_NOT_QUOTED 0xffffffff
+#define WHOLE_BYTES_MAX 65536	/* GSO_LEGACY_MAX_SIZE: what is shorter is no BIG TCP */
 #define CAP_TICKS_PER_NS 64	/* 300 million packets/s are then still exact to half a per cent */
 
 /* The mark of a copy, the only thing that crosses a hop: magic, whether it is a probe, direction, generation, whether the
@@ -263,8 +264,12 @@ struct session_counters {
 	struct tally stages[DIRECTION_COUNT][STAGE_COUNT];
 };
 
+/* extra_packets: what the packets of super-packets are beyond one each, so that packets - extra_packets are the frames
+ * at the hook, which is what most virtual devices count. Those of BIG TCP are left out: a device may have to split them
+ * before it counts them. */
 struct interface_counters {
 	struct tally outcomes[DIRECTION_COUNT][OUTCOME_COUNT];
+	__u64 extra_packets[DIRECTION_COUNT];
 };
 
 /* Which packets of one interface are traced, and how many of them at the most (trace.h). */

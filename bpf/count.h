@@ -60,14 +60,19 @@ static __always_inline void measure(struct __sk_buff *skb, const struct headers 
  * verifier still needs. */
 #define keep_check(index) barrier_var(index)
 
-static __always_inline void count_outcome(__u32 row, __u32 direction, __u32 outcome, const struct tally *wire)
+/* frame_bytes: what the skb itself has. */
+static __always_inline void count_outcome(__u32 row, __u32 direction, __u32 outcome, const struct tally *wire,
+					  __u32 frame_bytes)
 {
 	struct interface_counters *counters = bpf_map_lookup_elem(&interface_ledger, &row);
 
 	keep_check(direction);
 	keep_check(outcome);
-	if (counters && direction < DIRECTION_COUNT && outcome < OUTCOME_COUNT)
+	if (counters && direction < DIRECTION_COUNT && outcome < OUTCOME_COUNT) {
 		add(&counters->outcomes[direction][outcome], wire);
+		if (wire->packets > 1 && frame_bytes < WHOLE_BYTES_MAX)
+			counters->extra_packets[direction] += wire->packets - 1;
+	}
 }
 
 static __always_inline void count_verdict(__u32 row, __u32 direction, __u32 verdict, const struct tally *wire)

@@ -149,7 +149,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	else
 		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &stage);
 
-	count_outcome(policy->ledger_row, direction, outcome, &wire);
+	count_outcome(policy->ledger_row, direction, outcome, &wire, skb->len);
 	if (traced)
 		trace_decision(policy, &headers, &decision, &wire, direction | outcome << 8 | stage << 16);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {

@@ -228,10 +228,15 @@ class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InterfaceFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The kernel's counters of one mirrored interface."""
+    """The kernel's counters of one mirrored interface.
+
+    ``bypassed_packets`` went past the hooks since the agent began to compare, as the device counts packets; a direction
+    is left out until it is compared.
+    """
 
     key: str
     directions: dict[Direction, InterfaceLedger]
+    bypassed_packets: dict[Direction, int] = {}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

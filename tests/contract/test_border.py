@@ -31,6 +31,9 @@ NEGATIVE = SessionFigures(
 TOO_MANY = InterfaceFigures(
     key="k", directions={Direction.EGRESS: InterfaceLedger({InterfaceOutcome.TAKEN: Tally(1, 1 << 70)})}
 )
+NEGATIVE_BYPASSED = InterfaceFigures(
+    key="k", directions={Direction.EGRESS: InterfaceLedger()}, bypassed_packets={Direction.EGRESS: -5}
+)
 STREAM = {
     "vni": 7,
     "outer_source": "10.0.0.1",
@@ -54,6 +57,7 @@ STREAM = {
         pytest.param({"sessions": (NEGATIVE,)}, "counts -1", id="negative figures"),
         pytest.param({"sessions": (NEGATIVE, NEGATIVE)}, "twice", id="figures of one session twice"),
         pytest.param({"mirrored_interfaces": (TOO_MANY,)}, "k counts", id="figures beyond all"),
+        pytest.param({"mirrored_interfaces": (NEGATIVE_BYPASSED,)}, "k counts -5", id="less than nothing went past"),
     ],
 )
 def test_a_report_of_an_agent_that_makes_no_sense_is_refused_whole(
@@ -173,6 +177,10 @@ def token_of_two_lines(state: Path) -> None:
     (state / "agent-token").write_text("0123456789abcdef\n0123456789abcdef\n")
 
 
+def no_metrics_token(state: Path) -> None:
+    (state / "metrics-token").write_text("short\n")
+
+
 def random_bytes(state: Path) -> None:
     (state / "pktmirror.sqlite").write_bytes(random.Random(1).randbytes(100_000))
 
@@ -194,6 +202,7 @@ def a_directory(state: Path) -> None:
     [
         (empty_token, "agent-token is no token"),
         (token_of_two_lines, "agent-token is no token"),
+        (no_metrics_token, "metrics-token is no token"),
         (random_bytes, "cannot be opened"),
         (damaged_within, "cannot be opened"),
         (a_directory, "cannot be opened"),

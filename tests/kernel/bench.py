@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
 
 from pktmirror.agent import abi
+from pktmirror.agent.bypass import HookFigures
 from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.plan import (
@@ -155,6 +156,10 @@ class Bench:
         refused = any(key[1:] == (Direction.INGRESS, InterfaceOutcome.TARGET_REFUSED) for key in counted)
         assert ran.verdict == (TCX_DROP if refused and _is_certainly_about_a_copy(frame) else TCX_NEXT)
         return counted
+
+    def hook_figures(self, direction: Direction) -> HookFigures:
+        """What the hooks have seen of the interface in the last run."""
+        return abi.hook_figures(self._maps["interface_ledger"].get_percpu(_FIRST))[direction]
 
     def _zero(self) -> None:
         session, interface = bytes(bytearray(abi.SessionCounters())), bytes(bytearray(abi.InterfaceCounters()))

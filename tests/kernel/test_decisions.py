@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from pktmirror.agent import abi
+from pktmirror.agent.bypass import HookFigures
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Action, Direction, Filter, Rule
 from pktmirror.model.ledger import InterfaceOutcome, Stage
@@ -120,6 +121,10 @@ def test_a_super_packet_counts_as_the_packets_that_it_becomes(bench: Bench, name
     bench.write(EVERYTHING)
     counted = bench.run(frame, at_ingress=True, offload=Offload(segment_bytes))
     assert counted == expected(EVERYTHING, frame, at_ingress=True, wire=wire)
+    [direction] = [each for each in Direction if any(each in key for key in counted)]
+    [other] = set(Direction) - {direction}
+    assert bench.hook_figures(direction) == HookFigures(frames=1, packets=len(segments)), "as its device counts it"
+    assert bench.hook_figures(other) == HookFigures(0, 0)
 
 
 def test_a_super_packet_of_another_protocol_counts_as_its_sender_says(bench: Bench) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
+from pktmirror.agent.bypass import HookFigures
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
@@ -19,6 +20,7 @@ SESSIONS_MAX = 64
 RESOLVERS_MAX = 8
 EXCLUSIONS_MAX = 32
 HINT_BITS = 256
+WHOLE_BYTES_MAX = 65536
 CAP_TICKS_PER_NS = 64
 EXCLUSION_SLOTS = 8
 DELIVERY_SLOTS = 16384
@@ -267,7 +269,7 @@ class SessionCounters(ctypes.Structure):
 
 
 class InterfaceCounters(ctypes.Structure):
-    _fields_ = (("outcomes", (TallyEntry * len(OUTCOMES)) * 2),)
+    _fields_ = (("outcomes", (TallyEntry * len(OUTCOMES)) * 2), ("extra_packets", ctypes.c_uint64 * 2))
 
 
 class TraceRequest(ctypes.Structure):
@@ -405,6 +407,16 @@ def interface_ledgers(per_cpu: Sequence[bytes]) -> dict[Direction, InterfaceLedg
         direction: InterfaceLedger(_sum(OUTCOMES, [value.outcomes[index] for value in counters]))
         for index, direction in enumerate(DIRECTIONS)
     }
+
+
+def hook_figures(per_cpu: Sequence[bytes]) -> dict[Direction, HookFigures]:
+    """How much the hooks of an interface have seen: the sum over CPUs of one row of `interface_ledger`."""
+    counters = [InterfaceCounters.from_buffer_copy(value) for value in per_cpu]
+    figures = {}
+    for index, direction in enumerate(DIRECTIONS):
+        packets = sum(entry.packets for value in counters for entry in value.outcomes[index])
+        figures[direction] = HookFigures(packets - sum(value.extra_packets[index] for value in counters), packets)
+    return figures
 
 
 def tally(per_cpu: Sequence[bytes]) -> Tally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import assert_never
 
 from pktmirror.agent import abi
+from pktmirror.agent.bypass import HookFigures
 from pktmirror.agent.classifier import cell_count
 from pktmirror.agent.hops import HOP_PREFIX, PROGRAMS, Hops
 from pktmirror.agent.plan import (
@@ -173,6 +174,19 @@ class DataPlane:
                 ledger.get_percpu(_key(abi.InterfacePolicy.from_buffer_copy(policy).ledger_row))
             )
             for ifindex, policy in self.tables.policies.items()
+        }
+
+    def hook_figures(self, ifindex: int) -> dict[Direction, HookFigures]:
+        """How much the hooks of a mirrored device have seen."""
+        row = abi.InterfacePolicy.from_buffer_copy(self.tables.policies[ifindex]).ledger_row
+        return abi.hook_figures(self._maps["interface_ledger"].get_percpu(_key(row)))
+
+    def mirrored(self) -> dict[int, bool]:
+        """By the ifindex of each mirrored device, whether it is the far end of the source."""
+        return {
+            ifindex: bool(abi.InterfacePolicy.from_buffer_copy(policy).is_host_side)
+            for ifindex, policy in self.tables.policies.items()
+            if ifindex in self.tables.attached
         }
 
     def known_macs(self) -> dict[int, str]:

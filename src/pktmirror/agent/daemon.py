@@ -15,6 +15,7 @@ import structlog
 
 from pktmirror import __version__
 from pktmirror.agent.apply import DataPlane, is_agent_id, pins_of, purge, remove_pins
+from pktmirror.agent.audit import Audit
 from pktmirror.agent.compile import (
     CompiledFilters,
     RouteQuery,
@@ -206,6 +207,7 @@ class Host:
         self._devices: list[Device] = []
         self._known_macs = data_plane.known_macs()
         self._looks = Looks(looks_share)
+        self.audit = Audit(netlink)
         self._applied_revision = 0
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
@@ -239,6 +241,7 @@ class Host:
                     do="start the agent again, and it mirrors what is desired; or leave it, and nothing is mirrored",
                 ) from error
             self._data_plane.read_again()
+        problems += self._compare()
         if problems and problems != self._problems:
             _log.error("the desired state could not be applied in full", why=problems[0])
         self._problems = problems
@@ -257,6 +260,14 @@ class Host:
         """Send a probe on the way of a session's copies, as the last turn made it."""
         problem = None if self._wanted is None else self._wanted.problems.get(request.session_id)
         return probe(self._data_plane, request, problem)
+
+    def _compare(self) -> tuple[str, ...]:
+        """The hooks' counters with those of the devices; what is in the way of that is in the way of nothing else."""
+        try:
+            self.audit.read(self._data_plane.mirrored(), self._data_plane.hook_figures)
+        except OSError as error:
+            return (f"what went past the hooks is not known: {error}",)
+        return ()
 
     def next_look_in_s(self) -> float:
         """In how many seconds the next look into the namespaces is due; 0 is now."""
@@ -380,7 +391,9 @@ class Host:
                 if wanted is not None and session_id in wanted.session_ids
             ),
             mirrored_interfaces=tuple(
-                InterfaceFigures(key=keys[ifindex], directions=directions)
+                InterfaceFigures(
+                    key=keys[ifindex], directions=directions, bypassed_packets=self.audit.bypassed(ifindex)
+                )
                 for ifindex, directions in self._data_plane.interface_figures().items()
                 if ifindex in keys
             ),

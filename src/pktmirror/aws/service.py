@@ -65,15 +65,22 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """``model_name`` is botocore's folder; ``operations`` None means all that the model has."""
+    """``model_name`` is botocore's folder; ``operations`` None means all that the model has.
+
+    ``protocol`` is the one that is spoken, where the model has several.
+    """
 
     model_name: str
     operations: frozenset[str] | None
+    protocol: str | None = None
 
 
 SERVICES: Mapping[str, Service] = {
     "ec2": Service("ec2", None),
     "sts": Service("sts", frozenset({"GetCallerIdentity"})),
+    "monitoring": Service(
+        "cloudwatch", frozenset({"ListMetrics", "GetMetricStatistics", "GetMetricData"}), protocol="json"
+    ),
 }
 """By signing name, which is what a credential scope says."""
 
@@ -99,8 +106,13 @@ def xml_namespace(service: str) -> str:
 
 
 def protocol(service: str) -> str:
-    """``ec2`` or ``query``."""
-    return str(_model(service).metadata["protocol"])
+    """``ec2``, ``query`` or ``json``."""
+    return SERVICES[service].protocol or str(_model(service).metadata["protocol"])
+
+
+def target_prefix(service: str) -> str:
+    """What stands before the operation in the header of a JSON request."""
+    return str(_model(service).metadata["targetPrefix"])
 
 
 @functools.cache
@@ -116,20 +128,23 @@ def operation(service: str, name: str) -> Operation:
     """The operation's shapes. KeyError for a name that is not in `operation_names`."""
     if name not in operation_names(service):
         raise KeyError(f"{service} has no operation {name}")
-    return compiled(_model(service), name)
+    return compiled(_model(service), name, protocol(service))
 
 
-def compiled(model: Any, name: str) -> Operation:
-    """An operation of any of botocore's ``ServiceModel`` of the ec2 or the query protocol."""
+def compiled(model: Any, name: str, protocol: str | None = None) -> Operation:
+    """An operation of any of botocore's ``ServiceModel``; ``protocol`` is one of its own, by default the first.
+
+    Of the json protocol no output shape is kept: results are written as they are.
+    """
     modelled = model.operation_model(name)
-    protocol = str(model.metadata["protocol"])
-    form, xml = _FORM[protocol], _XML[protocol]
+    protocol = protocol or str(model.metadata["protocol"])
+    form, xml = _FORM[protocol], _XML.get(protocol)
     return Operation(
         name,
         protocol,
         _xml_namespace(model),
         _structure(modelled.input_shape, form) if modelled.input_shape is not None else _NO_INPUT,
-        _structure(modelled.output_shape, xml) if modelled.output_shape is not None else None,
+        _structure(modelled.output_shape, xml) if modelled.output_shape is not None and xml is not None else None,
     )
 
 
@@ -160,7 +175,11 @@ class _Naming:
         return named
 
 
-_FORM: Mapping[str, _Naming] = {"ec2": _Naming(True, None), "query": _Naming(False, "member")}
+_FORM: Mapping[str, _Naming] = {
+    "ec2": _Naming(True, None),
+    "query": _Naming(False, "member"),
+    "json": _Naming(False, None),
+}
 _XML: Mapping[str, _Naming] = {"ec2": _Naming(False, "item"), "query": _Naming(False, "member")}
 
 

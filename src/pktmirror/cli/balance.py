@@ -75,8 +75,11 @@ class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InterfaceDirection(msgspec.Struct, frozen=True, kw_only=True):
+    """``bypassed_packets`` were never seen: the device's own counters tell of them. None: they are not compared."""
+
     seen: Tally
     outcomes: dict[InterfaceOutcome, Tally]
+    bypassed_packets: int | None = None
 
     def outcome(self, outcome: InterfaceOutcome) -> Tally:
         return self.outcomes.get(outcome, Tally())
@@ -127,6 +130,18 @@ def interface_differences(interface: InterfaceFigures) -> list[str]:
         for direction, figures in interface.directions.items()
         if figures.seen != _sum(figures.outcomes)
     ]
+
+
+def bypassed(packets: Mapping[Direction, int]) -> str | None:
+    """What it means that packets went past the hooks, by direction; None where none did."""
+    counts = [f"{_packets(packets[each])} of {each.value}" for each in Direction if packets.get(each)]
+    if not counts:
+        return None
+    return (
+        f"{' and '.join(counts)} went past the hooks, so no session was offered them: XDP, AF_XDP, bpf_redirect_peer "
+        "(Cilium), a tc program before ours, or a packet socket with PACKET_QDISC_BYPASS takes or sends them; "
+        "LIMITATIONS.md, Past the hooks, says how to find out"
+    )
 
 
 def document(ledger: Ledger) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pktmirror.cli.balance import (
     Ledger,
     SessionFigures,
     Uncollected,
+    bypassed,
     differences,
     document,
     interface_differences,
@@ -37,6 +38,7 @@ from pktmirror.model.rate import UNLIMITED
 
 WATCH_EVERY_S = 1.0
 LOST_IN_HOP, LOST_ON_WIRE, NOT_WRITTEN = "lost in hop", "lost on the wire", "not written"
+BYPASSED = "bypassed"
 _LOST = {stage.value for stage in LOSSES} | {LOST_IN_HOP, LOST_ON_WIRE, NOT_WRITTEN}
 
 
@@ -207,11 +209,14 @@ def _judgement(found: list[str]) -> Iterator[Text]:
 def _interface(interface: InterfaceFigures) -> RenderableType:
     name = interface.interface_id or "an interface that is no longer known"
     title = Text.assemble((name, "bold"), f"  {interface.key} on {interface.host_id}")
-    return Group(title, _table(outcomes(interface)), *_judgement(interface_differences(interface)), Text())
+    past = bypassed({direction: figures.bypassed_packets or 0 for direction, figures in interface.directions.items()})
+    warning = [] if past is None else [Text(f"  ! {past}", "bold red")]
+    return Group(title, _table(outcomes(interface)), *warning, *_judgement(interface_differences(interface)), Text())
 
 
 def outcomes(interface: InterfaceFigures) -> list[Line]:
-    """An interface's lines: what it saw, and below it the outcomes, without those that did not occur."""
+    """An interface's lines: what it saw, and below it the outcomes, without those that did not occur; then what it did
+    not see."""
     figures = [
         interface.directions.get(direction, InterfaceDirection(seen=Tally(), outcomes={}))
         for direction in (Direction.INGRESS, Direction.EGRESS)
@@ -221,7 +226,8 @@ def outcomes(interface: InterfaceFigures) -> list[Line]:
     for outcome in InterfaceOutcome:
         ingress, egress = (each.outcome(outcome) for each in figures)
         lines += _occurred([Line(1, outcome.value, ingress, egress, ingress + egress)])
-    return lines
+    ingress, egress = (Tally(each.bypassed_packets or 0) for each in figures)
+    return [*lines, *_occurred([Line(0, BYPASSED, ingress, egress, ingress + egress, counts_bytes=False)])]
 
 
 def _table(lines: Iterable[Line]) -> Table:

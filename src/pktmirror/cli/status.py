@@ -7,9 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pktmirror.cli.balance import bypassed
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.cli.terminal import terminal
 from pktmirror.desired import PathFacts
+from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 
@@ -57,6 +59,15 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     socket_queue_full: int
 
 
+class Bypassed(msgspec.Struct, frozen=True, kw_only=True):
+    """An interface of which packets went past the hooks. ``interface_id`` None: it is not known (any more)."""
+
+    interface_id: str | None
+    host_id: str
+    key: str
+    packets: dict[Direction, int]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What ``GET /pktmirror/v1/status`` answers."""
 
@@ -69,6 +80,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[Session, ...]
     monitors: tuple[Monitor, ...]
     refused_requests: dict[str, int]
+    bypassed: tuple[Bypassed, ...] = ()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -99,6 +111,7 @@ def shown(status_: Status) -> RenderableType:
     problems = [Text(f"  ! {host.host_id}: {problem}", "red") for host in status_.hosts for problem in host.problems]
     parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_)]
     parts += [_limits(session) for session in status_.sessions if session.cap != UNLIMITED or session.capped.packets]
+    parts += [_bypassed(each) for each in status_.bypassed]
     parts.append(_monitors(status_))
     parts += [
         Text(f"  · {host.host_id}: {host.stray_packets} frames at the hops were no copy and were dropped", "yellow")
@@ -154,6 +167,11 @@ def _sessions(status_: Status) -> RenderableType:
 def _limits(session: Session) -> Text:
     capped = f"{session.capped.packets:,} packets over it or over the budget of the host were not copied"
     return Text(f"  · {session.session_id}: cap {session.cap}; {capped}", "yellow" if session.capped.packets else "")
+
+
+def _bypassed(past: Bypassed) -> Text:
+    name = past.interface_id or "an interface that is no longer known"
+    return Text(f"  ! {name}, {past.key} on {past.host_id}: {bypassed(past.packets)}", "red")
 
 
 def _monitors(status_: Status) -> RenderableType:

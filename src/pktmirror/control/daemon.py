@@ -76,7 +76,9 @@ def serve(
                     secret_access_key=plane.identity.secret_access_key,
                 )
             )
-            endpoint = Endpoint(plane, state.agent_token(), started=lambda: _announce(url, ready))
+            endpoint = Endpoint(
+                plane, state.agent_token(), state.metrics_token(), started=lambda: _announce(url, ready)
+            )
             with _stopping(stop) as stop_:
                 asyncio.run(_serve(endpoint, listening, stop_))
         finally:

@@ -1,7 +1,7 @@
 """The sockets' side of the control plane: EC2 and STS at ``/``, and an API of our own beside it.
 
 ============================================  ======================================================
-``POST /``                                    EC2 and STS, signed (SigV4); XML
+``POST /``                                    EC2 and STS, signed (SigV4); XML; and CloudWatch; JSON
 ``GET /pktmirror/v1/agents/HOST/desired``     long poll of an agent, bearer token; JSON, or 204
 ``POST /pktmirror/v1/agents/HOST/report``     an agent's report, bearer token
 ``GET /pktmirror/v1/agents/HOST/trace``       long poll: the live trace that is wanted of a host, or 204;
@@ -19,6 +19,7 @@
 ``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
                                               with its interfaces and their sessions; 204
 ``DELETE /pktmirror/v1/interfaces/ENI``       signed: delete an interface that is gone, with its sessions
+``GET /metrics``                              all figures for Prometheus, bearer token (``metrics-token``)
 ``GET /pktmirror/v1/networks``                signed: the declaration of networks, and what it means
 ``PUT /pktmirror/v1/networks``                signed: another declaration (TOML); the changes, as JSON
 ``PUT /pktmirror/v1/interfaces/ENI/address``  signed: declare its primary address (plain text); ``DELETE``
@@ -58,6 +59,7 @@ from pktmirror.aws import (
     claimed_service,
     errors,
     failure,
+    json,
     parse,
     success,
     verify,
@@ -73,6 +75,7 @@ REPORT_BYTES_MAX = 16 * 1024 * 1024
 WAIT_S_MAX = 60.0
 PROBE_WITHIN_S = 5.0
 OWN_SERVICE = "pktmirror"
+EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_EVERY_S = 1.0
 CLIENT_DISCONNECTED = "ClientDisconnected"
 """Counted like a refusal; no client ever sees it."""
@@ -118,13 +121,22 @@ class Revisions:
 
 
 class Endpoint:
-    """The routes over one control plane. ``agent_token`` is what agents and monitors show."""
+    """The routes over one control plane. ``agent_token`` is what agents and monitors show, ``metrics_token`` what may
+    read the metrics."""
 
-    def __init__(self, plane: ControlPlane, agent_token: str, *, started: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        agent_token: str,
+        metrics_token: str,
+        *,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
         self.revisions = Revisions()
         self.traces = Revisions()  # of what is asked and told in live traces
         self._plane = plane
         self._agent_token = agent_token.encode()
+        self._metrics_token = metrics_token.encode()
         self._started = started
 
     def app(self) -> Starlette:
@@ -132,6 +144,7 @@ class Endpoint:
         routes = [
             Route("/", self._aws, methods=["POST"]),
             Route("/", _welcome, methods=["GET"]),
+            Route("/metrics", self._own(self._metrics), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/desired", self._own(self._agents_desired), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/report", self._own(self._agent_report), methods=["POST"]),
             Route(f"{own}/agents/{{name}}/trace", self._own(self._agents_trace), methods=["GET"]),
@@ -183,6 +196,10 @@ class Endpoint:
                 verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset(SERVICES)
             )
             service = identity.service
+            if json.is_spoken_to(service):
+                call = json.parse(service, request.headers.get(json.TARGET_HEADER, ""), signed.body)
+                result = await self._changing(self._plane.perform, call, time.time())
+                return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
             call = parse(service, request.headers.get("content-type", ""), signed.body)
             result = await self._changing(self._plane.perform, call, time.time())
             return Response(success(call, result, request_id), 200, media_type=CONTENT_TYPE)
@@ -194,6 +211,9 @@ class Endpoint:
             _log.exception("a request failed", request_id=request_id)
             error = errors.internal_error()
         self._plane.refused.count(error.code)
+        if json.is_spoken_to(service):
+            body, headers = json.failure(error)
+            return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
         return Response(failure(service, error, request_id), error.status, media_type=CONTENT_TYPE)
 
     def _own(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -220,7 +240,7 @@ class Endpoint:
         return Response(status_code=400)
 
     async def _agents_desired(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
         after = _number(request, "after", -1.0)
 
@@ -248,7 +268,7 @@ class Endpoint:
                 return Response(status_code=204)
 
     async def _agents_probes(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
 
         async def asked() -> Response | None:
@@ -258,7 +278,7 @@ class Endpoint:
         return await self._polled(request, asked)
 
     async def _probes_answered(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
         body = await _body(request, BODY_BYTES_MAX)
         answers = _decoded(lambda document: msgspec.json.decode(document, type=tuple[ProbeAnswer, ...]), body)
@@ -279,7 +299,7 @@ class Endpoint:
         return _json(await run_in_threadpool(self._plane.probe, _name(request), time.time()))
 
     async def _agent_report(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
         report = _decoded(decode_report, await _body(request, REPORT_BYTES_MAX))
         if report.host_id != host_id:
@@ -290,7 +310,7 @@ class Endpoint:
         return Response(status_code=204)
 
     async def _agents_trace(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
 
         def order() -> Response | None:
@@ -300,7 +320,7 @@ class Endpoint:
         return await self._when(order, _number(request, "wait_s", 0.0)) or Response(status_code=204)
 
     async def _agent_traced(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         host_id = _name(request)
         body = await _body(request, REPORT_BYTES_MAX)
         batch = _decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
@@ -353,7 +373,7 @@ class Endpoint:
                 return None
 
     async def _monitor_report(self, request: Request) -> Response:
-        self._require_token(request)
+        self._require_agent(request)
         monitor_id = _name(request)
         body = await _body(request, REPORT_BYTES_MAX)
         report = _decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
@@ -368,6 +388,10 @@ class Endpoint:
     async def _ledger(self, request: Request) -> Response:
         await self._require_signature(request)
         return _json(await run_in_threadpool(self._plane.ledger, time.time()))
+
+    async def _metrics(self, request: Request) -> Response:
+        self._require_token(request, self._metrics_token, "metrics-token")
+        return Response(await run_in_threadpool(self._plane.metrics, time.time()), 200, media_type=EXPOSITION_TYPE)
 
     async def _interfaces(self, request: Request) -> Response:
         await self._require_signature(request)
@@ -409,12 +433,13 @@ class Endpoint:
     def _revision(self) -> int:
         return self._plane.revision
 
-    def _require_token(self, request: Request) -> None:
+    def _require_agent(self, request: Request) -> None:
+        self._require_token(request, self._agent_token, "agent-token")
+
+    def _require_token(self, request: Request, expected: bytes, file: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._agent_token):
-            raise ApiError(
-                "AuthFailure", "The bearer token is not the one in STATE/agent-token of the control plane", 401
-            )
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected):
+            raise ApiError("AuthFailure", f"The bearer token is not the one in STATE/{file} of the control plane", 401)
 
     async def _require_signature(self, request: Request) -> bytes:
         """The body, which the signature covers."""

@@ -15,7 +15,8 @@ import msgspec
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
-from pktmirror.control import declaration, history, inventory, ledger, operations, reports, status
+from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
+from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
@@ -102,6 +103,8 @@ class ControlPlane:
         self._started_at_s = now_s
         self._reports = Reports()
         self._probes = Probes()
+        self._instances = Instances()
+        self._counting = threading.Lock()
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
@@ -120,8 +123,12 @@ class ControlPlane:
     def perform(self, call: Call, now_s: float) -> Result:
         """Carry out an API call; raises ApiError, and then nothing has changed."""
         writes = operations.offered(call).writes
+        mirrored: Minutes = {}
+        if call.service == "monitoring":
+            with self._counting:
+                mirrored = self._instances.by_minute()
         with self._writing(now_s) if writes else self._store.read() as transaction:
-            return operations.perform(call, self._context(transaction, now_s))
+            return operations.perform(call, self._context(transaction, now_s, mirrored))
 
     @property
     def revision(self) -> int:
@@ -151,6 +158,8 @@ class ControlPlane:
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
         self._take_in_sent(report)
+        with self._counting:
+            self._instances.told(report, self._instance_of, now_s)
         self._reports.agents[report.host_id] = Received(report, now_s)
         with self._store.read() as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
@@ -320,6 +329,7 @@ class ControlPlane:
         told = outer_sources(self._reports)
         capped = reports.capped(self._reports)
         paths = reports.paths(self._reports)
+        ids = _interface_ids(resources)
         return {
             "version": pktmirror.__version__,
             "account_id": self.identity.account_id,
@@ -355,6 +365,10 @@ class ControlPlane:
                 }
                 for monitor_id, told in sorted(self._reports.monitors.items())
             ],
+            "bypassed": [
+                {"interface_id": ids.get((host_id, key)), "host_id": host_id, "key": key, "packets": packets}
+                for (host_id, key), packets in reports.bypassed(self._reports).items()
+            ],
             "refused_requests": self.refused.counts(),
         }
 
@@ -363,7 +377,7 @@ class ControlPlane:
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
-        ids = {(record.host_id, record.found.key): record.interface_id for record in resources.interfaces.values()}
+        ids = _interface_ids(resources)
         return {
             "sessions": ledger.rows(resources, self._reports, problems, remembered),
             "interfaces": [
@@ -375,6 +389,7 @@ class ControlPlane:
                         direction.value: {
                             "seen": seen.seen,
                             "outcomes": {outcome.value: tally for outcome, tally in seen.outcomes.items()},
+                            "bypassed_packets": figures.bypassed_packets.get(direction),
                         }
                         for direction, seen in figures.directions.items()
                     },
@@ -383,6 +398,33 @@ class ControlPlane:
                 for figures in told.report.mirrored_interfaces
             ],
         }
+
+    def metrics(self, now_s: float) -> bytes:
+        """All figures, for Prometheus."""
+        with self._store.read() as transaction:
+            resources, remembered = Resources.of(transaction), history.History.of(transaction)
+            hosts = transaction.hosts.where()
+        problems = status.problems(resources, self._reports, now_s)
+        with self._counting:
+            instances = {instance_id: dict(figures) for instance_id, figures in self._instances.totals.items()}
+        return metrics.exposition(
+            metrics.Found(
+                now_s=now_s,
+                version=pktmirror.__version__,
+                revision=resources.revision,
+                hosts=tuple(hosts),
+                sessions=tuple(ledger.rows(resources, self._reports, problems, remembered)),
+                reports=self._reports,
+                interface_ids=_interface_ids(resources),
+                instance_ids={
+                    record.interface_id: record.instance_id
+                    for record in resources.interfaces.values()
+                    if record.instance_id is not None
+                },
+                instances=instances,
+                refused=self.refused.counts(),
+            )
+        )
 
     def interfaces(self) -> list[dict[str, Any]]:
         """The inventory, mirrorable or not, with where each interface was found."""
@@ -407,6 +449,8 @@ class ControlPlane:
         for session_id in removed:
             self._reports.sent.pop(session_id, None)
             self._outer_sources.pop(session_id, None)
+            with self._counting:
+                self._instances.ended(session_id)
 
     def _take_in_sent(self, report: Report) -> None:
         """Remember what each session has sent, and carry on where the counters of one begin anew."""
@@ -420,6 +464,13 @@ class ControlPlane:
         with self._store.read() as transaction:
             there = {id_ for id_ in told if id_ in known or transaction.sessions.get(id_) is not None}
         known.update((session_id, told[session_id]) for session_id in there)
+
+    def _instance_of(self, session_id: str) -> str | None:
+        """The instance that a session's source belongs to, empty for none; None for a session that is not there."""
+        with self._store.read() as transaction:
+            session = transaction.sessions.get(session_id)
+            source = None if session is None else transaction.interfaces.get(session.interface_id)
+        return None if source is None else source.instance_id or ""
 
     def _outer_sources_told(self, transaction: Transaction, report: Report) -> dict[str, str]:
         """The outer source of each session whose agent says another one than before, by session id."""
@@ -464,7 +515,7 @@ class ControlPlane:
             "budget": None if told is None else told.report.budget,
         }
 
-    def _context(self, transaction: Transaction, now_s: float) -> Context:
+    def _context(self, transaction: Transaction, now_s: float, mirrored: Minutes) -> Context:
         return Context(
             transaction,
             self.identity.account_id,
@@ -472,6 +523,7 @@ class ControlPlane:
             self._quotas,
             self._page_key,
             now_s,
+            mirrored,
         )
 
     def _identity(self, now_s: float) -> Identity:
@@ -515,6 +567,11 @@ def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
             404,
         )
     return record
+
+
+def _interface_ids(resources: Resources) -> dict[tuple[str, str], str]:
+    """By host and key."""
+    return {(record.host_id, record.found.key): record.interface_id for record in resources.interfaces.values()}
 
 
 def _outer_source(session: SessionRecord, resources: Resources, told: str | None) -> str | None:

@@ -94,6 +94,16 @@ def capped(reports: Reports) -> dict[str, Tally]:
     }
 
 
+def bypassed(reports: Reports) -> dict[tuple[str, str], Mapping[Direction, int]]:
+    """By host and key: how many packets went past the hooks of an interface, where any did."""
+    return {
+        (host_id, figures.key): figures.bypassed_packets
+        for host_id, told in sorted(reports.agents.items())
+        for figures in told.report.mirrored_interfaces
+        if any(figures.bypassed_packets.values())
+    }
+
+
 def outer_sources(reports: Reports) -> dict[str, str]:
     """By session id: the outer source that its agent says its copies carry."""
     return {
@@ -195,6 +205,8 @@ def _tallies(report: Report) -> Iterator[tuple[str, Tally]]:
         for seen in interface.directions.values():
             for tally in seen.outcomes.values():
                 yield interface.key, tally
+        for packets in interface.bypassed_packets.values():
+            yield interface.key, Tally(packets)
 
 
 def _first_twice(names: Iterable[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""The state directory: the store, the key, the agents' token, and the files that make AWS clients ready to use.
+"""The state directory: the store, the key, the tokens, and the files that make AWS clients ready to use.
 
 One control plane at a time holds it. All its files are for its owner only. An edge module.
 """
@@ -15,7 +15,8 @@ from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.model.refusal import Refusal
 
 STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
-AGENT_TOKEN, CREDENTIALS, CONFIG = "agent-token", "aws-credentials", "aws-config"
+AGENT_TOKEN, METRICS_TOKEN = "agent-token", "metrics-token"
+CREDENTIALS, CONFIG = "aws-credentials", "aws-config"
 CLIENT = "client.json"
 TOKEN_CHARACTERS_MIN = 16
 
@@ -95,14 +96,11 @@ class StateDirectory:
 
     def agent_token(self) -> str:
         """The bearer token of agents and monitors; made at the first start."""
-        token = self._kept(AGENT_TOKEN, secrets.token_urlsafe(32))
-        if _TOKEN.fullmatch(token) is None:
-            raise Refusal(
-                f"The agents' token in {self.path / AGENT_TOKEN} is no token.",
-                found=f"{len(token)} characters; {TOKEN_CHARACTERS_MIN} or more are expected, and none of them blank",
-                do="put back the token that the agents have, or remove the file: the next start makes a new one",
-            )
-        return token
+        return self._token(AGENT_TOKEN, "agents'")
+
+    def metrics_token(self) -> str:
+        """The bearer token with which metrics are read, and nothing else is done; made at the first start."""
+        return self._token(METRICS_TOKEN, "metrics'")
 
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""
@@ -115,6 +113,16 @@ class StateDirectory:
         self._write(CREDENTIALS, credentials)
         self._write(CONFIG, config)
         self._write(CLIENT, msgspec.json.encode(client).decode())
+
+    def _token(self, name: str, whose: str) -> str:
+        token = self._kept(name, secrets.token_urlsafe(32))
+        if _TOKEN.fullmatch(token) is None:
+            raise Refusal(
+                f"The {whose} token in {self.path / name} is no token.",
+                found=f"{len(token)} characters; {TOKEN_CHARACTERS_MIN} or more are expected, and none of them blank",
+                do="put back the token that its users have, or remove the file: the next start makes a new one",
+            )
+        return token
 
     def _kept(self, name: str, otherwise: str) -> str:
         try:

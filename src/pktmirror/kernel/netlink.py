@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pyroute2 import IPRoute, NetlinkError
-from pyroute2.ethtool.ioctl import IoctlEthtool
+from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
 
 Address = IPv4Address | IPv6Address
@@ -34,6 +34,11 @@ _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _SCOPE_LINK = 253
 _GRO = "generic-receive-offload"
 _OFFLOADS = ("tcp-segmentation-offload", "generic-segmentation-offload", "tx-checksumming")
+_MERGES = "rx-gro"
+_TAKES_SUPER_PACKETS = (
+    *("tx-generic-segmentation", "tx-tcp-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp6-segmentation"),
+    "tx-udp-segmentation",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,28 @@ class Link:
     peer_nsid: int | None
     permanent_mac: str | None
     ethernet: bool = True  # what it carries begins with an Ethernet header
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCounters:
+    """A network device, and what it counts itself (struct rtnl_link_stats64).
+
+    ``super_packet_bytes_max``: longer ones are split before they get to it.
+    """
+
+    link: Link
+    received_packets: int
+    sent_packets: int
+    qdisc: str
+    super_packet_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offloads:
+    """Whether a device may merge packets once it has counted them, and whether it takes every super-packet whole."""
+
+    merges_received: bool
+    takes_super_packets: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +155,26 @@ class Netlink:
 
     def link_named(self, name: str) -> Link | None:
         return next((link for link in self.links() if link.name == name), None)
+
+    def counters(self, ifindex: int, *, nsid: int | None = None) -> LinkCounters | None:
+        """Of a device of this namespace, or of the one that has this number here; None where there is none."""
+        where = {} if nsid is None else {"IFLA_IF_NETNSID": nsid}
+        try:
+            [message] = self._route.link("get", index=ifindex, **where)
+        except NetlinkError as error:
+            if error.code in (errno.ENODEV, errno.EINVAL):  # EINVAL: a number that names no namespace
+                return None
+            what = f"read the counters of the device {ifindex}"
+            raise OSError(error.code, f"{what}: {os.strerror(error.code)}") from error
+        counts = message.get("stats64")
+        gso_bytes_max = [message.get(name) or 0 for name in ("gso_max_size", "gso_ipv4_max_size")]
+        return LinkCounters(
+            _link(message),
+            counts["rx_packets"],
+            counts["tx_packets"],
+            message.get("qdisc") or "noqueue",
+            min(size for size in gso_bytes_max if size) if any(gso_bytes_max) else 0,
+        )
 
     def addresses(self) -> list[InterfaceAddress]:
         with _as_os_error("read the addresses"):
@@ -322,6 +369,19 @@ def poll_what_it_receives(device: str) -> None:
         ethtool.close()
     if not on:
         raise OSError(errno.EOPNOTSUPP, f"{device} keeps {_GRO} off")
+
+
+def offloads_of(device: str) -> Offloads | None:
+    """The offloads of a device of this thread's namespace; None where it does not say."""
+    try:
+        ethtool = IoctlEthtool(device)
+        try:
+            features = ethtool.get_features()
+            return Offloads(features.is_active(_MERGES), all(features.is_active(name) for name in _TAKES_SUPER_PACKETS))
+        finally:
+            ethtool.close()
+    except (OSError, EthtoolError, KeyError):  # it is gone, it has no such switch, or this kernel does not know one
+        return None
 
 
 def _link(message: Any) -> Link:

@@ -3,11 +3,12 @@
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from pktmirror.cli import ledger, status
-from pktmirror.cli.balance import Ledger, Uncollected
+from pktmirror.cli.balance import InterfaceDirection, Ledger, Uncollected, document
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import Stage, Tally
 from pktmirror.model.rate import Rate
@@ -127,6 +128,30 @@ def test_an_empty_ledger_says_what_to_do():
     assert "create-traffic-mirror-session" in printed(ledger.shown(Ledger(sessions=(), interfaces=())))
 
 
+def test_what_went_past_the_hooks_is_said_with_its_causes_and_is_no_fault_of_the_sums():
+    ingress = msgspec.structs.replace(interface().directions[Direction.INGRESS], bypassed_packets=1234)
+    egress = InterfaceDirection(seen=Tally(), outcomes={}, bypassed_packets=0)
+    figures = msgspec.structs.replace(interface(), directions={Direction.INGRESS: ingress, Direction.EGRESS: egress})
+    shown = printed(ledger.shown(Ledger(sessions=(session(),), interfaces=(figures,))))
+    assert "bypassed" in shown
+    assert "! 1,234 packets of ingress went past the hooks" in shown
+    assert "bpf_redirect_peer" in shown
+    assert shown.count("✓ adds up") == 2
+    assert [(line.depth, line.label, line.both.packets) for line in ledger.outcomes(figures)][-1] == (
+        0,
+        "bypassed",
+        1234,
+    )
+    assert document(Ledger(sessions=(), interfaces=(figures,)))["adds_up"] is True
+
+
+@pytest.mark.parametrize("packets", [None, 0])
+def test_where_nothing_went_past_or_nothing_is_compared_nothing_is_said(packets: int | None):
+    ingress = msgspec.structs.replace(interface().directions[Direction.INGRESS], bypassed_packets=packets)
+    figures = msgspec.structs.replace(interface(), directions={Direction.INGRESS: ingress})
+    assert "bypassed" not in printed(ledger.shown(Ledger(sessions=(session(),), interfaces=(figures,))))
+
+
 def host(**changed: Any) -> status.Host:
     return status.Host(
         **{
@@ -184,9 +209,18 @@ def test_the_status_shows_problems_monitors_and_refused_requests():
                     ),
                 ),
                 refused_requests={"AuthFailure": 4},
+                bypassed=(
+                    status.Bypassed(
+                        interface_id="eni-1",
+                        host_id="host-1",
+                        key="netns:web/eth0",
+                        packets={Direction.INGRESS: 2, Direction.EGRESS: 1},
+                    ),
+                ),
             )
         )
     )
+    assert "! eni-1, netns:web/eth0 on host-1: 2 packets of ingress and 1 packet of egress went past the hooks" in shown
     for said in ("! host-1: cannot attach to web0", "mirroring", "[fe80::1]:4789", "too short 2", "AuthFailure 4"):
         assert said in shown
     assert "no VNI" not in shown

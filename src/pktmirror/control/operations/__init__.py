@@ -8,6 +8,7 @@ from typing import Any
 
 from pktmirror.aws import Call, errors
 from pktmirror.control.operations import (
+    cloudwatch,
     filter_rules,
     filters,
     idempotency,
@@ -31,6 +32,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation[Any]] = {
         ("ec2", interfaces.OPERATIONS),
         ("ec2", network.OPERATIONS),
         ("sts", identity.OPERATIONS),
+        ("monitoring", cloudwatch.OPERATIONS),
     )
     for name, operation in offered.items()
 }

@@ -6,12 +6,13 @@ ranges) its types do. A result is a dict in botocore's output shape.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
 from pktmirror.aws import ApiError, Call, errors
+from pktmirror.control.instances import Minutes
 from pktmirror.control.store import Transaction
 from pktmirror.model.filter import Action, Direction, NetworkService
 from pktmirror.model.limits import Quotas
@@ -64,7 +65,10 @@ class DescribeRequest(Request, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an operation may use: an open transaction and what the operator decided. ``now_s`` is Unix time."""
+    """What an operation may use: an open transaction and what the operator decided. ``now_s`` is Unix time.
+
+    ``mirrored`` is what each instance has mirrored, by the minute; for CloudWatch's operations only.
+    """
 
     transaction: Transaction
     account_id: str
@@ -72,6 +76,7 @@ class Context:
     quotas: Quotas
     page_key: bytes
     now_s: float
+    mirrored: Minutes = field(default_factory=dict)
 
     @property
     def networks(self) -> Networks:

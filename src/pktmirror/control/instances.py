@@ -1,0 +1,110 @@
+"""What each instance's interfaces have mirrored, as CloudWatch counts it for EC2 (spec 1.10). Pure.
+
+By instance and direction, summed over its interfaces and their sessions, since the control plane started: the counters
+of a session are for its life, so a sum of them would fall with each session that is deleted. What the counters had come
+to when a host reports for the first time is of before, and is left out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pktmirror.desired import Report
+from pktmirror.model.filter import Direction
+from pktmirror.model.ledger import SessionLedger, Stage, Tally
+
+MINUTE_S = 60
+KEPT_MINUTES = 180
+SKIPPED = (Stage.CAPPED, Stage.CLONE_FAILED)
+"""What matched and was not mirrored because production had priority. What is dropped within a hop is so too, but its
+bytes are not known, and its packets cannot be told from those in flight: the ledger shows them by session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """Copies that were sent, of the length that the session asks for, and packets of which none was made."""
+
+    mirrored: Tally = field(default_factory=Tally)
+    skipped: Tally = field(default_factory=Tally)
+
+    def __add__(self, other: "Mirrored") -> "Mirrored":
+        return Mirrored(self.mirrored + other.mirrored, self.skipped + other.skipped)
+
+
+Figures = dict[Direction, Mirrored]
+Minutes = Mapping[int, Mapping[str, Figures]]
+"""By the minute (Unix seconds / 60) and the instance."""
+
+
+@dataclass(slots=True)
+class Instances:
+    """The running sums; ``minutes`` are the same by the minute (Unix seconds / 60), the last KEPT_MINUTES of them."""
+
+    totals: dict[str, Figures] = field(default_factory=dict)
+    minutes: dict[int, dict[str, Figures]] = field(default_factory=dict)
+    _sessions: dict[str, Figures] = field(default_factory=dict)  # by session id, at the last report
+    _owners: dict[str, str] = field(default_factory=dict)  # instances by session id
+    _hosts: set[str] = field(default_factory=set)
+
+    def told(self, report: Report, instance_of: Callable[[str], str | None], now_s: float) -> None:
+        """Take in an agent's report.
+
+        ``instance_of`` a session is empty where its source belongs to none, and None where the session is not there.
+        """
+        is_first = report.host_id not in self._hosts
+        self._hosts.add(report.host_id)
+        for session in report.sessions:
+            owner = self._owners.get(session.session_id)
+            owner = instance_of(session.session_id) if owner is None else owner
+            if owner is None:
+                continue
+            self._owners[session.session_id] = owner
+            now = {direction: _figures(ledger) for direction, ledger in session.directions.items()}
+            before = self._sessions.get(session.session_id, now if is_first else {})
+            self._sessions[session.session_id] = now
+            if owner:
+                for direction, figures in now.items():
+                    self._add(owner, direction, _increase(before.get(direction), figures), now_s)
+
+    def by_minute(self) -> Minutes:
+        """What does not change any more while it is read."""
+        return {
+            minute: {instance_id: dict(figures) for instance_id, figures in instances.items()}
+            for minute, instances in self.minutes.items()
+        }
+
+    def ended(self, session_id: str) -> None:
+        """Forget a session; what it has mirrored stays."""
+        self._sessions.pop(session_id, None)
+        self._owners.pop(session_id, None)
+
+    def _add(self, instance_id: str, direction: Direction, more: Mirrored, now_s: float) -> None:
+        minute = int(now_s) // MINUTE_S
+        if minute not in self.minutes:
+            for old in [each for each in self.minutes if each <= minute - KEPT_MINUTES]:
+                del self.minutes[old]
+        for sums in (self.totals, self.minutes.setdefault(minute, {})):
+            figures = sums.setdefault(instance_id, dict.fromkeys(Direction, Mirrored()))
+            figures[direction] += more
+
+
+def _figures(ledger: SessionLedger) -> Mirrored:
+    return Mirrored(ledger.stage(Stage.SENT), sum((ledger.stage(stage) for stage in SKIPPED), Tally()))
+
+
+def _increase(before: Mirrored | None, now: Mirrored) -> Mirrored:
+    """Counters that are smaller than they were began anew."""
+    if before is None:
+        return now
+    return Mirrored(_more(before.mirrored, now.mirrored), _more(before.skipped, now.skipped))
+
+
+def _more(before: Tally, now: Tally) -> Tally:
+    if now.packets < before.packets:
+        return now
+    return Tally(now.packets - before.packets, max(now.bytes - before.bytes, 0))
+
+
+def counter(figures: Mapping[Direction, Mirrored], direction: Direction, *, skipped: bool) -> Tally:
+    """One of an instance's figures."""
+    found = figures.get(direction, Mirrored())
+    return found.skipped if skipped else found.mirrored
