@@ -18,11 +18,21 @@ struct flow {
 	__u8 shape;
 	__u8 taken_by;
 	__u8 amazon_dns;
-	__u32 reserved;
+	__u16 meter;		/* of the session that takes it */
+	__u16 reserved;
 };
 
 struct flow_block {
 	struct flow flows[FLOWS_A_BLOCK];
+};
+
+/* By session: the meters of the rules that reject a flow. */
+struct rejections {
+	__u16 meters[SESSIONS_MAX];
+};
+
+struct rejections_block {
+	struct rejections flows[FLOWS_A_BLOCK];
 };
 
 struct policy_map {
@@ -135,6 +145,35 @@ struct {
 	__type(value, struct tally);
 } strays SEC(".maps");
 
+/* Meters of rules. The agent makes a block when it needs one and reads it through mmap: first a row of tallies for each
+ * CPU, then what only the agent writes (agent/meters.py). A row here is what a program asks for. */
+struct meter_row {
+	struct tally meters[METERS_A_BLOCK];
+};
+
+struct meter_block {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct meter_row);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, METER_BLOCKS);
+	__type(key, __u32);
+	__array(values, struct meter_block);
+} meters SEC(".maps");
+
+/* By ledger row; nobody but the agent reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LEDGER_ROWS);
+	__type(key, __u32);
+	__type(value, struct meter_range);
+} meter_ranges SEC(".maps");
+
 /* What was decided of a flow (remember.h); nobody but the programs reads it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -142,3 +181,12 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow_block);
 } flows SEC(".maps");
+
+/* A flow has the same place here as there. Apart, since they are larger than a flow and most flows have none. The last
+ * block is for what is not remembered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FLOW_BLOCKS + 1);
+	__type(key, __u32);
+	__type(value, struct rejections_block);
+} flow_rejections SEC(".maps");

@@ -110,10 +110,11 @@ static __always_inline void clone_into_hop(struct __sk_buff *skb, const struct i
 static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, const struct tally *wire)
 {
-	struct decision decision = {};
+	struct decision decision = { .taken_by = SESSIONS_MAX };
 
 	decide_all(policy, direction, headers, &decision);
 	count_verdicts(policy, &decision, direction, wire);
+	decided(&decision);
 	if (decision.taken_by >= SESSIONS_MAX)
 		return OUTCOME_NOT_TAKEN;
 	clone_into_hop(skb, policy, &policy->sessions[decision.taken_by], direction, headers, wire);

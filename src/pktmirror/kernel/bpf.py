@@ -20,6 +20,7 @@ _XDP_GENERIC = 2  # XDP_FLAGS_SKB_MODE
 _MAP_TYPE_ARRAY = 2
 _PERCPU_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _BPF_ANY = 0
+_BPF_F_MMAPABLE, _BPF_F_INNER_MAP = 1 << 10, 1 << 12
 _ENOENT = 2
 _OBJ_NAME_BYTES = 15
 _PROG_INFO_BYTES, _VERIFIED_INSNS_AT = 232, 216  # struct bpf_prog_info
@@ -44,6 +45,10 @@ _ffi.cdef(
     int bpf_program__fd(const struct bpf_program *program);
     struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *object, const char *name);
     int bpf_map__fd(const struct bpf_map *map);
+    struct bpf_map_create_opts {
+        size_t sz; uint32_t btf_fd, btf_key_type_id, btf_value_type_id, btf_vmlinux_value_type_id, inner_map_fd,
+        map_flags; uint64_t map_extra; uint32_t numa_node, map_ifindex;
+    };
     int bpf_map_create(int type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries_max,
                        const void *opts);
     int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
@@ -217,6 +222,14 @@ def create_array(name: str, value: bytes) -> Map:
     array = Map(_checked(fd, "bpf_map_create"))
     array.put(bytes(4), value)
     return array
+
+
+def create_inner_array(name: str, entries_max: int, value_bytes: int) -> Map:
+    """An array map for `Map.memory`, in the form of an inner map of a size of its own (BPF_F_INNER_MAP, Linux 5.10)."""
+    opts = _ffi.new("struct bpf_map_create_opts *")
+    opts.sz, opts.map_flags = _ffi.sizeof("struct bpf_map_create_opts"), _BPF_F_MMAPABLE | _BPF_F_INNER_MAP
+    fd = libbpf().bpf_map_create(_MAP_TYPE_ARRAY, name.encode()[:_OBJ_NAME_BYTES], 4, value_bytes, entries_max, opts)
+    return Map(_checked(fd, "bpf_map_create"))
 
 
 @dataclass(frozen=True, slots=True)
