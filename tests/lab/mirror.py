@@ -26,6 +26,7 @@ from pktmirror.desired import (
     ExclusionDocument,
     FilterDocument,
     Report,
+    SessionFigures,
     StreamDocument,
     Undeliverable,
     Underlay,
@@ -36,7 +37,7 @@ from pktmirror.lab import Lab
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, PortRange, Rule
-from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally, matched
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource
 from tests.lab.arrivals import Collector, Copy, Tap
@@ -435,6 +436,12 @@ class Mirror:
         for source, sessions in self.sources.items():
             report = reports[self.host_of(source)]
             ledgers = {each.session_id: each.directions for each in report.sessions}
+            found += [
+                f"{source}: {problem}"
+                for figures in report.sessions
+                if figures.session_id in {session.session_id(source) for session in sessions}
+                for problem in _sums_over_rules_that_differ(figures)
+            ]
             interfaces = {each.key: each.directions for each in report.mirrored_interfaces}
             for direction, interface in interfaces.get(self.key(source), {}).items():
                 by_session = [ledgers[session.session_id(source)][direction] for session in _by_number(sessions)]
@@ -487,6 +494,18 @@ def _sums_that_differ(interface: InterfaceLedger, sessions: Sequence[SessionLedg
         left = Tally(left.packets - took.packets, left.bytes - took.bytes)
     if by_sessions != taken:
         found.append(f"the sessions took {by_sessions}, the interface says {taken}")
+    return found
+
+
+def _sums_over_rules_that_differ(figures: SessionFigures) -> list[str]:
+    """What a session took and what its rules rejected is what these rules matched, each packet one."""
+    found = [] if figures.rules_lack is None else [f"the rules' figures lack something: {figures.rules_lack}"]
+    rules = [rule.ledger() for rule in figures.rules]
+    for direction, ledger in figures.directions.items():
+        for verdict in (Verdict.TAKEN, Verdict.REJECTED_BY_RULE):
+            by_rules = matched(rules, direction, verdict)
+            if by_rules != ledger.verdict(verdict):
+                found.append(f"{direction.value} {verdict.value}: {ledger.verdict(verdict)}, by the rules {by_rules}")
     return found
 
 

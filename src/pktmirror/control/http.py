@@ -6,7 +6,8 @@
 ``POST /pktmirror/v1/agents/HOST/report``     an agent's report, bearer token
 ``POST /pktmirror/v1/monitors/ID/report``     a monitor's report, bearer token
 ``GET /pktmirror/v1/status``                  signed for the service ``pktmirror``; JSON; likewise
-                                              ``ledger``, ``interfaces`` and ``hosts/HOST/desired``
+                                              ``ledger`` (``?rules=1``: of each rule too),
+                                              ``interfaces`` and ``hosts/HOST/desired``
 ``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
                                               with its interfaces and their sessions; 204
 ``DELETE /pktmirror/v1/interfaces/ENI``       signed: delete an interface that is gone, with its sessions
@@ -238,7 +239,8 @@ class Endpoint:
 
     async def _ledger(self, request: Request) -> Response:
         await self._require_signature(request)
-        return _json(await run_in_threadpool(self._plane.ledger, time.time()))
+        with_rules = _number(request, "rules", 0.0) != 0
+        return _json(await run_in_threadpool(self._plane.ledger, time.time(), with_rules=with_rules))
 
     async def _interfaces(self, request: Request) -> Response:
         await self._require_signature(request)

@@ -78,7 +78,9 @@ def test_the_first_session_in_full() -> None:
     expected_delivery.port_be[:] = (4789).to_bytes(2)
     expected_policy = abi.InterfacePolicy(generation=abi.REMEMBERED, session_count=1, is_host_side=1)
     expected_policy.mac[:] = MAC
-    expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
+    expected_policy.sessions[0] = abi.SessionPolicy(
+        0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0, meter=abi.NO_METER
+    )
 
     assert planned(wanted({"a": Wish()}), Tables()) == [
         PutStream(stream(vni=7), 0),
