@@ -99,7 +99,7 @@ class Allotment:
 
     def _found_gaps(self) -> list[tuple[int, int]]:
         gaps, begin = [], 0
-        for range_ in sorted(self._occupied, key=lambda range_: range_.first):
+        for range_ in sorted((one for one in self._occupied if one.count), key=lambda range_: range_.first):
             gaps.append((begin, range_.first))
             begin = range_.first + range_.count
         gaps.append((begin, self._capacity))
