@@ -92,10 +92,16 @@ struct decision {
 	__u32 taken_by;		/* SESSIONS_MAX: by none */
 	__u16 amazon_dns;
 	__u16 meter;		/* of the session that takes it */
-	__u16 flow_block;	/* where the meters of those that reject it are */
+	__u16 rejection;	/* the meter of the first that rejects it */
+	__u16 is_held;		/* the flow is, as the meters of the others are read (remember.h) */
+	__u16 flow_block;	/* where those are */
 	__u16 flow_index;
-	__u32 is_held;		/* the flow is, as they are read (remember.h) */
 };
+
+static __always_inline bool is_rejected_by_many(const struct decision *decision)
+{
+	return decision->rejected & (decision->rejected - 1);
+}
 
 static __always_inline struct rejections *rejections_of(const struct decision *decision)
 {
@@ -108,10 +114,18 @@ static __always_inline struct rejections *rejections_of(const struct decision *d
 _Static_assert(VERDICT_TAKEN == 0 && VERDICT_REJECTED_BY_RULE == 1 && VERDICT_NO_RULE_MATCHED == 2,
 	       "the loops below compute with verdicts, since each branch in them is one that the verifier follows");
 
-__noinline int note_rejection(const struct decision *decision, __u32 session)
+__noinline int note_rejection(struct decision *decision, __u32 session)
 {
-	struct rejections *rejections = decision ? rejections_of(decision) : NULL;
+	struct rejections *rejections;
 
+	if (!decision)
+		return 0;
+	if (!decision->rejected) {
+		decision->rejected = 1;	/* as good as any but 0, until all are known */
+		decision->rejection = decision->meter;
+		return 0;
+	}
+	rejections = rejections_of(decision);
 	keep_check(session);
 	if (rejections && session < SESSIONS_MAX)
 		rejections->meters[session] = decision->meter;
@@ -129,6 +143,7 @@ __noinline int classify(const struct interface_policy *policy, __u32 direction, 
 
 	if (!policy || !headers || !decision)
 		return 0;
+	decision->rejected = 0;
 	place(&point, headers);
 	point.amazon_dns = is_amazon_dns(policy, headers);
 	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count; i++) {
@@ -158,18 +173,28 @@ __noinline int count_one(__u32 row, __u32 direction, __u32 verdict, const struct
 	return 0;
 }
 
+__noinline int count_rejection(const struct session_policy *session, const struct decision *decision, __u32 index,
+			       const struct tally *wire)
+{
+	const struct rejections *rejections;
+
+	if (!session || !decision || !wire)
+		return 0;
+	if (!(decision->rejected & ((1ull << (index & 63)) - 1)))
+		return count_meter(session->meter, decision->rejection, wire);
+	rejections = rejections_of(decision);
+	keep_check(index);
+	return rejections && index < SESSIONS_MAX ? count_meter(session->meter, rejections->meters[index], wire) : 0;
+}
+
 /* Every session that was asked counts its verdict, and the rule that decided it. */
 __noinline int count_verdicts(const struct interface_policy *policy, const struct decision *decision, __u32 direction,
 			      const struct tally *wire)
 {
 	const struct session_policy *session;
-	const struct rejections *rejections;
 	__u32 otherwise, taken_by;
 
 	if (!policy || !decision || !wire)
-		return 0;
-	rejections = rejections_of(decision);
-	if (!rejections)
 		return 0;
 	otherwise = decision->amazon_dns ? VERDICT_SERVICE_NOT_ENABLED : VERDICT_NO_RULE_MATCHED;
 	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count && i < decision->taken_by; i++) {
@@ -177,7 +202,7 @@ __noinline int count_verdicts(const struct interface_policy *policy, const struc
 
 		count_one(policy->sessions[i].ledger_row, direction, otherwise - rejected, wire);
 		if (rejected)
-			count_meter(policy->sessions[i].meter, rejections->meters[i], wire);
+			count_rejection(&policy->sessions[i], decision, i, wire);
 	}
 	taken_by = decision->taken_by;
 	keep_check(taken_by);

@@ -19,14 +19,14 @@ struct flow {
 	__u8 taken_by;
 	__u8 amazon_dns;
 	__u16 meter;		/* of the session that takes it */
-	__u16 reserved;
+	__u16 rejection;	/* that of the first session that rejects it */
 };
 
 struct flow_block {
 	struct flow flows[FLOWS_A_BLOCK];
 };
 
-/* By session: the meters of the rules that reject a flow. */
+/* By session: the meters of the rules that reject a flow, but for the first session that does. */
 struct rejections {
 	__u16 meters[SESSIONS_MAX];
 };
@@ -182,8 +182,8 @@ struct {
 	__type(value, struct flow_block);
 } flows SEC(".maps");
 
-/* A flow has the same place here as there. Apart, since they are larger than a flow and most flows have none. The last
- * block is for what is not remembered. */
+/* A flow has the same place here as there. Apart, since they are larger than a flow, and few flows are rejected by two
+ * sessions. The last block is for what is not remembered. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, FLOW_BLOCKS + 1);

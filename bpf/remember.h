@@ -54,8 +54,8 @@ static __always_inline void let_go(struct flow *flow)
 	*(volatile __u32 *)&flow->sequence = flow->sequence + 1;
 }
 
-/* Whether it was remembered. The sequence changes meanwhile only where programs can be preempted. Where a session has
- * rejected the flow it is held, since the meters of the rules are read later. */
+/* Whether it was remembered. The sequence changes meanwhile only where programs can be preempted. Where several
+ * sessions reject the flow it is held, since the meters of their rules are read later. */
 static __always_inline bool recall(struct flow *flow, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, struct decision *decision)
 {
@@ -71,8 +71,9 @@ static __always_inline bool recall(struct flow *flow, const struct interface_pol
 	decision->taken_by = flow->taken_by;
 	decision->amazon_dns = flow->amazon_dns;
 	decision->meter = flow->meter;
+	decision->rejection = flow->rejection;
 	barrier();
-	if (!decision->rejected)
+	if (!is_rejected_by_many(decision))
 		return *(volatile __u32 *)&flow->sequence == sequence;
 	decision->is_held = hold(flow, sequence);
 	return decision->is_held;
@@ -92,6 +93,7 @@ static __always_inline void remember(struct flow *flow, const struct interface_p
 	flow->taken_by = decision->taken_by;
 	flow->amazon_dns = decision->amazon_dns;
 	flow->meter = decision->meter;
+	flow->rejection = decision->rejection;
 }
 
 /* As `classify`, from memory where it can. What is held then is let go by `decided`. */
@@ -112,7 +114,7 @@ __noinline int decide_all(const struct interface_policy *policy, __u32 direction
 	if (!flow || !decision->is_held)
 		return 0;
 	remember(flow, policy, direction, headers, decision);
-	if (!decision->rejected) {
+	if (!is_rejected_by_many(decision)) {
 		let_go(flow);
 		decision->is_held = false;
 	}

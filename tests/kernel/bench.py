@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, ip_address
 from types import MappingProxyType
 
 from pktmirror.agent import abi
-from pktmirror.agent.allotment import CarryMeters, WriteMeters
+from pktmirror.agent.allotment import CarryMeters, PutMeters, WriteMeters
 from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meter_blocks import MeterBlocks
@@ -104,9 +104,11 @@ class Bench:
         remembers: bool = True,
         caps: Mapping[str, Rate] = MappingProxyType({}),
         budget: Rate = UNLIMITED,
+        meters: int | None = None,
     ) -> None:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
-        swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id."""
+        swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id, ``meters``
+        how many there are; None: as many as there can be."""
         wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene)), caps, budget)
         self._rows = max(ROWS_LOOKED_AT_MIN, len(wanted.session_ids) + 2)
         for row in range(self._rows):
@@ -115,7 +117,8 @@ class Bench:
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
         self._ranges = {}
-        for change in plan(wanted, Tables(), capacity=_CAPACITY):
+        capacity = _CAPACITY if meters is None else replace(_CAPACITY, meters=meters)
+        for change in plan(wanted, Tables(), capacity=capacity):
             match change:
                 case WriteFilter(cell, value):
                     self._filters[cell * abi.CELL_BYTES : cell * abi.CELL_BYTES + len(value)] = value
@@ -133,6 +136,8 @@ class Bench:
                 case CarryMeters(row, range_):  # from nowhere: the scene before has nothing to do with this one
                     self._meters.put(row, range_)
                     self._ranges[row] = range_
+                case PutMeters():
+                    assert meters is not None
                 case ClearSessionRow() | ClearInterfaceRow() | ForgetSpent() | Attach():
                     pass
                 case other:
@@ -176,7 +181,7 @@ class Bench:
             self._maps["session_ledger"].put(_key(row), session)
             self._maps["interface_ledger"].put(_key(row), interface)
         self._maps["strays"].put(_FIRST, bytes(bytearray(abi.TallyEntry())))
-        self._matched = self._read_matched()
+        self._matched = self.matched()
 
     def _counted(self) -> Counted:
         counted: Counted = {}
@@ -194,7 +199,7 @@ class Bench:
                     for name, tally in tallies
                     if tally.packets or tally.bytes
                 )
-        for key, tally in self._read_matched().items():
+        for key, tally in self.matched().items():
             before = self._matched.get(key, Tally())
             if tally != before:
                 counted[key] = tally.packets - before.packets, tally.bytes - before.bytes
@@ -202,7 +207,8 @@ class Bench:
         assert not any(strays)
         return counted
 
-    def _read_matched(self) -> dict[tuple[object, ...], Tally]:
+    def matched(self) -> dict[tuple[object, ...], Tally]:
+        """What rules have matched since `write`, by the keys of `Counted`."""
         return {
             (row, rule.direction, (rule.rule_id, rule.action)): rule.matched
             for row, range_ in self._ranges.items()

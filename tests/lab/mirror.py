@@ -97,6 +97,7 @@ class Session:
     packet_bytes_max: int | None = None
     undeliverable: str | None = None
     cap: Rate = UNLIMITED
+    rule_ids: tuple[str, ...] = ()  # in the order of the filter's rules; none: they go by their numbers
 
     def session_id(self, source: str) -> str:
         """By source and VNI, so that a session stays the same when its number, filter or target changes."""
@@ -307,7 +308,7 @@ class Mirror:
                 for name, sessions in here.items()
             ),
             filters={
-                _filter_id(session.filter): FilterDocument.of(session.filter)
+                _filter_id(session): FilterDocument.of(session.filter, session.rule_ids)
                 for sessions in here.values()
                 for session in sessions
             },
@@ -344,7 +345,7 @@ class Mirror:
             session_id=session.session_id(source),
             number=session.number,
             vni=session.vni,
-            filter_id=_filter_id(session.filter),
+            filter_id=_filter_id(session),
             packet_bytes_max=session.packet_bytes_max,
             delivery=delivery,
             cap=session.cap,
@@ -386,6 +387,13 @@ class Mirror:
     def verdicts(self, source: str, direction: Direction, vni: int | None = None) -> dict[Verdict, int]:
         verdicts = self.ledger(source, vni)[direction].verdicts
         return {verdict: tally.packets for verdict, tally in verdicts.items() if tally.packets}
+
+    def matched(self, source: str, vni: int | None = None) -> dict[tuple[str, Direction, Action], int]:
+        """The packets that each rule of a session matched, of those that matched any."""
+        session_id = self._session(source, vni).session_id(source)
+        [figures] = [each for each in self.report(source).sessions if each.session_id == session_id]
+        assert figures.rules_lack is None
+        return {(rule.rule_id, rule.direction, rule.action): rule.packets for rule in figures.rules}
 
     def outcomes(self, source: str, direction: Direction) -> dict[InterfaceOutcome, int]:
         outcomes = self.interface(source)[direction].outcomes
@@ -509,8 +517,8 @@ def _sums_over_rules_that_differ(figures: SessionFigures) -> list[str]:
     return found
 
 
-def _filter_id(filter_: Filter) -> str:
-    return "tmf-" + hashlib.sha256(repr(filter_).encode()).hexdigest()[:17]
+def _filter_id(session: Session) -> str:
+    return "tmf-" + hashlib.sha256(repr((session.filter, session.rule_ids)).encode()).hexdigest()[:17]
 
 
 def _unmount(root: Path) -> None:
