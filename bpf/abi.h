@@ -92,6 +92,12 @@ struct meter_name {
 	__u8 accepts;
 };
 
+/* Of a block of meters: what they begin with, and whose they are. */
+struct meter_notes {
+	struct tally carried[METERS_A_BLOCK];
+	struct meter_name names[METERS_A_BLOCK];
+};
+
 /* The meters of the session that has this ledger row; next_*: those that its next policy counts in. */
 struct meter_range {
 	__u32 first;

@@ -173,18 +173,19 @@ __noinline int count_one(__u32 row, __u32 direction, __u32 verdict, const struct
 	return 0;
 }
 
-__noinline int count_rejection(const struct session_policy *session, const struct decision *decision, __u32 index,
-			       const struct tally *wire)
+static __always_inline void count_rejection(const struct session_policy *session, const struct decision *decision,
+					    __u32 index, const struct tally *wire)
 {
 	const struct rejections *rejections;
+	__u32 meter = decision->rejection;
 
-	if (!session || !decision || !wire)
-		return 0;
-	if (!(decision->rejected & ((1ull << (index & 63)) - 1)))
-		return count_meter(session->meter, decision->rejection, wire);
-	rejections = rejections_of(decision);
-	keep_check(index);
-	return rejections && index < SESSIONS_MAX ? count_meter(session->meter, rejections->meters[index], wire) : 0;
+	if (decision->rejected & ((1ull << index) - 1)) {
+		rejections = rejections_of(decision);
+		if (!rejections)
+			return;
+		meter = rejections->meters[index];
+	}
+	count_meter(session->meter, meter, wire);
 }
 
 /* Every session that was asked counts its verdict, and the rule that decided it. */

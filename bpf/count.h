@@ -88,24 +88,19 @@ static __always_inline void count_stage(__u32 row, __u32 direction, __u32 stage,
 		add(&counters->stages[direction][stage], wire);
 }
 
-/* As in mirror.bpf.c: what only the agent uses is not in BTF. */
-static const struct meter_name abi_meter_name __attribute__((used));
+/* As in mirror.bpf.c: what no program uses is not in BTF. */
+static const struct meter_notes abi_meter_notes __attribute__((used));
 
-/* A rule of a session has decided. `first`: of the session's meters. A block has a row for each CPU, and not the form
- * of a per-CPU array, since user space can clear no element of those while others of it are counted in. */
-__noinline int count_meter(__u32 first, __u32 meter, const struct tally *wire)
+/* A rule of a session has decided. `first`: of the session's meters. */
+static __always_inline void count_meter(__u32 first, __u32 meter, const struct tally *wire)
 {
-	__u32 cpu = bpf_get_smp_processor_id(), block = (first + meter) / METERS_A_BLOCK;
+	__u32 cpu = bpf_get_smp_processor_id(), number = first + meter, block = number / METERS_A_BLOCK;
+	void *rows = bpf_map_lookup_elem(&meters, &block);
 	struct meter_row *row;
-	void *rows;
 
-	if (!wire)
-		return 0;
-	rows = bpf_map_lookup_elem(&meters, &block);
 	if (!rows)
-		return 0;
+		return;
 	row = bpf_map_lookup_elem(rows, &cpu);
 	if (row)
-		add(&row->meters[(first + meter) % METERS_A_BLOCK], wire);
-	return 0;
+		add(&row->meters[number % METERS_A_BLOCK], wire);
 }

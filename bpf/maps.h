@@ -145,16 +145,18 @@ struct {
 	__type(value, struct tally);
 } strays SEC(".maps");
 
-/* Meters of rules. The agent makes a block when it needs one and reads it through mmap: first a row of tallies for each
- * CPU, then what only the agent writes (agent/meters.py). A row here is what a program asks for. */
+/* Meters of rules. The agent makes a block when it needs one, and reads and clears it through mmap: of a per-CPU array
+ * it could clear no element while others are counted in. So a block has a row for each CPU: max_entries 0 says that, to
+ * kernel/bpf.py. The number is known at load, since only then is the look-up inlined; a call of a helper is dearer than
+ * all else that is done for a meter. */
 struct meter_row {
 	struct tally meters[METERS_A_BLOCK];
 };
 
 struct meter_block {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
-	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 0);
 	__type(key, __u32);
 	__type(value, struct meter_row);
 };
@@ -165,6 +167,22 @@ struct {
 	__type(key, __u32);
 	__array(values, struct meter_block);
 } meters SEC(".maps");
+
+/* What the agent alone reads and writes of a block. */
+struct meter_notes_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct meter_notes);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, METER_BLOCKS);
+	__type(key, __u32);
+	__array(values, struct meter_notes_map);
+} meter_notes SEC(".maps");
 
 /* By ledger row; nobody but the agent reads it. */
 struct {

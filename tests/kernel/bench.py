@@ -49,7 +49,7 @@ LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "host_bucket", "hop_lanes"),
-    *("session_ledger", "interface_ledger", "strays", "home", "meters", "meter_ranges"),
+    *("session_ledger", "interface_ledger", "strays", "home", "meters", "meter_notes", "meter_ranges"),
 )
 _FIRST = bytes(4)
 _CAPACITY = Capacity(exclusions=4, deliveries=80, session_rows=80, interfaces=16)
@@ -76,7 +76,7 @@ class Bench:
         self._programs = {True: loaded.program("hook_ingress"), False: loaded.program("hook_egress")}
         self._maps = {name: loaded.map(name) for name in _MAPS}
         self._filters = self._maps["filters"].memory()
-        self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_ranges"])
+        self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_notes"], self._maps["meter_ranges"])
         self._ranges: dict[int, MeterRange] = {}
         self._matched: dict[tuple[object, ...], Tally] = {}
         self._rows = ROWS_LOOKED_AT_MIN

@@ -19,6 +19,7 @@ HEADER = Path(__file__).parents[2] / "bpf/abi.h"
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "criteria": abi.Criteria,
     "meter_name": abi.MeterName,
+    "meter_notes": abi.MeterNotes,
     "meter_range": abi.MeterRangeEntry,
     "rule4": abi.Rule4,
     "rule6": abi.Rule6,
@@ -186,6 +187,7 @@ def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
         "interface_ledger": (capacity.interfaces, ctypes.sizeof(abi.InterfaceCounters)),
         "strays": (1, ctypes.sizeof(abi.TallyEntry)),
         "meters": (capacity.meters // abi.METERS_A_BLOCK, 4),
+        "meter_notes": (capacity.meters // abi.METERS_A_BLOCK, 4),
         "meter_ranges": (capacity.session_rows, ctypes.sizeof(abi.MeterRangeEntry)),
     }
     found = {}

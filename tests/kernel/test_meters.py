@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -98,13 +99,19 @@ def test_what_all_cpus_counted_is_one_figure(bench: Bench) -> None:
         os.sched_setaffinity(0, allowed)
 
 
+@contextmanager
+def blocks_of(loaded: bpf.Object) -> Iterator[MeterBlocks]:
+    with loaded.map("meters") as meters, loaded.map("meter_notes") as notes, loaded.map("meter_ranges") as ranges:
+        blocks = MeterBlocks(meters, notes, ranges)
+        yield blocks
+        blocks.close()
+
+
 @pytest.fixture
 def blocks(loaded: bpf.Object) -> Iterator[MeterBlocks]:
-    with loaded.map("meters") as meters, loaded.map("meter_ranges") as ranges:
-        blocks = MeterBlocks(meters, ranges)
+    with blocks_of(loaded) as blocks:
         yield blocks
         blocks.drop(ROW)
-        blocks.close()
 
 
 def names_of(*rule_ids: str) -> bytes:
@@ -130,8 +137,7 @@ def test_figures_go_on_in_other_meters_block_after_block(bench: Bench, loaded: b
     after = meter_names(
         Filter((decides, *(rejecting(number, 1, 2) for number in range(5001, 5002)))), ["number 5000", "new"]
     )
-    with loaded.map("meters") as meters, loaded.map("meter_ranges") as ranges:
-        blocks = MeterBlocks(meters, ranges)
+    with blocks_of(loaded) as blocks:
         held = blocks.ranges({})[0]
         assert (held.count, held.is_whole) == (abi.METER_RULES + 3000, True)
         assert blocks.figures(0, held) == (accepted("number 5000", 3),)
@@ -142,7 +148,6 @@ def test_figures_go_on_in_other_meters_block_after_block(bench: Bench, loaded: b
             blocks.carry(0)
             assert blocks.ranges({})[0] == range_
             assert blocks.figures(0, range_) == (accepted("number 5000", 3),)
-        blocks.close()
 
 
 def test_an_agent_that_ends_before_the_swap_has_changed_nothing(blocks: MeterBlocks) -> None:
@@ -162,15 +167,12 @@ def test_an_agent_that_ends_after_the_swap_leaves_what_the_next_one_carries_on(
     for _ in range(5):
         bench.run(SSH, at_ingress=True)
     after = names_of("new")
-    with loaded.map("meters") as meters, loaded.map("meter_ranges") as ranges:
-        killed = MeterBlocks(meters, ranges)
+    with blocks_of(loaded) as killed:
         killed.write(0, range_of(9000, after), after)
-        killed.close()
-        next_ = MeterBlocks(meters, ranges)
+    with blocks_of(loaded) as next_:
         held = next_.ranges({0: {9000}})[0]
         assert held == range_of(9000, after)
         assert next_.figures(0, held) == (accepted(FORMER_RULES, 5),)
-        next_.close()
 
 
 def test_a_session_whose_rules_were_not_counted_for_a_time_stays_marked(blocks: MeterBlocks) -> None:

@@ -96,6 +96,10 @@ _Ip = ctypes.c_uint8 * 4
 _Port = ctypes.c_uint8 * 2
 
 
+class TallyEntry(ctypes.Structure):
+    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
+
+
 class Criteria(ctypes.Structure):
     _fields_ = (
         ("source_port_first", ctypes.c_uint16),
@@ -113,6 +117,10 @@ class Criteria(ctypes.Structure):
 
 class MeterName(ctypes.Structure):
     _fields_ = (("rule_id", ctypes.c_uint8 * 30), ("direction", ctypes.c_uint8), ("accepts", ctypes.c_uint8))
+
+
+class MeterNotes(ctypes.Structure):
+    _fields_ = (("carried", TallyEntry * METERS_A_BLOCK), ("names", MeterName * METERS_A_BLOCK))
 
 
 class MeterRangeEntry(ctypes.Structure):
@@ -265,10 +273,6 @@ class StreamKey(ctypes.Structure):
         ("port", ctypes.c_uint16),
         ("reserved", ctypes.c_uint16),
     )
-
-
-class TallyEntry(ctypes.Structure):
-    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
 
 
 class SessionCounters(ctypes.Structure):

@@ -41,7 +41,16 @@ OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
     *("session_buckets", "host_bucket", "home", "hop_lanes", "super_packet_seen"),
-    *("session_ledger", "interface_ledger", "strays", "flows", "flow_rejections", "meters", "meter_ranges"),
+    *(
+        "session_ledger",
+        "interface_ledger",
+        "strays",
+        "flows",
+        "flow_rejections",
+        "meters",
+        "meter_notes",
+        "meter_ranges",
+    ),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
@@ -99,7 +108,7 @@ class DataPlane:
         self._maps["home"].put(_key(0), cookie)
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self._filters = self._maps["filters"].memory()
-        self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_ranges"])
+        self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_notes"], self._maps["meter_ranges"])
         self._generation = 0
         self.tables = self._read_tables()
 

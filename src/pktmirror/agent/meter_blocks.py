@@ -1,8 +1,7 @@
 """The meters of all sessions in the kernel (bpf/maps.h): writes, reads and carries them on. An edge module.
 
-A block is 1024 meters: a row of tallies for each CPU, a row of what was carried from former meters, two rows of names.
-It is made when a session needs it, and stays. Programs write the rows of the CPUs; all else is the agent's. Meters that
-no policy refers to are cleared in place, which per-CPU maps would not allow while others of the block count.
+A block is 1024 meters: a row of tallies for each CPU, which the programs write, and notes, which they do not know: what
+was carried from former meters, and names. It is made when a session needs it, and stays.
 
 What the agent has begun is in the kernel too: a range that a session is to count in stands beside the one that it
 counts in, until the policy has been swapped and the figures carried over. `carry` can be done again after an agent
@@ -20,24 +19,64 @@ from pktmirror.model.ledger import RuleLedger, Tally
 
 _TALLY_BYTES = ctypes.sizeof(abi.TallyEntry)
 _ROW_BYTES = abi.METERS_A_BLOCK * _TALLY_BYTES
-_NAME_ROWS = NAME_BYTES // _TALLY_BYTES
+_NOTES_BYTES = ctypes.sizeof(abi.MeterNotes)
 _NOTHING = bytes(bytearray(abi.MeterRangeEntry()))
 
 
-class MeterBlocks:
-    """Over the maps ``meters`` and ``meter_ranges``, which stay the caller's. OSError where the kernel refuses."""
+class _Blocks:
+    """The inner maps of a map of blocks, each mapped when it is first asked for, and made where there is none.
 
-    def __init__(self, blocks: bpf.Map, ranges: bpf.Map) -> None:
-        self._blocks, self._ranges = blocks, ranges
+    What is asked for is given for each meter of a range, across blocks: from ``start`` of the block on so many bytes.
+    """
+
+    def __init__(self, blocks: bpf.Map, entries: int, entry_bytes: int) -> None:
+        self._blocks, self._entries, self._entry_bytes = blocks, entries, entry_bytes
         self._memory: dict[int, mmap.mmap] = {}
-        self._cpus = bpf.cpus()
-        self._known_names: dict[bytes, tuple[Meter, ...]] = {}
-        self._known_figures: dict[int, tuple[list[bytes], tuple[RuleLedger, ...]]] = {}
 
     def close(self) -> None:
         for memory in self._memory.values():
             memory.close()
         self._memory.clear()
+
+    def get(self, range_: MeterRange, start: int, meter_bytes: int) -> bytes:
+        return b"".join(
+            self._block(block)[start + first * meter_bytes : start + last * meter_bytes]
+            for block, first, last in _parts(range_)
+        )
+
+    def put(self, range_: MeterRange, start: int, value: bytes) -> None:
+        meter_bytes, at = len(value) // range_.count, 0
+        for block, first, last in _parts(range_):
+            part = value[at : at + (last - first) * meter_bytes]
+            self._block(block)[start + first * meter_bytes : start + last * meter_bytes] = part
+            at += len(part)
+
+    def _block(self, block: int) -> mmap.mmap:
+        if block not in self._memory:
+            map_id = self._blocks.get(_key(block))
+            made = None if map_id is not None else bpf.create_mappable_array("meters", self._entries, self._entry_bytes)
+            with made or bpf.Map.of_id(int.from_bytes(map_id or b"", "little")) as map_:
+                self._memory[block] = map_.memory()
+                if made is not None:
+                    self._blocks.put(_key(block), _key(map_.fd))
+        return self._memory[block]
+
+
+class MeterBlocks:
+    """Over the maps ``meters``, ``meter_notes`` and ``meter_ranges``, which stay the caller's. OSError where the kernel
+    refuses."""
+
+    def __init__(self, meters: bpf.Map, notes: bpf.Map, ranges: bpf.Map) -> None:
+        self._cpus = bpf.cpus()
+        self._counts = _Blocks(meters, self._cpus, _ROW_BYTES)
+        self._notes = _Blocks(notes, 1, _NOTES_BYTES)
+        self._ranges = ranges
+        self._known_names: dict[bytes, tuple[Meter, ...]] = {}
+        self._known_figures: dict[int, tuple[list[bytes], tuple[RuleLedger, ...]]] = {}
+
+    def close(self) -> None:
+        self._counts.close()
+        self._notes.close()
 
     def ranges(self, counted_in: Mapping[int, set[int]]) -> dict[int, MeterRange]:
         """By ledger row. What a predecessor left half done is brought to its end, or undone: by ``counted_in``, the
@@ -59,9 +98,10 @@ class MeterBlocks:
     def write(self, row: int, range_: MeterRange, names: bytes) -> None:
         """Clear and name meters that no policy refers to; they are to come after those of the row."""
         empty = bytes(range_.count * _TALLY_BYTES)
-        for cpu in range(self._cpus + 1):
-            self._put(range_, cpu * _ROW_BYTES, empty)
-        self._put(range_, (self._cpus + 1) * _ROW_BYTES, names)
+        for cpu in range(self._cpus):
+            self._counts.put(range_, cpu * _ROW_BYTES, empty)
+        self._notes.put(range_, 0, empty)
+        self._notes.put(range_, abi.MeterNotes.names.offset, names)
         entry = self._entry(row)
         entry.next_first, entry.next_count = range_.first, range_.count
         entry.next_digest[:] = range_.digest
@@ -76,7 +116,7 @@ class MeterBlocks:
         if entry.count:
             before = _range(entry)
             begin = carried(self._meters(before), summed(self._rows(before)), self._meters(after))
-            self._put(after, self._cpus * _ROW_BYTES, b"".join(_packed(tally) for tally in begin))
+            self._notes.put(after, 0, b"".join(_packed(tally) for tally in begin))
         self.put(row, after)
 
     def put(self, row: int, range_: MeterRange) -> None:
@@ -107,41 +147,17 @@ class MeterBlocks:
         if range_.digest not in self._known_names:
             if len(self._known_names) > 1000:
                 self._known_names.clear()
-            self._known_names[range_.digest] = meters_of(self._get(range_, (self._cpus + 1) * _ROW_BYTES, NAME_BYTES))
+            names = self._notes.get(range_, abi.MeterNotes.names.offset, NAME_BYTES)
+            self._known_names[range_.digest] = meters_of(names)
         return self._known_names[range_.digest]
 
     def _rows(self, range_: MeterRange) -> list[bytes]:
-        return [self._get(range_, row * _ROW_BYTES, _TALLY_BYTES) for row in range(self._cpus + 1)]
-
-    def _get(self, range_: MeterRange, start: int, meter_bytes: int) -> bytes:
-        return b"".join(
-            self._block(block)[start + first * meter_bytes : start + last * meter_bytes]
-            for block, first, last in _parts(range_)
-        )
-
-    def _put(self, range_: MeterRange, start: int, value: bytes) -> None:
-        meter_bytes, at = len(value) // range_.count, 0
-        for block, first, last in _parts(range_):
-            part = value[at : at + (last - first) * meter_bytes]
-            self._block(block)[start + first * meter_bytes : start + last * meter_bytes] = part
-            at += len(part)
-
-    def _block(self, block: int) -> mmap.mmap:
-        if block not in self._memory:
-            map_id = self._blocks.get(_key(block))
-            rows = self._cpus + 1 + _NAME_ROWS
-            with bpf.create_inner_array("meters", rows, _ROW_BYTES) if map_id is None else _of_id(map_id) as map_:
-                self._memory[block] = map_.memory()
-                if map_id is None:
-                    self._blocks.put(_key(block), _key(map_.fd))
-        return self._memory[block]
+        """What is to be summed up: the row of each CPU, and what was carried."""
+        rows = [self._counts.get(range_, cpu * _ROW_BYTES, _TALLY_BYTES) for cpu in range(self._cpus)]
+        return [*rows, self._notes.get(range_, 0, _TALLY_BYTES)]
 
     def _entry(self, row: int) -> abi.MeterRangeEntry:
         return abi.MeterRangeEntry.from_buffer_copy(self._ranges.get(_key(row)) or _NOTHING)
-
-
-def _of_id(map_id: bytes) -> bpf.Map:
-    return bpf.Map.of_id(int.from_bytes(map_id, "little"))
 
 
 def _parts(range_: MeterRange) -> Iterator[tuple[int, int, int]]:
