@@ -106,11 +106,9 @@ def test_a_session_that_has_no_meters_does_not_make_room_for_others() -> None:
     wishes = {"a": Wish(rules="kl"), "b": Wish(number=2, rules="kl")}
     held = after(wishes, meters=COUNT + 3)
     assert held.meters[1].count == 0
-    assert counted_in(after(wishes | {"c": Wish(number=3, rules="klm")}, held=held, meters=4 * COUNT)) == [
-        0,
-        COUNT,
-        2 * COUNT,
-    ]
+    held = replace(held, meters=dict(sorted(held.meters.items())))  # as the next agent reads them
+    found = counted_in(after(wishes | {"c": Wish(number=3, rules="klm")}, held=held, meters=4 * COUNT))
+    assert found == [0, COUNT, 2 * COUNT]
 
 
 def test_a_change_without_room_beside_the_old_rules_keeps_their_figures_and_has_room_at_the_next_turn() -> None:
