@@ -14,7 +14,6 @@ from pathlib import Path
 import structlog
 
 from pktmirror import __version__
-from pktmirror.agent import abi
 from pktmirror.agent.apply import DataPlane, is_agent_id, pins_of, purge, remove_pins
 from pktmirror.agent.compile import (
     CompiledFilters,
@@ -27,12 +26,13 @@ from pktmirror.agent.compile import (
 )
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
+from pktmirror.agent.figures import session_figures
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.survey import survey
-from pktmirror.desired import DesiredState, InterfaceFigures, Report, RuleFigures, SessionFigures, SessionStatus
+from pktmirror.desired import DesiredState, InterfaceFigures, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Netlink
 from pktmirror.model.ledger import Stage
@@ -43,12 +43,6 @@ _log = structlog.get_logger("agent")
 
 TICK_S = 1.0
 DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
-RULES_REPORTED_MAX = 100_000  # some 6 MB of a report that may have 16
-NO_METERS = (
-    f"for a time the {abi.METER_BLOCKS * abi.METERS_A_BLOCK:,} meters of its host had no room for its rules, and what "
-    "they matched then is in no rule's figure"
-)
-NO_ROOM_IN_REPORT = f"more than {RULES_REPORTED_MAX:,} rules of its host have matched, and a report tells of no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +328,11 @@ class Host:
                 )
                 for session_id in sorted(wanted.session_ids)
             ),
-            sessions=() if wanted is None else self._session_figures(wanted.session_ids),
+            sessions=()
+            if wanted is None
+            else session_figures(
+                self._data_plane.session_figures(), self._data_plane.rule_figures(), wanted.session_ids
+            ),
             mirrored_interfaces=tuple(
                 InterfaceFigures(key=keys[ifindex], directions=directions)
                 for ifindex, directions in self._data_plane.interface_figures().items()
@@ -344,28 +342,6 @@ class Host:
             strays=self._data_plane.strays(),
             budget=self._budget,
         )
-
-    def _session_figures(self, session_ids: frozenset[str]) -> tuple[SessionFigures, ...]:
-        """Of these sessions. A report has room for so many rules; the sessions that are left out say so."""
-        by_rule, room = self._data_plane.rule_figures(), RULES_REPORTED_MAX
-        figures = []
-        for session_id, directions in self._data_plane.session_figures().items():
-            if session_id not in session_ids:
-                continue
-            rules, is_whole = by_rule[session_id]
-            lack = None if is_whole else NO_METERS
-            if len(rules) > room:
-                rules, lack = (), NO_ROOM_IN_REPORT
-            room -= len(rules)
-            figures.append(
-                SessionFigures(
-                    session_id=session_id,
-                    directions=directions,
-                    rules=tuple(RuleFigures.of(rule) for rule in rules),
-                    rules_lack=lack,
-                )
-            )
-        return tuple(figures)
 
 
 def _outer_sources(wanted: Wanted) -> dict[str, str]:
