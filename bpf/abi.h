@@ -19,6 +19,9 @@
 #define CELL_BYTES 16
 #define FILTER_CELLS 2097152	/* all filters of the host together: 32 MiB */
 #define DELIVERY_SLOTS 16384	/* 14 of the mark's 16 bits */
+#define METER_BLOCKS 2048	/* made when they are needed: 2 million meters, 16 bytes a CPU each */
+#define METERS_A_BLOCK 1024
+#define NO_METER 0x80000000	/* no block has it, nor any meter behind it */
 #define EXCLUSION_SLOTS 8
 #define LEDGER_ROWS 8192
 #define LANES_MAX 64
@@ -82,6 +85,37 @@ struct tally {
 	__u64 bytes;
 };
 
+/* The meters of a session, side by side: what its filter lets through as Amazon DNS, by direction; what rules that are
+ * its filter's no longer had matched, by direction and then rejected, accepted; then one for each rule. */
+#define METER_AMAZON_DNS 0
+#define METER_FORMER 2
+#define METER_RULES 6
+
+/* Whose a meter is. Empty: of rules that are no longer there. */
+struct meter_name {
+	__u8 rule_id[30];	/* tmfr-… */
+	__u8 direction;
+	__u8 accepts;
+};
+
+/* Of a block of meters: what they begin with, and whose they are. */
+struct meter_notes {
+	struct tally carried[METERS_A_BLOCK];
+	struct meter_name names[METERS_A_BLOCK];
+};
+
+/* The meters of the session that has this ledger row; next_*: those that its next policy counts in. */
+struct meter_range {
+	__u32 first;
+	__u32 count;
+	__u32 next_first;
+	__u32 next_count;	/* 0: there are none */
+	__u32 is_whole;		/* nothing was counted without a meter */
+	__u32 is_used;
+	__u8 digest[16];	/* of the names */
+	__u8 next_digest[16];
+};
+
 /* What a filter asks of a packet: one number a word, in host order. An IPv6 address has four words, an IPv4 address the
  * first of them. */
 #define WORD_SOURCE 0
@@ -108,7 +142,8 @@ struct criteria {
 	__u8 protocol_mask;	/* 0: any protocol */
 	__u8 accepts;
 	__u8 reserved;
-	__u32 number;
+	__u16 number;
+	__u16 meter;		/* of those of a session */
 };
 
 struct rule4 {
@@ -213,6 +248,8 @@ struct session_policy {
 	__u32 stage;		/* STAGE_SENT: clone; anything else: clone nothing, and count what is taken as this */
 	__u32 ledger_row;
 	struct cap cap;
+	__u32 meter;		/* the first of the session's; NO_METER: its rules are not counted */
+	__u32 reserved;
 };
 
 struct interface_policy {
@@ -347,4 +384,6 @@ _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 40, "no holes");
 _Static_assert(sizeof(struct trace_request) == 112 && sizeof(struct trace_record) == 104, "no holes");
 _Static_assert(sizeof(struct delivery) == 112, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 32 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 40 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct meter_name) == 32 && sizeof(struct meter_range) == 56, "no holes");
+_Static_assert(METER_RULES + RULES_MAX <= 0xffff, "16 bits in a flow");

@@ -95,11 +95,47 @@ __noinline int is_amazon_dns(const struct interface_policy *policy, const struct
 struct decision {
 	__u64 rejected;		/* bit i: by a rule of session i; clear: it had no rule that matches */
 	__u32 taken_by;		/* SESSIONS_MAX: by none */
-	__u32 amazon_dns;
+	__u16 amazon_dns;
+	__u16 meter;		/* of the session that takes it */
+	__u16 rejection;	/* the meter of the first that rejects it */
+	__u16 is_held;		/* the flow is, as the meters of the others are read (remember.h) */
+	__u16 flow_block;	/* where those are */
+	__u16 flow_index;
 };
+
+static __always_inline bool is_rejected_by_many(const struct decision *decision)
+{
+	return decision->rejected & (decision->rejected - 1);
+}
+
+static __always_inline struct rejections *rejections_of(const struct decision *decision)
+{
+	__u32 block_index = decision->flow_block;
+	struct rejections_block *block = bpf_map_lookup_elem(&flow_rejections, &block_index);
+
+	return block ? &block->flows[decision->flow_index % FLOWS_A_BLOCK] : NULL;
+}
 
 _Static_assert(VERDICT_TAKEN == 0 && VERDICT_REJECTED_BY_RULE == 1 && VERDICT_NO_RULE_MATCHED == 2,
 	       "the loops below compute with verdicts, since each branch in them is one that the verifier follows");
+
+__noinline int note_rejection(struct decision *decision, __u32 session)
+{
+	struct rejections *rejections;
+
+	if (!decision)
+		return 0;
+	if (!decision->rejected) {
+		decision->rejected = 1;	/* as good as any but 0, until all are known */
+		decision->rejection = decision->meter;
+		return 0;
+	}
+	rejections = rejections_of(decision);
+	keep_check(session);
+	if (rejections && session < SESSIONS_MAX)
+		rejections->meters[session] = decision->meter;
+	return 0;
+}
 
 /* Asks the sessions by ascending number; the first that accepts takes the packet, a reject goes on to the next
  * (spec 5.1). */
@@ -112,16 +148,22 @@ __noinline int classify(const struct interface_policy *policy, __u32 direction, 
 
 	if (!policy || !headers || !decision)
 		return 0;
+	decision->rejected = 0;
 	place(&point, headers);
 	point.amazon_dns = is_amazon_dns(policy, headers);
 	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count; i++) {
-		__u64 verdict = (__u32)decide(policy->sessions[i].filter_cell, direction, &point);
+		__u64 said = (__u32)decide(policy->sessions[i].filter_cell, direction, &point), by_rule;
 
-		if (verdict == VERDICT_TAKEN) {
+		decision->meter = said >> VERDICT_BITS;
+		if ((said & VERDICT_MASK) == VERDICT_TAKEN) {
 			taken_by = i;
 			break;
 		}
-		rejected |= (verdict & 1) << i;
+		rejected |= (said & 1) << i;
+		by_rule = said;
+		barrier_var(by_rule);	/* or what this branch knows would be in `rejected` */
+		if (by_rule & 1)
+			note_rejection(decision, i);
 	}
 	decision->amazon_dns = point.amazon_dns;
 	decision->rejected = point.amazon_dns ? 0 : rejected;
@@ -136,19 +178,44 @@ __noinline int count_one(__u32 row, __u32 direction, __u32 verdict, const struct
 	return 0;
 }
 
-/* Every session that was asked counts its verdict. */
+static __always_inline void count_rejection(const struct session_policy *session, const struct decision *decision,
+					    __u32 index, const struct tally *wire)
+{
+	const struct rejections *rejections;
+	__u32 meter = decision->rejection;
+
+	if (decision->rejected & ((1ull << index) - 1)) {
+		rejections = rejections_of(decision);
+		if (!rejections)
+			return;
+		meter = rejections->meters[index];
+	}
+	count_meter(session->meter, meter, wire);
+}
+
+/* Every session that was asked counts its verdict, and the rule that decided it. */
 __noinline int count_verdicts(const struct interface_policy *policy, const struct decision *decision, __u32 direction,
 			      const struct tally *wire)
 {
-	__u32 otherwise;
+	const struct session_policy *session;
+	__u32 otherwise, taken_by;
 
 	if (!policy || !decision || !wire)
 		return 0;
 	otherwise = decision->amazon_dns ? VERDICT_SERVICE_NOT_ENABLED : VERDICT_NO_RULE_MATCHED;
-	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count && i < decision->taken_by; i++)
-		count_one(policy->sessions[i].ledger_row, direction,
-			  otherwise - (__u32)(decision->rejected >> i & 1), wire);
-	if (decision->taken_by < SESSIONS_MAX)
-		count_one(policy->sessions[decision->taken_by].ledger_row, direction, VERDICT_TAKEN, wire);
+	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count && i < decision->taken_by; i++) {
+		__u32 rejected = decision->rejected >> i & 1;
+
+		count_one(policy->sessions[i].ledger_row, direction, otherwise - rejected, wire);
+		if (rejected)
+			count_rejection(&policy->sessions[i], decision, i, wire);
+	}
+	taken_by = decision->taken_by;
+	keep_check(taken_by);
+	if (taken_by < SESSIONS_MAX) {
+		session = &policy->sessions[taken_by];
+		count_one(session->ledger_row, direction, VERDICT_TAKEN, wire);
+		count_meter(session->meter, decision->meter, wire);
+	}
 	return 0;
 }

@@ -94,3 +94,20 @@ static __always_inline void count_stage(__u32 row, __u32 direction, __u32 stage,
 	if (counters && direction < DIRECTION_COUNT && stage < STAGE_COUNT)
 		add(&counters->stages[direction][stage], wire);
 }
+
+/* As in mirror.bpf.c: what no program uses is not in BTF. */
+static const struct meter_notes abi_meter_notes __attribute__((used));
+
+/* A rule of a session has decided. `first`: of the session's meters. */
+static __always_inline void count_meter(__u32 first, __u32 meter, const struct tally *wire)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), number = first + meter, block = number / METERS_A_BLOCK;
+	void *rows = bpf_map_lookup_elem(&meters, &block);
+	struct meter_row *row;
+
+	if (!rows)
+		return;
+	row = bpf_map_lookup_elem(rows, &cpu);
+	if (row)
+		add(&row->meters[number % METERS_A_BLOCK], wire);
+}

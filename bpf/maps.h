@@ -19,11 +19,21 @@ struct flow {
 	__u8 shape;
 	__u8 taken_by;
 	__u8 amazon_dns;
-	__u32 reserved;
+	__u16 meter;		/* of the session that takes it */
+	__u16 rejection;	/* that of the first session that rejects it */
 };
 
 struct flow_block {
 	struct flow flows[FLOWS_A_BLOCK];
+};
+
+/* By session: the meters of the rules that reject a flow, but for the first session that does. */
+struct rejections {
+	__u16 meters[SESSIONS_MAX];
+};
+
+struct rejections_block {
+	struct rejections flows[FLOWS_A_BLOCK];
 };
 
 struct policy_map {
@@ -159,6 +169,53 @@ struct {
 	__type(value, struct tally);
 } strays SEC(".maps");
 
+/* Meters of rules. The agent makes a block when it needs one, and reads and clears it through mmap: of a per-CPU array
+ * it could clear no element while others are counted in. So a block has a row for each CPU: max_entries 0 says that, to
+ * kernel/bpf.py. The number is known at load, since only then is the look-up inlined; a call of a helper is dearer than
+ * all else that is done for a meter. */
+struct meter_row {
+	struct tally meters[METERS_A_BLOCK];
+};
+
+struct meter_block {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 0);
+	__type(key, __u32);
+	__type(value, struct meter_row);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, METER_BLOCKS);
+	__type(key, __u32);
+	__array(values, struct meter_block);
+} meters SEC(".maps");
+
+/* What the agent alone reads and writes of a block. */
+struct meter_notes_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct meter_notes);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, METER_BLOCKS);
+	__type(key, __u32);
+	__array(values, struct meter_notes_map);
+} meter_notes SEC(".maps");
+
+/* By ledger row; nobody but the agent reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LEDGER_ROWS);
+	__type(key, __u32);
+	__type(value, struct meter_range);
+} meter_ranges SEC(".maps");
+
 /* What was decided of a flow (remember.h); nobody but the programs reads it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -186,3 +243,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, TRACE_RING_BYTES);
 } trace_ring SEC(".maps");
+
+/* A flow has the same place here as there. Apart, since they are larger than a flow, and few flows are rejected by two
+ * sessions. The last block is for what is not remembered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FLOW_BLOCKS + 1);
+	__type(key, __u32);
+	__type(value, struct rejections_block);
+} flow_rejections SEC(".maps");

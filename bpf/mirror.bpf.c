@@ -93,6 +93,7 @@ static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface
 {
 	decide_all(policy, direction, headers, decision);
 	count_verdicts(policy, decision, direction, wire);
+	decided(decision);
 	if (decision->taken_by >= SESSIONS_MAX)
 		return OUTCOME_NOT_TAKEN;
 	*stage = clone_into_hop(skb, policy, &policy->sessions[decision->taken_by], direction, headers, wire, traced);

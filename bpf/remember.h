@@ -18,7 +18,9 @@ static __always_inline __u8 shape_of(const struct headers *headers, __u32 direct
 	return headers->family << 2 | (headers->has_ports & 1) << 1 | (direction & 1);
 }
 
-static __always_inline struct flow *flow_of(const struct interface_policy *policy, const struct headers *headers)
+/* Where the flow is, or would be, remembered; the decision keeps it. */
+static __always_inline struct flow *flow_of(const struct interface_policy *policy, const struct headers *headers,
+					    struct decision *decision)
 {
 	__u64 hash = policy->generation;
 	struct flow_block *block;
@@ -32,11 +34,28 @@ static __always_inline struct flow *flow_of(const struct interface_policy *polic
 		hash = mix(hash, (__u64)headers->source_be[3] << 32 | headers->destination_be[3]);
 	}
 	index = hash % FLOW_BLOCKS;
+	hash = hash / FLOW_BLOCKS % FLOWS_A_BLOCK;
+	decision->flow_block = index;
+	decision->flow_index = hash;
 	block = bpf_map_lookup_elem(&flows, &index);
-	return block ? &block->flows[(hash / FLOW_BLOCKS) % FLOWS_A_BLOCK] : NULL;
+	return block ? &block->flows[hash] : NULL;
 }
 
-/* Whether it was remembered. The sequence changes meanwhile only where programs can be preempted. */
+/* Where programs can be preempted (PREEMPT_RT), another one may run on this CPU in the middle of this: it finds the
+ * sequence odd, leaves the flow alone and decides for itself. */
+static __always_inline bool hold(struct flow *flow, __u32 sequence)
+{
+	return !(sequence & 1) && __sync_val_compare_and_swap(&flow->sequence, sequence, sequence + 1) == sequence;
+}
+
+static __always_inline void let_go(struct flow *flow)
+{
+	barrier();
+	*(volatile __u32 *)&flow->sequence = flow->sequence + 1;
+}
+
+/* Whether it was remembered. The sequence changes meanwhile only where programs can be preempted. Where several
+ * sessions reject the flow it is held, since the meters of their rules are read later. */
 static __always_inline bool recall(struct flow *flow, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, struct decision *decision)
 {
@@ -51,20 +70,18 @@ static __always_inline bool recall(struct flow *flow, const struct interface_pol
 	decision->rejected = flow->rejected;
 	decision->taken_by = flow->taken_by;
 	decision->amazon_dns = flow->amazon_dns;
+	decision->meter = flow->meter;
+	decision->rejection = flow->rejection;
 	barrier();
-	return *(volatile __u32 *)&flow->sequence == sequence;
+	if (!is_rejected_by_many(decision))
+		return *(volatile __u32 *)&flow->sequence == sequence;
+	decision->is_held = hold(flow, sequence);
+	return decision->is_held;
 }
 
-/* Where programs can be preempted (PREEMPT_RT), another one may run on this CPU in the middle of this: it finds the
- * sequence odd, and neither reads nor writes. */
 static __always_inline void remember(struct flow *flow, const struct interface_policy *policy, __u32 direction,
 				     const struct headers *headers, const struct decision *decision)
 {
-	__u32 sequence = *(volatile __u32 *)&flow->sequence;
-
-	if (sequence & 1 || __sync_val_compare_and_swap(&flow->sequence, sequence, sequence + 1) != sequence)
-		return;
-	barrier();
 	flow->source_port = headers->source_port;
 	flow->destination_port = headers->destination_port;
 	flow->generation = policy->generation;
@@ -75,11 +92,11 @@ static __always_inline void remember(struct flow *flow, const struct interface_p
 	flow->shape = shape_of(headers, direction);
 	flow->taken_by = decision->taken_by;
 	flow->amazon_dns = decision->amazon_dns;
-	barrier();
-	*(volatile __u32 *)&flow->sequence = sequence + 2;
+	flow->meter = decision->meter;
+	flow->rejection = decision->rejection;
 }
 
-/* As `classify`, from memory where it can. */
+/* As `classify`, from memory where it can. What is held then is let go by `decided`. */
 __noinline int decide_all(const struct interface_policy *policy, __u32 direction, const struct headers *headers,
 			  struct decision *decision)
 {
@@ -87,11 +104,32 @@ __noinline int decide_all(const struct interface_policy *policy, __u32 direction
 
 	if (!policy || !headers || !decision)
 		return 0;
-	flow = policy->generation ? flow_of(policy, headers) : NULL;
+	flow = policy->generation ? flow_of(policy, headers, decision) : NULL;
 	if (flow && recall(flow, policy, direction, headers, decision))
 		return 0;
+	decision->is_held = flow && hold(flow, *(volatile __u32 *)&flow->sequence);
+	if (!decision->is_held)
+		decision->flow_block = FLOW_BLOCKS;
 	classify(policy, direction, headers, decision);
-	if (flow)
-		remember(flow, policy, direction, headers, decision);
+	if (!flow || !decision->is_held)
+		return 0;
+	remember(flow, policy, direction, headers, decision);
+	if (!is_rejected_by_many(decision)) {
+		let_go(flow);
+		decision->is_held = false;
+	}
 	return 0;
+}
+
+/* Nobody asks any more what a decision says of rejections. */
+static __always_inline void decided(const struct decision *decision)
+{
+	__u32 index = decision->flow_block;
+	struct flow_block *block;
+
+	if (!decision->is_held)
+		return;
+	block = bpf_map_lookup_elem(&flows, &index);
+	if (block)
+		let_go(&block->flows[decision->flow_index % FLOWS_A_BLOCK]);
 }

@@ -187,7 +187,12 @@ static __always_inline __u64 step(const __u8 *filters, __u64 filter, __u64 at, c
 		       is_below(word, node->thresholds[2])) * sizeof(*node);
 }
 
-/* The first rule that matches decides; what none accepts is not mirrored. */
+#define VERDICT_BITS 2
+#define VERDICT_MASK ((1 << VERDICT_BITS) - 1)
+_Static_assert(VERDICT_COUNT <= 1 << VERDICT_BITS, "below the meter");
+
+/* The first rule that matches decides; what none accepts is not mirrored. A verdict, and above it which of the session's
+ * meters counts it: where a rule, or Amazon DNS, decided. */
 __noinline int decide(__u32 filter_cell, __u32 direction, const struct point *point)
 {
 	__u32 first = 0, best = NO_POSITION, start = filter_cell * CELL_BYTES, family, kind, rules;
@@ -208,7 +213,8 @@ __noinline int decide(__u32 filter_cell, __u32 direction, const struct point *po
 	family = point->is_ipv6 & 1;
 	filter = filter_bytes(bytes, start);
 	if (point->amazon_dns)
-		return filter->amazon_dns ? VERDICT_TAKEN : VERDICT_SERVICE_NOT_ENABLED;
+		return filter->amazon_dns ? VERDICT_TAKEN | (METER_AMAZON_DNS + direction) << VERDICT_BITS :
+					    VERDICT_SERVICE_NOT_ENABLED;
 	forest = &filter->forests[direction][family][kind];
 	rules = start + filter->rules[direction][family] * CELL_BYTES;
 	a = start + (__u64)forest->roots[0] * sizeof(struct node);
@@ -233,5 +239,6 @@ __noinline int decide(__u32 filter_cell, __u32 direction, const struct point *po
 		return VERDICT_NO_RULE_MATCHED;
 	criteria = family ? &((const struct rule6 *)filter_bytes(bytes, rules + best * sizeof(struct rule6)))->criteria :
 			    &((const struct rule4 *)filter_bytes(bytes, rules + best * sizeof(struct rule4)))->criteria;
-	return criteria->accepts ? VERDICT_TAKEN : VERDICT_REJECTED_BY_RULE;
+	return (criteria->accepts ? VERDICT_TAKEN : VERDICT_REJECTED_BY_RULE) |
+	       criteria->meter << VERDICT_BITS;
 }

@@ -3,22 +3,25 @@
 Versioned: an agent refuses a document of a layout it does not know. JSON on the wire, frozen values on both sides.
 """
 
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from itertools import zip_longest
 
 import msgspec
 
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, Network, NetworkService, PortRange, Rule
-from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
+from pktmirror.model.ledger import InterfaceLedger, RuleLedger, SessionLedger, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource, Segmentation
 
 LAYOUT = 1
+RULES_NOT_TOLD = "its agent does not tell what its rules matched: it is of an older version"
 VXLAN_PORT = 4789  # RFC 7348; of all copies (spec 1.12)
 
 
 class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Rule` on the wire; the networks are text, as JSON has no better."""
+    """A `Rule` on the wire; the networks are text, as JSON has no better. Its figures go on under ``rule_id``."""
 
     number: int
     direction: Direction
@@ -28,10 +31,12 @@ class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int | None = None
     source_ports: PortRange | None = None
     destination_ports: PortRange | None = None
+    rule_id: str | None = None
 
     @classmethod
-    def of(cls, rule: Rule) -> "RuleDocument":
+    def of(cls, rule: Rule, rule_id: str | None = None) -> "RuleDocument":
         return cls(
+            rule_id=rule_id,
             number=rule.number,
             direction=rule.direction,
             action=rule.action,
@@ -62,9 +67,10 @@ class FilterDocument(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[NetworkService, ...] = ()
 
     @classmethod
-    def of(cls, filter_: Filter) -> "FilterDocument":
+    def of(cls, filter_: Filter, rule_ids: Sequence[str] = ()) -> "FilterDocument":
+        """``rule_ids`` in the order of the filter's rules, or none."""
         return cls(
-            rules=tuple(RuleDocument.of(rule) for rule in filter_.rules),
+            rules=tuple(RuleDocument.of(rule, rule_id) for rule, rule_id in zip_longest(filter_.rules, rule_ids)),
             services=tuple(sorted(filter_.services, key=lambda service: service.value)),
         )
 
@@ -220,11 +226,33 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     path: PathFacts | None = None
 
 
+class RuleFigures(msgspec.Struct, frozen=True, array_like=True):
+    """A `RuleLedger` on the wire, a short array: a host may tell of many thousands."""
+
+    rule_id: str
+    direction: Direction
+    action: Action
+    packets: int
+    bytes: int
+
+    @classmethod
+    def of(cls, rule: RuleLedger) -> "RuleFigures":
+        return cls(rule.rule_id, rule.direction, rule.action, rule.matched.packets, rule.matched.bytes)
+
+    def ledger(self) -> RuleLedger:
+        return RuleLedger(self.rule_id, self.direction, self.action, Tally(self.packets, self.bytes))
+
+
 class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """The kernel's counters of one session."""
+    """The kernel's counters of one session.
+
+    ``rules`` are those that have decided anything; ``rules_lack`` says why some of it may not be in them, or is None.
+    """
 
     session_id: str
     directions: dict[Direction, SessionLedger]
+    rules: tuple[RuleFigures, ...] = ()
+    rules_lack: str | None = RULES_NOT_TOLD
 
 
 class InterfaceFigures(msgspec.Struct, frozen=True, kw_only=True):

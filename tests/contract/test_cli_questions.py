@@ -137,6 +137,16 @@ def test_the_ledger_of_a_session_adds_up_from_the_offer_to_the_file(
     assert world["second"] not in shown
 
 
+def test_the_ledger_shows_the_rules_when_they_are_asked_for(
+    program: Program, ec2: Any, world: dict[str, str], reported: None
+):
+    [session] = program.json("ledger", world["first"])["sessions"]
+    assert isinstance(session["rules"], list)
+    assert "older version" in session["rules_lack"]
+    assert "what its rules matched" in program.run("ledger", world["first"], "--rules")
+    assert "what its rules matched" not in program.run("ledger", world["first"])
+
+
 def test_the_ledger_says_where_a_packet_is_missing(
     program: Program, plane: Plane, world: dict[str, str], reported: None
 ):

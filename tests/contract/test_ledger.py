@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pktmirror.desired import SessionFigures
+from pktmirror.desired import Report, RuleFigures, SessionFigures, encode
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import SessionLedger, Stage, Tally
+from pktmirror.model.filter import Action, Direction
+from pktmirror.model.ledger import FORMER_RULES, SessionLedger, Stage, Tally
 from tests.contract.conftest import Maker, rule
 from tests.contract.plane import Plane, found, running
 
@@ -237,3 +237,54 @@ def test_rules_of_a_filter_are_no_business_of_the_ledger(wire: Wire, ec2: Any, m
     wire.copies(3, session)
     ec2.create_traffic_mirror_filter_rule(**rule(session["TrafficMirrorFilterId"]))
     assert_compared(wire.collector(session), 3)
+
+
+def test_the_ledger_tells_of_each_rule_when_it_is_asked(wire: Wire, ec2: Any, make: Maker) -> None:
+    filter_id = make.filter()
+    one, two = (make.rule(filter_id, number)["TrafficMirrorFilterRuleId"] for number in (20, 10))
+    session = make.session(**wire.parameters, TrafficMirrorFilterId=filter_id, VirtualNetworkId=1011)
+    session_id = session["TrafficMirrorSessionId"]
+    desired = wire.plane.desired()
+    assert desired is not None
+    assert [rule.rule_id for rule in desired.filters[filter_id].rules] == [two, one]
+
+    def report() -> dict[str, Any]:
+        directions = {Direction.INGRESS: SessionLedger({Verdict.TAKEN: Tally(5, 500)}, {Stage.SENT: Tally(5, 500)})}
+        told = (
+            RuleFigures(one, Direction.INGRESS, Action.ACCEPT, 3, 300),
+            RuleFigures(FORMER_RULES, Direction.INGRESS, Action.ACCEPT, 2, 200),
+        )
+        figures = SessionFigures(session_id=session_id, directions=directions, rules=told, rules_lack=None)
+        wire.plane.report(*wire.plane.reported.values(), sessions=(figures,))
+        [row] = [row for row in wire.plane.own("ledger?rules=1")["sessions"] if row["session_id"] == session_id]
+        return dict(row)
+
+    row = report()
+    assert row["rules_lack"] is None
+    assert row["directions"]["ingress"]["by_rules"] == {"accept": {"packets": 5, "bytes": 500}, "reject": NOTHING}
+    assert [
+        (rule["number"], rule["rule_id"], rule["matched"]["packets"], rule["in_force"]) for rule in row["rules"]
+    ] == [
+        (10, two, 0, True),
+        (20, one, 3, True),
+        (None, FORMER_RULES, 2, False),
+    ]
+    ec2.modify_traffic_mirror_filter_rule(TrafficMirrorFilterRuleId=one, RuleNumber=5, RuleAction="reject")
+    assert [(rule["number"], rule["rule_id"], rule["action"], rule["in_force"]) for rule in report()["rules"]] == [
+        (5, one, "reject", True),
+        (10, two, "accept", True),
+        (5, one, "accept", False),
+        (None, FORMER_RULES, "accept", False),
+    ]
+    [plain] = [row for row in wire.plane.own("ledger")["sessions"] if row["session_id"] == session_id]
+    assert plain["rules"] is None
+
+
+def test_a_report_that_tells_a_rule_twice_is_refused(plane: Plane) -> None:
+    rule_ = RuleFigures("tmfr-1", Direction.INGRESS, Action.ACCEPT, 3, 300)
+    for rules, code in (((rule_,), 204), ((rule_, rule_), 400)):
+        figures = SessionFigures(session_id="tms-1", directions={}, rules=rules, rules_lack=None)
+        told = Report(host_id="host-2", agent_version="test", applied_revision=0, sessions=(figures,))
+        answer = plane.agent("POST", "agents/host-2/report", content=encode(told))
+        assert answer.status_code == code, answer.text
+    assert "the rule tmfr-1 of tms-1 stands in it twice" in answer.text

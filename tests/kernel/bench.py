@@ -14,9 +14,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MappingProxyType
 
 from pktmirror.agent import abi
+from pktmirror.agent.allotment import CarryMeters, PutMeters, WriteMeters
 from pktmirror.agent.bypass import HookFigures
 from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.meter_blocks import MeterBlocks
+from pktmirror.agent.meters import MeterRange
 from pktmirror.agent.plan import (
     Attach,
     Capacity,
@@ -34,9 +37,9 @@ from pktmirror.agent.plan import (
 from pktmirror.desired import DesiredSession, Destination, FoundInterface
 from pktmirror.kernel import bpf, netns
 from pktmirror.model import evaluation
-from pktmirror.model.evaluation import Candidate, Surroundings
-from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
+from pktmirror.model.evaluation import Candidate, Decision, Surroundings
+from pktmirror.model.filter import Action, Direction
+from pktmirror.model.ledger import AMAZON_DNS_RULE, InterfaceOutcome, Stage, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.packet import copies, headers
 from tests.kernel.frames import ARP, OWN_MAC
@@ -47,7 +50,7 @@ LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "cpu_bucket", "hop_lanes"),
-    *("session_ledger", "interface_ledger", "strays", "home"),
+    *("session_ledger", "interface_ledger", "strays", "home", "meters", "meter_notes", "meter_ranges"),
 )
 _FIRST = bytes(4)
 _CAPACITY = Capacity(exclusions=4, deliveries=80, session_rows=80, interfaces=16)
@@ -63,7 +66,8 @@ class Offload:
     segments: int = 0
 
 
-Counted = dict[tuple[object, ...], tuple[int, int]]  # (row, direction, name): (packets, bytes), without zeros
+Counted = dict[tuple[object, ...], tuple[int, int]]
+"""(row, direction, name): (packets, bytes), without zeros. The name of a rule's figure is its id and action."""
 
 
 class Bench:
@@ -73,6 +77,9 @@ class Bench:
         self._programs = {True: loaded.program("hook_ingress"), False: loaded.program("hook_egress")}
         self._maps = {name: loaded.map(name) for name in _MAPS}
         self._filters = self._maps["filters"].memory()
+        self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_notes"], self._maps["meter_ranges"])
+        self._ranges: dict[int, MeterRange] = {}
+        self._matched: dict[tuple[object, ...], Tally] = {}
         self._rows = ROWS_LOOKED_AT_MIN
         self._policy = bpf.create_array("policy", bytes(bytearray(abi.InterfacePolicy())))
         self._maps["interfaces"].put(_key(LOOPBACK_IFINDEX), _key(self._policy.fd))
@@ -84,6 +91,7 @@ class Bench:
     def close(self) -> None:
         self._maps["interfaces"].delete(_key(LOOPBACK_IFINDEX))
         self._filters.close()
+        self._meters.close()
         for handle in (*self._programs.values(), *self._maps.values(), self._policy):
             handle.close()
 
@@ -97,9 +105,11 @@ class Bench:
         remembers: bool = True,
         caps: Mapping[str, Rate] = MappingProxyType({}),
         budget: Rate = UNLIMITED,
+        meters: int | None = None,
     ) -> None:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
-        swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id."""
+        swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id, ``meters``
+        how many there are; None: as many as there can be."""
         wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene)), caps, budget)
         self._rows = max(ROWS_LOOKED_AT_MIN, len(wanted.session_ids) + 2)
         for row in range(self._rows):
@@ -107,7 +117,9 @@ class Bench:
         self._maps["cpu_bucket"].put(_FIRST, bytes(bytearray(abi.Bucket())))
         for key in list(self._maps["streams"].keys()):
             self._maps["streams"].delete(key)
-        for change in plan(wanted, Tables(), capacity=_CAPACITY):
+        self._ranges = {}
+        capacity = _CAPACITY if meters is None else replace(_CAPACITY, meters=meters)
+        for change in plan(wanted, Tables(), capacity=capacity):
             match change:
                 case WriteFilter(cell, value):
                     self._filters[cell * abi.CELL_BYTES : cell * abi.CELL_BYTES + len(value)] = value
@@ -120,6 +132,13 @@ class Bench:
                 case SwapPolicy(ifindex, value):
                     assert ifindex == LOOPBACK_IFINDEX
                     self._policy.put(_FIRST, abi.stamped(value, time.monotonic_ns() if remembers else 0))
+                case WriteMeters(row, range_, names):
+                    self._meters.write(row, range_, names)
+                case CarryMeters(row, range_):  # from nowhere: the scene before has nothing to do with this one
+                    self._meters.put(row, range_)
+                    self._ranges[row] = range_
+                case PutMeters():
+                    assert meters is not None
                 case ClearSessionRow() | ClearInterfaceRow() | ForgetSpent() | Attach():
                     pass
                 case other:
@@ -167,6 +186,7 @@ class Bench:
             self._maps["session_ledger"].put(_key(row), session)
             self._maps["interface_ledger"].put(_key(row), interface)
         self._maps["strays"].put(_FIRST, bytes(bytearray(abi.TallyEntry())))
+        self._matched = self.matched()
 
     def _counted(self) -> Counted:
         counted: Counted = {}
@@ -184,9 +204,21 @@ class Bench:
                     for name, tally in tallies
                     if tally.packets or tally.bytes
                 )
+        for key, tally in self.matched().items():
+            before = self._matched.get(key, Tally())
+            if tally != before:
+                counted[key] = tally.packets - before.packets, tally.bytes - before.bytes
         strays = b"".join(self._maps["strays"].get_percpu(_FIRST))
         assert not any(strays)
         return counted
+
+    def matched(self) -> dict[tuple[object, ...], Tally]:
+        """What rules have matched since `write`, by the keys of `Counted`."""
+        return {
+            (row, rule.direction, (rule.rule_id, rule.action)): rule.matched
+            for row, range_ in self._ranges.items()
+            for rule in self._meters.figures(row, range_)
+        }
 
 
 def _limited(wanted: Wanted, caps: Mapping[str, Rate], budget: Rate) -> Wanted:
@@ -228,12 +260,22 @@ def expected(
             return counted
         for offer in result.offers:
             counted[rows[offer.session_id], direction, offer.decision.verdict] = wire
+            rule = _decided_by(offer.decision)
+            if rule is not None:
+                counted[rows[offer.session_id], direction, rule] = wire
         outcome = InterfaceOutcome.NEVER_MIRRORED if result.excluded else InterfaceOutcome.NOT_TAKEN
         if result.taken_by is not None:
             outcome = InterfaceOutcome.TAKEN
             counted[rows[result.taken_by], direction, _stage(sessions[result.taken_by])] = wire
     counted[0, direction, outcome] = wire
     return counted
+
+
+def _decided_by(decision: Decision) -> tuple[str, Action] | None:
+    """Its id and action; the rules here have no ids, and so go by their numbers."""
+    if decision.rule is not None:
+        return f"number {decision.rule.number}", decision.rule.action
+    return (AMAZON_DNS_RULE, Action.ACCEPT) if decision.taken else None
 
 
 def _is_certainly_about_a_copy(frame: bytes) -> bool:

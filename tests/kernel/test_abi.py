@@ -18,6 +18,9 @@ from tests.kernel.btf import Btf, sections
 HEADER = Path(__file__).parents[2] / "bpf/abi.h"
 STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "criteria": abi.Criteria,
+    "meter_name": abi.MeterName,
+    "meter_notes": abi.MeterNotes,
+    "meter_range": abi.MeterRangeEntry,
     "rule4": abi.Rule4,
     "rule6": abi.Rule6,
     "node": abi.Node,
@@ -129,6 +132,12 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "HINT_BITS",
         "LANES_MAX",
         "CAP_TICKS_PER_NS",
+        "METER_BLOCKS",
+        "METERS_A_BLOCK",
+        "NO_METER",
+        "METER_AMAZON_DNS",
+        "METER_FORMER",
+        "METER_RULES",
         "EXCLUSION_SLOTS",
         "DELIVERY_SLOTS",
         "LEDGER_ROWS",
@@ -189,6 +198,9 @@ def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
         "strays": (1, ctypes.sizeof(abi.TallyEntry)),
         "trace": (1, ctypes.sizeof(abi.TraceRequest)),
         "trace_state": (1, ctypes.sizeof(abi.TraceState)),
+        "meters": (capacity.meters // abi.METERS_A_BLOCK, 4),
+        "meter_notes": (capacity.meters // abi.METERS_A_BLOCK, 4),
+        "meter_ranges": (capacity.session_rows, ctypes.sizeof(abi.MeterRangeEntry)),
     }
     found = {}
     for name in expected:

@@ -26,6 +26,7 @@ from pktmirror.desired import (
     ExclusionDocument,
     FilterDocument,
     Report,
+    SessionFigures,
     StreamDocument,
     Undeliverable,
     Underlay,
@@ -36,7 +37,7 @@ from pktmirror.lab import Lab
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, PortRange, Rule
-from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally, matched
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource
 from tests.lab.arrivals import Collector, Copy, Tap
@@ -97,6 +98,7 @@ class Session:
     undeliverable: str | None = None
     cap: Rate = UNLIMITED
     family: int = 4  # of the outer headers
+    rule_ids: tuple[str, ...] = ()  # in the order of the filter's rules; none: they go by their numbers
 
     def session_id(self, source: str) -> str:
         """By source and VNI, so that a session stays the same when its number, filter or target changes."""
@@ -308,7 +310,7 @@ class Mirror:
                 for name, sessions in here.items()
             ),
             filters={
-                _filter_id(session.filter): FilterDocument.of(session.filter)
+                _filter_id(session): FilterDocument.of(session.filter, session.rule_ids)
                 for sessions in here.values()
                 for session in sessions
             },
@@ -355,7 +357,7 @@ class Mirror:
             session_id=session.session_id(source),
             number=session.number,
             vni=session.vni,
-            filter_id=_filter_id(session.filter),
+            filter_id=_filter_id(session),
             packet_bytes_max=session.packet_bytes_max,
             delivery=delivery,
             cap=session.cap,
@@ -397,6 +399,13 @@ class Mirror:
     def verdicts(self, source: str, direction: Direction, vni: int | None = None) -> dict[Verdict, int]:
         verdicts = self.ledger(source, vni)[direction].verdicts
         return {verdict: tally.packets for verdict, tally in verdicts.items() if tally.packets}
+
+    def matched(self, source: str, vni: int | None = None) -> dict[tuple[str, Direction, Action], int]:
+        """The packets that each rule of a session matched, of those that matched any."""
+        session_id = self._session(source, vni).session_id(source)
+        [figures] = [each for each in self.report(source).sessions if each.session_id == session_id]
+        assert figures.rules_lack is None
+        return {(rule.rule_id, rule.direction, rule.action): rule.packets for rule in figures.rules}
 
     def outcomes(self, source: str, direction: Direction) -> dict[InterfaceOutcome, int]:
         outcomes = self.interface(source)[direction].outcomes
@@ -447,6 +456,12 @@ class Mirror:
         for source, sessions in self.sources.items():
             report = reports[self.host_of(source)]
             ledgers = {each.session_id: each.directions for each in report.sessions}
+            found += [
+                f"{source}: {problem}"
+                for figures in report.sessions
+                if figures.session_id in {session.session_id(source) for session in sessions}
+                for problem in _sums_over_rules_that_differ(figures)
+            ]
             interfaces = {each.key: each.directions for each in report.mirrored_interfaces}
             past = {each.key: sum(each.bypassed_packets.values()) for each in report.mirrored_interfaces}
             if source not in self.around and past.get(self.key(source), 0):
@@ -507,8 +522,20 @@ def _sums_that_differ(interface: InterfaceLedger, sessions: Sequence[SessionLedg
     return found
 
 
-def _filter_id(filter_: Filter) -> str:
-    return "tmf-" + hashlib.sha256(repr(filter_).encode()).hexdigest()[:17]
+def _sums_over_rules_that_differ(figures: SessionFigures) -> list[str]:
+    """What a session took and what its rules rejected is what these rules matched, each packet one."""
+    found = [] if figures.rules_lack is None else [f"the rules' figures lack something: {figures.rules_lack}"]
+    rules = [rule.ledger() for rule in figures.rules]
+    for direction, ledger in figures.directions.items():
+        for verdict in (Verdict.TAKEN, Verdict.REJECTED_BY_RULE):
+            by_rules = matched(rules, direction, verdict)
+            if by_rules != ledger.verdict(verdict):
+                found.append(f"{direction.value} {verdict.value}: {ledger.verdict(verdict)}, by the rules {by_rules}")
+    return found
+
+
+def _filter_id(session: Session) -> str:
+    return "tmf-" + hashlib.sha256(repr((session.filter, session.rule_ids)).encode()).hexdigest()[:17]
 
 
 def _unmount(root: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pktmirror.desired import (
     LAYOUT,
+    RULES_NOT_TOLD,
     DesiredInterface,
     DesiredSession,
     DesiredState,
@@ -19,6 +20,7 @@ from pktmirror.desired import (
     FoundInterface,
     InterfaceFigures,
     Report,
+    RuleFigures,
     SessionFigures,
     SessionStatus,
     Undeliverable,
@@ -30,7 +32,7 @@ from pktmirror.desired import (
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.exclusions import NEVER_MIRRORED, Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
-from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, SessionLedger, Stage, Tally
+from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, RuleLedger, SessionLedger, Stage, Tally
 
 T = TypeVar("T")
 
@@ -200,3 +202,34 @@ def test_what_is_no_delivery_is_refused() -> None:
     assert decode_desired_state(document).interfaces == (interface,)
     with pytest.raises(msgspec.ValidationError):
         decode_desired_state(document.replace(b'"undeliverable"', b'"carrier pigeon"'))
+
+
+def test_a_report_of_an_agent_that_tells_nothing_of_rules_is_read_and_says_so() -> None:
+    older = (
+        b'{"host_id":"h","agent_version":"1","applied_revision":3,'
+        b'"sessions":[{"session_id":"tms-1","directions":{"ingress":{"verdicts":{"taken":{"packets":1,"bytes":60}}}}}]}'
+    )
+    [figures] = decode_report(older).sessions
+    assert figures.directions[Direction.INGRESS].verdict(Verdict.TAKEN) == Tally(1, 60)
+    assert (figures.rules, figures.rules_lack) == ((), RULES_NOT_TOLD)
+
+
+def test_a_rule_s_figures_are_a_short_array_on_the_wire() -> None:
+    rule = RuleLedger("tmfr-1", Direction.EGRESS, Action.REJECT, Tally(2, 120))
+    figures = SessionFigures(session_id="tms-1", directions={}, rules=(RuleFigures.of(rule),), rules_lack=None)
+    report = Report(host_id="h", agent_version="1", applied_revision=3, sessions=(figures,))
+    assert b'["tmfr-1","egress","reject",2,120]' in encode(report)
+    [read] = decode_report(encode(report)).sessions
+    assert [each.ledger() for each in read.rules] == [rule]
+
+
+def test_a_rule_of_an_older_control_plane_has_no_id() -> None:
+    older = (
+        b'{"host_id":"h","revision":1,"filters":{"tmf-1":{"rules":[{"number":1,"direction":"ingress","action":"accept",'
+        b'"source":"0.0.0.0/0","destination":"0.0.0.0/0"}]}}}'
+    )
+    [rule] = decode_desired_state(older).filters["tmf-1"].rules
+    assert rule.rule_id is None
+    newer = FilterDocument.of(Filter((rule.rule(),)), ["tmfr-1"])
+    state = DesiredState(host_id="h", revision=1, filters={"tmf-1": newer})
+    assert decode_desired_state(encode(state)).filters["tmf-1"].rules[0].rule_id == "tmfr-1"

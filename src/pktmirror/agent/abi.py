@@ -22,6 +22,12 @@ EXCLUSIONS_MAX = 32
 HINT_BITS = 256
 WHOLE_BYTES_MAX = 65536
 CAP_TICKS_PER_NS = 64
+METER_BLOCKS = 2048
+METERS_A_BLOCK = 1024
+NO_METER = 0x80000000
+METER_AMAZON_DNS = 0
+METER_FORMER = 2
+METER_RULES = 6
 EXCLUSION_SLOTS = 8
 DELIVERY_SLOTS = 16384
 LEDGER_ROWS = 8192
@@ -99,6 +105,10 @@ _Address = ctypes.c_uint8 * 16
 _Port = ctypes.c_uint8 * 2
 
 
+class TallyEntry(ctypes.Structure):
+    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
+
+
 class Criteria(ctypes.Structure):
     _fields_ = (
         ("source_port_first", ctypes.c_uint16),
@@ -109,7 +119,29 @@ class Criteria(ctypes.Structure):
         ("protocol_mask", ctypes.c_uint8),
         ("accepts", ctypes.c_uint8),
         ("reserved", ctypes.c_uint8),
-        ("number", ctypes.c_uint32),
+        ("number", ctypes.c_uint16),
+        ("meter", ctypes.c_uint16),
+    )
+
+
+class MeterName(ctypes.Structure):
+    _fields_ = (("rule_id", ctypes.c_uint8 * 30), ("direction", ctypes.c_uint8), ("accepts", ctypes.c_uint8))
+
+
+class MeterNotes(ctypes.Structure):
+    _fields_ = (("carried", TallyEntry * METERS_A_BLOCK), ("names", MeterName * METERS_A_BLOCK))
+
+
+class MeterRangeEntry(ctypes.Structure):
+    _fields_ = (
+        ("first", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("next_first", ctypes.c_uint32),
+        ("next_count", ctypes.c_uint32),
+        ("is_whole", ctypes.c_uint32),
+        ("is_used", ctypes.c_uint32),
+        ("digest", ctypes.c_uint8 * 16),
+        ("next_digest", ctypes.c_uint8 * 16),
     )
 
 
@@ -208,6 +240,8 @@ class SessionPolicy(ctypes.Structure):
         ("stage", ctypes.c_uint32),
         ("ledger_row", ctypes.c_uint32),
         ("cap", Cap),
+        ("meter", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     )
 
 
@@ -255,10 +289,6 @@ class StreamKey(ctypes.Structure):
         ("port", ctypes.c_uint16),
         ("family", ctypes.c_uint16),
     )
-
-
-class TallyEntry(ctypes.Structure):
-    _fields_ = (("packets", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
 
 
 class SessionCounters(ctypes.Structure):

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import assert_never
 
 from pktmirror.agent import abi
+from pktmirror.agent.allotment import CarryMeters, DropMeters, PutMeters, WriteMeters
 from pktmirror.agent.bypass import HookFigures
 from pktmirror.agent.classifier import cell_count
 from pktmirror.agent.hops import HOP_PREFIX, PROGRAMS, Hops
+from pktmirror.agent.meter_blocks import MeterBlocks
 from pktmirror.agent.plan import (
     Attach,
     Change,
@@ -35,13 +37,14 @@ from pktmirror.agent.tracer import KernelTrace
 from pktmirror.kernel import bpf, bpffs, grace_periods, netns
 from pktmirror.kernel.netlink import Netlink
 from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import InterfaceLedger, SessionLedger, Tally
+from pktmirror.model.ledger import InterfaceLedger, RuleLedger, SessionLedger, Tally
 
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "filters", "exclusions", "deliveries", "streams"),
     *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages"),
-    *("session_ledger", "interface_ledger", "strays", "flows"),
+    *("session_ledger", "interface_ledger", "strays", "flows", "flow_rejections"),
+    *("meters", "meter_notes", "meter_ranges"),
     *("trace", "trace_state", "trace_ring"),
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
@@ -103,6 +106,7 @@ class DataPlane:
         self._filters = self._maps["filters"].memory()
         self.trace = KernelTrace(*(self._maps[name] for name in ("trace", "trace_state", "trace_ring", "interfaces")))
         self.trace.end()
+        self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_notes"], self._maps["meter_ranges"])
         self._generation = 0
         self.tables = self._read_tables()
 
@@ -110,6 +114,7 @@ class DataPlane:
         """Let go of everything; what is pinned goes on, but for a trace, which nobody would read."""
         self.trace.end()
         self._filters.close()
+        self._meters.close()
         for handle in (*self._programs.values(), *self._maps.values()):
             handle.close()
 
@@ -148,13 +153,19 @@ class DataPlane:
 
     def session_figures(self) -> dict[str, dict[Direction, SessionLedger]]:
         """The counters by session id, of every session that has a ledger row."""
-        rows = {}
-        for value in self.tables.deliveries.values():
-            delivery = abi.Delivery.from_buffer_copy(value)
-            if delivery.ledger_row != abi.NO_ROW:
-                rows[bytes(delivery.session_id).rstrip(b"\0").decode()] = delivery.ledger_row
         ledger = self._maps["session_ledger"]
-        return {session_id: abi.session_ledgers(ledger.get_percpu(_key(row))) for session_id, row in rows.items()}
+        return {
+            session_id: abi.session_ledgers(ledger.get_percpu(_key(row)))
+            for session_id, row in self._session_rows().items()
+        }
+
+    def rule_figures(self) -> dict[str, tuple[tuple[RuleLedger, ...], bool]]:
+        """By session id: the rules that have decided anything, and whether these are all that rules decided."""
+        found = {}
+        for session_id, row in self._session_rows().items():
+            range_ = self.tables.meters.get(row)
+            found[session_id] = ((), False) if range_ is None else (self._meters.figures(row, range_), range_.is_whole)
+        return found
 
     def figures_of(self, ledger_row: int) -> dict[Direction, SessionLedger]:
         """The counters of one session, by its ledger row."""
@@ -199,6 +210,15 @@ class DataPlane:
     def strays(self) -> Tally:
         """Frames that reached a hop and were no copy, or a copy of which no session is known any more."""
         return abi.tally(self._maps["strays"].get_percpu(_key(0)))
+
+    def _session_rows(self) -> dict[str, int]:
+        """The ledger rows by session id, of every session that has one."""
+        deliveries = [abi.Delivery.from_buffer_copy(value) for value in self.tables.deliveries.values()]
+        return {
+            bytes(delivery.session_id).rstrip(b"\0").decode(): delivery.ledger_row
+            for delivery in deliveries
+            if delivery.ledger_row != abi.NO_ROW
+        }
 
     def _forget_other_namespaces(self, cookie: bytes) -> None:
         """What was pinned for a namespace that is no more: its links are dead, and the ifindexes mean other devices."""
@@ -246,6 +266,15 @@ class DataPlane:
                 ledger = self._maps["session_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
                 self._maps["session_buckets"].put(_key(row), _UNSPENT)
+                self._meters.drop(row)
+            case WriteMeters(row, range_, names):
+                self._meters.write(row, range_, names)
+            case CarryMeters(row, _):
+                self._meters.carry(row)
+            case PutMeters(row, range_):
+                self._meters.put(row, range_)
+            case DropMeters(row):
+                self._meters.drop(row)
             case ClearInterfaceRow(row):
                 ledger = self._maps["interface_ledger"]
                 ledger.put(_key(row), bytes(ledger.value_bytes))
@@ -300,13 +329,18 @@ class DataPlane:
             if value is not None:
                 policies[int.from_bytes(key, "little")] = abi.unstamped(value)
         entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
-        filter_cells = {session.filter_cell for entry in entries for session in entry.sessions[: entry.session_count]}
+        sessions = [session for entry in entries for session in entry.sessions[: entry.session_count]]
+        filter_cells = {session.filter_cell for session in sessions}
+        counted_in: dict[int, set[int]] = {}
+        for session in sessions:
+            counted_in.setdefault(session.ledger_row, set()).add(session.meter)
         return Tables(
             policies=policies,
             filters={cell: self._filter(cell) for cell in filter_cells},
             exclusions=self._values("exclusions", {entry.exclusion_slot for entry in entries}),
             deliveries=self._used_deliveries(),
             streams=self._streams(),
+            meters=self._meters.ranges(counted_in),
             attached=frozenset(self._attached()),
         )
 

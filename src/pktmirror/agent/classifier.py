@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from pktmirror.agent import abi
 from pktmirror.agent.forest import DEPTH_MAX, Box, Cut, Leaf, Tree, grow, lowest
-from pktmirror.model.filter import TCP, UDP, Action, Filter, Network, NetworkService, PortRange, Rule
+from pktmirror.model.filter import TCP, UDP, Action, Direction, Filter, Network, NetworkService, PortRange, Rule
 
 _WORD_BITS, _WORD_MAX, _PORT_MAX, _PROTOCOL_MAX = 32, 0xFFFFFFFF, 0xFFFF, 0xFF
 _ADDRESS_BITS = {4: 32, 6: 128}
-_RULE = {4: struct.Struct("<4I4H4BI"), 6: struct.Struct("<16I4H4BI")}
+_RULE = {4: struct.Struct("<4I4H4B2H"), 6: struct.Struct("<16I4H4B2H")}
 _NODE = struct.Struct("<4I")
 _UNREACHABLE = Leaf(())
 _HEAD_BYTES = -(-ctypes.sizeof(abi.FilterEntry) // abi.CELL_BYTES) * abi.CELL_BYTES
@@ -26,15 +26,16 @@ assert DEPTH_MAX <= abi.TREE_DEPTH_MAX, "a walk in the kernel would end before t
 def filter_bytes(filter_: Filter) -> bytes:
     """A whole number of cells. The caller has seen to it that there are no more than RULES_MAX rules."""
     entry = abi.FilterEntry(amazon_dns=NetworkService.AMAZON_DNS in filter_.services)
-    by_number = sorted(filter_.rules, key=lambda rule: rule.number)
-    rules = bytearray()
+    rules, meter = bytearray(), abi.METER_RULES
     groves: list[tuple[abi.Forest, int, list[Tree]]] = []
+    lists = rule_lists(filter_)
     for i, direction in enumerate(abi.DIRECTIONS):
         for j, family in enumerate(abi.FAMILIES):
-            listed = [rule for rule in by_number if rule.direction is direction and rule.source.version == family]
+            listed = lists[direction, family]
             entry.rules[i][j] = (_HEAD_BYTES + len(rules)) // abi.CELL_BYTES
             for rule in listed:
-                rules += _rule(rule)
+                rules += _rule(rule, meter)
+                meter += 1
             groves.extend((entry.forests[i][j][kind], family, trees) for kind, trees in _forests(listed, family))
     tail = _Tail(_HEAD_BYTES + len(rules))
     nowhere = tail.plant([Leaf(())], ())
@@ -49,6 +50,18 @@ def filter_bytes(filter_: Filter) -> bytes:
     padding = bytes(abi.CELL_BYTES - unaligned) if unaligned else b""
     entry.cell_count = (_HEAD_BYTES + len(rules) + len(rest) + len(padding)) // abi.CELL_BYTES
     return bytes(bytearray(entry)).ljust(_HEAD_BYTES, b"\0") + bytes(rules) + rest + padding
+
+
+def rule_lists(filter_: Filter) -> dict[tuple[Direction, int], list[Rule]]:
+    """The rules by direction and family, each list in ascending number: so they lie, and so their meters do."""
+    by_number = sorted(filter_.rules, key=lambda rule: rule.number)
+    return {
+        (direction, family): [
+            rule for rule in by_number if rule.direction is direction and rule.source.version == family
+        ]
+        for direction in abi.DIRECTIONS
+        for family in abi.FAMILIES
+    }
 
 
 def cell_count(head: bytes) -> int:
@@ -168,7 +181,7 @@ class _Tail:
         return bytes(nodes) + positions.tobytes()
 
 
-def _rule(rule: Rule) -> bytes:
+def _rule(rule: Rule, meter: int) -> bytes:
     family = rule.source.version
     return _RULE[family].pack(
         *_network(rule.source),
@@ -180,6 +193,7 @@ def _rule(rule: Rule) -> bytes:
         rule.action is Action.ACCEPT,
         0,
         rule.number,
+        meter,
     )
 
 

@@ -13,6 +13,7 @@ from pktmirror.agent import abi
 from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.meters import meter_names
 from pktmirror.agent.ways import leaves_whole
 from pktmirror.desired import (
     DesiredInterface,
@@ -99,6 +100,7 @@ class WantedSession:
     delivery: WantedDelivery
     stage: Stage
     cap: Rate = UNLIMITED
+    meters: bytes = b""  # their names; empty: what its rules match is not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class CompiledFilters:
     def __init__(self) -> None:
         self._known: tuple[dict[str, _Compiled], dict[str, _Compiled]] = ({}, {})
 
-    def of(self, desired: DesiredState) -> dict[str, bytes]:
+    def of(self, desired: DesiredState) -> dict[str, "_Compiled"]:
         """All filters of a state, by id. Raises Uncompilable."""
         last, before = self._known
         found: dict[str, _Compiled] = {}
@@ -153,14 +155,17 @@ class CompiledFilters:
         for filter_id, document in desired.filters.items():
             candidates = (last.get(filter_id), before.get(filter_id))
             known = next((each for each in candidates if each is not None and _is_of(each, document)), None)
-            found[filter_id] = known or _Compiled(document, _filter(filter_id, document))
-        return {filter_id: compiled.value for filter_id, compiled in found.items()}
+            found[filter_id] = known or _filter(filter_id, document)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
+    """A filter as `filter_bytes` makes it, and the names of the meters of a session that has it."""
+
     document: FilterDocument
     value: bytes
+    meters: bytes
 
 
 def _is_of(compiled: _Compiled, document: FilterDocument) -> bool:
@@ -217,7 +222,7 @@ def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
 
 
 def _session(
-    interface: DesiredInterface, session: DesiredSession, mtu: int, filter_: bytes, ways: Mapping[RouteQuery, Way]
+    interface: DesiredInterface, session: DesiredSession, mtu: int, filter_: _Compiled, ways: Mapping[RouteQuery, Way]
 ) -> tuple[WantedSession, str | None]:
     delivery = session.delivery
     if isinstance(delivery, Undeliverable):
@@ -257,10 +262,10 @@ def _session(
         and not session.packet_bytes_max
         and mtu + ETHERNET_BYTES <= room_bytes_max,
     )
-    return WantedSession(filter_, to, Stage.SENT, session.cap), None
+    return WantedSession(filter_.value, to, Stage.SENT, session.cap, filter_.meters), None
 
 
-def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes, stage: Stage) -> WantedSession:
+def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: _Compiled, stage: Stage) -> WantedSession:
     """A session whose packets all end at ``stage``."""
     nowhere = IPv4Address(0)
     primary = _address(interface.primary_address)
@@ -268,7 +273,7 @@ def _unsent(interface: DesiredInterface, session: DesiredSession, filter_: bytes
     source = primary if of_eni and isinstance(primary, IPv4Address) else nowhere
     packet_bytes_max = session.packet_bytes_max or 0
     to = WantedDelivery(session.session_id, source, nowhere, nowhere, 0, session.vni, 0, packet_bytes_max, 0)
-    return WantedSession(filter_, to, stage, session.cap)
+    return WantedSession(filter_.value, to, stage, session.cap, filter_.meters)
 
 
 @functools.lru_cache(maxsize=2)  # there may be 10,000 of them, and a document is compiled every second
@@ -286,10 +291,12 @@ def _stream(document: StreamDocument) -> CopyStream:
     return CopyStream(source, destination, document.vni, document.port)
 
 
-def _filter(filter_id: str, document: FilterDocument) -> bytes:
+def _filter(filter_id: str, document: FilterDocument) -> _Compiled:
     _refuse_more(len(document.rules), abi.RULES_MAX, f"rules in filter {filter_id}")
     try:
-        return filter_bytes(document.filter())
+        filter_ = document.filter()
+        names = meter_names(filter_, [rule.rule_id for rule in document.rules])
+        return _Compiled(document, filter_bytes(filter_), names)
     except ValueError as error:
         raise Uncompilable(f"filter {filter_id}: {error}") from None
 

@@ -27,6 +27,7 @@ from pktmirror.agent.compile import (
 )
 from pktmirror.agent.controller import Controller, refuse_bad_url
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
+from pktmirror.agent.figures import session_figures
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.listeners import Listeners
 from pktmirror.agent.locks import alone, forget_killed
@@ -40,7 +41,7 @@ from pktmirror.agent.traceline import TraceLine
 from pktmirror.agent.tracer import TraceLine as Traces
 from pktmirror.agent.tracer import Tracer
 from pktmirror.agent.ways import splits
-from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionFigures, SessionStatus
+from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
 from pktmirror.model.ledger import Stage
@@ -385,10 +386,10 @@ class Host:
                 )
                 for session_id in sorted(wanted.session_ids)
             ),
-            sessions=tuple(
-                SessionFigures(session_id=session_id, directions=directions)
-                for session_id, directions in self._data_plane.session_figures().items()
-                if wanted is not None and session_id in wanted.session_ids
+            sessions=()
+            if wanted is None
+            else session_figures(
+                self._data_plane.session_figures(), self._data_plane.rule_figures(), wanted.session_ids
             ),
             mirrored_interfaces=tuple(
                 InterfaceFigures(

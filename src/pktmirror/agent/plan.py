@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from pktmirror.agent import abi
+from pktmirror.agent.allotment import Allotment, CarryMeters, DropMeters, PutMeters, WriteMeters
 from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
+from pktmirror.agent.meters import MeterRange
 from pktmirror.model.ledger import Stage
 
 
@@ -24,6 +26,7 @@ class Capacity:
     session_rows: int = abi.LEDGER_ROWS
     interfaces: int = abi.INTERFACES_MAX
     streams: int = abi.STREAMS_MAX
+    meters: int = abi.METER_BLOCKS * abi.METERS_A_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Tables:
     """What the kernel holds: values by slot (filters by their first cell), policies by ifindex, and which devices have
     the hooks.
 
-    ``streams`` are ledger rows by key. ``retired_slots`` are delivery slots in the order in which they fell out of use:
-    the longest unused is reused first.
+    ``streams`` are ledger rows by key, ``meters`` are by ledger row. ``retired_slots`` are delivery slots in the order
+    in which they fell out of use: the longest unused is reused first.
     """
 
     policies: dict[int, bytes] = field(default_factory=dict)
@@ -40,6 +43,7 @@ class Tables:
     exclusions: dict[int, bytes] = field(default_factory=dict)
     deliveries: dict[int, bytes] = field(default_factory=dict)
     streams: dict[bytes, int] = field(default_factory=dict)
+    meters: dict[int, MeterRange] = field(default_factory=dict)
     attached: frozenset[int] = frozenset()
     retired_slots: tuple[int, ...] = ()
 
@@ -124,6 +128,10 @@ Change = (
     | ClearSessionRow
     | ClearInterfaceRow
     | ForgetSpent
+    | WriteMeters
+    | CarryMeters
+    | PutMeters
+    | DropMeters
     | PutStream
     | DropStream
     | SwapPolicy
@@ -154,6 +162,7 @@ def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> l
             draft.changes.append(Attach(interface.ifindex))
     if wanted.interfaces and any(_budget(value) != bytes(_share(wanted)) for value in held.policies.values()):
         draft.changes.append(ForgetSpent(None))
+    draft.changes += draft.meters.carry
     streams_max = (capacity or Capacity()).streams
     streams = _streams(wanted, draft.session_rows, streams_max)
     puts = [PutStream(key, row) for key, row in streams.items() if held.streams.get(key) != row]
@@ -201,7 +210,7 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
     """What the kernel holds after the changes."""
     policies, filters = dict(held.policies), dict(held.filters)
     exclusions, deliveries = dict(held.exclusions), dict(held.deliveries)
-    streams, attached = dict(held.streams), set(held.attached)
+    streams, meters, attached = dict(held.streams), dict(held.meters), set(held.attached)
     for change in changes:
         match change:
             case PutStream(key, row):
@@ -221,7 +230,11 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
             case Detach(ifindex):
                 attached.discard(ifindex)
                 policies.pop(ifindex, None)
-            case ClearSessionRow() | ClearInterfaceRow() | ForgetSpent():
+            case CarryMeters(row, range_) | PutMeters(row, range_):
+                meters[row] = range_
+            case DropMeters(row) | ClearSessionRow(row):
+                meters.pop(row, None)
+            case WriteMeters() | ClearInterfaceRow() | ForgetSpent():
                 pass
             case _:
                 assert_never(change)
@@ -229,7 +242,16 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
     filters = {cell: value for cell, value in filters.items() if cell in used}
     before, after = _slots_in_use(held.policies), _slots_in_use(policies)
     retired = [slot for slot in held.retired_slots if slot not in after] + sorted(before - after)
-    return Tables(policies, filters, exclusions, deliveries, streams, frozenset(attached), tuple(retired))
+    return Tables(
+        policies=policies,
+        filters=filters,
+        exclusions=exclusions,
+        deliveries=deliveries,
+        streams=streams,
+        meters=meters,
+        attached=frozenset(attached),
+        retired_slots=tuple(retired),
+    )
 
 
 def _slots_in_use(policies: dict[int, bytes]) -> set[int]:
@@ -286,6 +308,7 @@ class _Draft:
                 self.session_rows[session_id] = delivery.ledger_row
         self._free_slots = self._in_order_of_reuse(session_ids)
         self._busy_session_rows = set(self.session_rows.values())
+        self.meters = Allotment(held.meters, self._busy_session_rows, capacity.meters)
         self._interface_rows = {ifindex: _row(value) for ifindex, value in held.policies.items()}
 
     def policy(self, interface: WantedInterface, exclusions: bytes, budget: abi.Cap) -> bytes:
@@ -309,6 +332,7 @@ class _Draft:
 
     def _session(self, session: WantedSession) -> abi.SessionPolicy:
         row = self._session_row(session.delivery.session_id)
+        meter = self._meter(row, session.meters)
         slot, generation = self._delivery_slot(session.delivery, row)
         return abi.SessionPolicy(
             filter_cell=self._filter_cell(session.filter),
@@ -316,7 +340,16 @@ class _Draft:
             stage=abi.STAGES.index(session.stage),
             ledger_row=row,
             cap=abi.cap(session.cap),
+            meter=meter,
         )
+
+    def _meter(self, row: int, names: bytes) -> int:
+        """The first of the session's meters."""
+        if not names:
+            return abi.NO_METER
+        first, changes = self.meters.allot(row, names)
+        self.changes += changes
+        return first
 
     def _filter_cell(self, value: bytes) -> int:
         if value not in self._filter_cells:
@@ -355,6 +388,7 @@ class _Draft:
             self._busy_session_rows.add(row)
             self.session_rows[session_id] = row
             self._forget_former_owner(row)
+            self.meters.begin(row)
             self.changes.append(ClearSessionRow(row))
         return self.session_rows[session_id]
 

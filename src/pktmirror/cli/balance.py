@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
+from pktmirror.model.filter import Action, Direction
 from pktmirror.model.ledger import BESIDE_SENT, InterfaceOutcome, Stage, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.refusal import Refusal
@@ -25,12 +25,24 @@ class DirectionFigures(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: dict[Verdict, Tally]
     stages: dict[Stage, Tally]
     lost_in_hop_packets: int
+    by_rules: dict[Action, Tally] = {}
 
     def verdict(self, verdict: Verdict) -> Tally:
         return self.verdicts.get(verdict, Tally())
 
     def stage(self, stage: Stage) -> Tally:
         return self.stages.get(stage, Tally())
+
+
+class RuleFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rule matched. ``number`` None: no rule of the filter has it; ``in_force`` false: it counts no more."""
+
+    rule_id: str
+    number: int | None
+    direction: Direction
+    action: Action
+    matched: Tally
+    in_force: bool
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True, tag="collected"):
@@ -66,6 +78,8 @@ class SessionFigures(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
     cap: Rate = UNLIMITED
     directions: dict[Direction, DirectionFigures]
+    rules: tuple[RuleFigures, ...] | None = None  # None: they were not asked for
+    rules_lack: str | None = "the control plane does not tell what rules matched: it is of an older version"
     sent: Tally
     collector: Collected | Uncollected
 
@@ -120,7 +134,7 @@ def of_session(ledger: Ledger, session_id: str | None) -> Ledger:
 
 def differences(session: SessionFigures) -> list[str]:
     """Where a session's figures do not add up, a sentence each; empty: they do."""
-    return [*_at_the_source(session), *_on_the_way(session)]
+    return [*_at_the_source(session), *_by_rules(session), *_on_the_way(session)]
 
 
 def interface_differences(interface: InterfaceFigures) -> list[str]:
@@ -177,6 +191,18 @@ def _at_the_source(session: SessionFigures) -> Iterator[str]:
     sent = sum((figures.stage(Stage.SENT) for figures in session.directions.values()), Tally())
     if sent != session.sent:
         yield _unequal("sent", session.sent, "both directions", sent)
+
+
+def _by_rules(session: SessionFigures) -> Iterator[str]:
+    """What a session took or rejected by rule is what its rules matched, unless these are known to lack something."""
+    if session.rules_lack is not None:
+        return
+    for direction, figures in session.directions.items():
+        for verdict, action in ((Verdict.TAKEN, Action.ACCEPT), (Verdict.REJECTED_BY_RULE, Action.REJECT)):
+            by_rules = figures.by_rules.get(action, Tally())
+            if figures.verdict(verdict) != by_rules:
+                unequal = _unequal(verdict.value, figures.verdict(verdict), f"the {action.value} rules", by_rules)
+                yield f"{direction.value}: {unequal}"
 
 
 def _on_the_way(session: SessionFigures) -> Iterator[str]:

@@ -21,6 +21,7 @@ from pktmirror.cli.balance import (
     InterfaceDirection,
     InterfaceFigures,
     Ledger,
+    RuleFigures,
     SessionFigures,
     Uncollected,
     bypassed,
@@ -62,13 +63,14 @@ def add_to(app: typer.Typer) -> None:
 def ledger(
     session: Annotated[str | None, typer.Argument(help="A session's id, tms-…; without one, all of them.")] = None,
     as_json: JsonOption = False,
+    rules: Annotated[bool, typer.Option("--rules", help="Show what each rule of its filter matched, too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
     state: StateOption = None,
 ) -> None:
     """Show where every packet went: offered, taken, sent, received, written, each loss by its reason.
 
     Figures are packets and bytes as on a wire. They are compared at rest: what is in flight is shown as missing.
-    With --json --watch each line of the output is a document of its own.
+    With --json the rules are always there; with --json --watch each line of the output is a document of its own.
 
     Example: [bold]pktmirror ledger tms-0a1b2c3d4e5f60718[/bold], or
     [bold]pktmirror ledger --json | jq .adds_up[/bold]
@@ -77,7 +79,7 @@ def ledger(
     console = terminal()
 
     def now() -> Ledger:
-        return of_session(endpoint.get("ledger", Ledger), session)
+        return of_session(endpoint.get("ledger?rules=1" if rules or as_json else "ledger", Ledger), session)
 
     try:
         if as_json:
@@ -182,7 +184,8 @@ def _session(session: SessionFigures) -> RenderableType:
     )
     if session.outer_source is not None:
         title.append(f"  {session.outer_source} → {session.outer_destination}", "dim")
-    return Group(title, _table(waterfall(session)), *_remarks(session), Text())
+    rules = () if session.rules is None else (rule_table(session.rules),)
+    return Group(title, _table(waterfall(session)), *rules, *_remarks(session), Text())
 
 
 def _remarks(session: SessionFigures) -> Iterator[Text]:
@@ -196,7 +199,29 @@ def _remarks(session: SessionFigures) -> Iterator[Text]:
             yield Text(f"  · the far end is not compared: {reason}", "yellow")
         case Collected(shared_with=(_, *_) as others):
             yield Text(f"  · received and written are of streams shared with {', '.join(others)}", "yellow")
+    if session.rules is not None and session.rules_lack is not None:
+        yield Text(f"  · what its rules matched is not complete: {session.rules_lack}", "yellow")
     yield from _judgement(differences(session))
+
+
+def rule_table(rules: Iterable[RuleFigures]) -> Table:
+    """What each rule matched, by direction and number. Dim: what counts no more, and what has matched nothing."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("direction", "number", "rule", "action", "packets", "bytes"):
+        is_figure = name in ("number", "packets", "bytes")
+        table.add_column(name, justify="right" if is_figure else "left", no_wrap=name != "rule", overflow="fold")
+    for rule in rules:
+        rule_id = rule.rule_id if rule.in_force or rule.number is None else f"{rule.rule_id} before it was changed"
+        table.add_row(
+            rule.direction.value,
+            "" if rule.number is None else str(rule.number),
+            rule_id,
+            rule.action.value,
+            f"{rule.matched.packets:,}",
+            humanised(rule.matched.bytes),
+            style="" if rule.in_force and rule.matched.packets else "dim",
+        )
+    return table
 
 
 def _judgement(found: list[str]) -> Iterator[Text]:

@@ -13,7 +13,8 @@
                                               arrive within ``?within_s=``; JSON, as that of the next
 ``GET /pktmirror/v1/probes/ID``               signed: what is known of a probe now
 ``GET /pktmirror/v1/status``                  signed for the service ``pktmirror``; JSON; likewise
-                                              ``ledger``, ``interfaces`` and ``hosts/HOST/desired``
+                                              ``ledger`` (``?rules=1``: of each rule too),
+                                              ``interfaces`` and ``hosts/HOST/desired``
 ``POST /pktmirror/v1/traces``                 signed likewise: begin a live trace
 ``GET /pktmirror/v1/traces/ID``               signed: its packets ``after`` so many, long poll; ``DELETE`` ends it
 ``DELETE /pktmirror/v1/hosts/HOST``           signed likewise: forget a host that reports no more,
@@ -387,7 +388,8 @@ class Endpoint:
 
     async def _ledger(self, request: Request) -> Response:
         await self._require_signature(request)
-        return _json(await run_in_threadpool(self._plane.ledger, time.time()))
+        with_rules = _number(request, "rules", 0.0) != 0
+        return _json(await run_in_threadpool(self._plane.ledger, time.time(), with_rules=with_rules))
 
     async def _metrics(self, request: Request) -> Response:
         self._require_token(request, self._metrics_token, "metrics-token")

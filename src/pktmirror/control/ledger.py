@@ -11,19 +11,20 @@ control plane is down cannot be told from a loss.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from pktmirror.control.history import History, subject
+from pktmirror.control.matches import RuleRow, rule_rows, rules_by_filter
 from pktmirror.control.placement import Resources, Stream, stream_of
-from pktmirror.control.records import SessionRecord
+from pktmirror.control.records import RuleRecord, SessionRecord
 from pktmirror.control.reports import Reports, outer_sources, sent
-from pktmirror.desired import Undeliverable
+from pktmirror.desired import SessionFigures, Undeliverable
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
-from pktmirror.model.ledger import SessionLedger, Stage, Tally
+from pktmirror.model.filter import Action, Direction
+from pktmirror.model.ledger import RuleLedger, SessionLedger, Stage, Tally, matched
 from pktmirror.model.rate import UNLIMITED, Rate
 
 NO_MONITOR = "no monitor reports this target"
@@ -31,12 +32,16 @@ NO_FIGURES = "no agent reports this session"
 
 
 class DirectionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One direction at the source: ``offered`` is the sum of the verdicts; taken = lost in hop + the stages."""
+    """One direction at the source: ``offered`` is the sum of the verdicts; taken = lost in hop + the stages.
+
+    ``by_rules``: by their action, the sum over all rules; accepted = taken, and rejected likewise.
+    """
 
     offered: Tally
     verdicts: Mapping[str, Tally]
     stages: Mapping[str, Tally]
     lost_in_hop_packets: int
+    by_rules: Mapping[str, Tally]
 
 
 class CollectorRow(msgspec.Struct, frozen=True, kw_only=True, tag="collected"):
@@ -60,7 +65,11 @@ class Uncollected(msgspec.Struct, frozen=True, kw_only=True, tag="uncollected"):
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One session's line of the ledger; ``problem`` is its status, None while it mirrors."""
+    """One session's line of the ledger; ``problem`` is its status, None while it mirrors.
+
+    ``rules`` None: nobody asked for them. ``rules_lack``: why the rules' figures do not sum up to the session's; None:
+    they do.
+    """
 
     session_id: str
     interface_id: str
@@ -72,8 +81,13 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
     cap: Rate
     directions: Mapping[str, DirectionRow]
+    rules: tuple[RuleRow, ...] | None
+    rules_lack: str | None
     sent: Tally
     collector: CollectorRow | Uncollected
+
+
+_NOTHING_TOLD = SessionFigures(session_id="", directions={}, rules_lack=NO_FIGURES)
 
 
 class _Collected(msgspec.Struct):
@@ -101,12 +115,16 @@ class _Books:
 
 
 def rows(
-    resources: Resources, reports: Reports, problems: Mapping[str, str | None], history: History
+    resources: Resources,
+    reports: Reports,
+    problems: Mapping[str, str | None],
+    history: History,
+    *,
+    with_rules: bool = False,
 ) -> list[SessionRow]:
-    """A row for each session, by id."""
-    figures = {
-        session.session_id: session.directions for told in reports.agents.values() for session in told.report.sessions
-    }
+    """A row for each session, by id; the rules of its filter only where they are asked for: there may be thousands."""
+    figures = {session.session_id: session for told in reports.agents.values() for session in told.report.sessions}
+    rules = rules_by_filter(resources) if with_rules else None
     told = outer_sources(reports)
     current = {
         session.session_id: stream_of(session, resources, told.get(session.session_id))
@@ -114,7 +132,7 @@ def rows(
     }
     sent_by: dict[str, Tally | None] = dict(history.ended)
     for session_id in current:
-        sent_by[session_id] = sent(figures[session_id]) if session_id in figures else None
+        sent_by[session_id] = sent(figures[session_id].directions) if session_id in figures else None
     used = {session_id: set(streams) for session_id, streams in history.streams.items() if session_id in sent_by}
     for session_id, stream in current.items():
         used.setdefault(session_id, set())
@@ -126,7 +144,8 @@ def rows(
         _row(
             session,
             resources.caps.get(session.session_id, UNLIMITED),
-            figures.get(session.session_id),
+            told_of := figures.get(session.session_id, _NOTHING_TOLD),
+            None if rules is None else _rules(session, resources, rules, told_of),
             current[session.session_id],
             groups,
             books,
@@ -139,7 +158,8 @@ def rows(
 def _row(
     session: SessionRecord,
     cap: Rate,
-    figures: Mapping[Direction, SessionLedger] | None,
+    figures: SessionFigures,
+    rules: tuple[RuleRow, ...] | None,
     stream: Stream | Undeliverable,
     groups: Mapping[str, _Group],
     books: _Books,
@@ -152,6 +172,7 @@ def _row(
     else:
         collector = _collector(session.session_id, group, books)
     problem = problems.get(session.session_id)
+    by_rule = [rule.ledger() for rule in figures.rules]
     return SessionRow(
         session_id=session.session_id,
         interface_id=session.interface_id,
@@ -160,22 +181,34 @@ def _row(
         number=session.number,
         outer_source=stream[1] if isinstance(stream, tuple) else None,
         outer_destination=stream[2] if isinstance(stream, tuple) else None,
-        problem=NO_FIGURES if problem is None and figures is None else problem,
+        problem=NO_FIGURES if problem is None and figures is _NOTHING_TOLD else problem,
         cap=cap,
-        directions={
-            direction.value: _direction((figures or {}).get(direction, SessionLedger())) for direction in Direction
-        },
-        sent=sent(figures or {}),
+        directions={direction.value: _direction(direction, figures, by_rule) for direction in Direction},
+        rules=rules,
+        rules_lack=figures.rules_lack,
+        sent=sent(figures.directions),
         collector=collector,
     )
 
 
-def _direction(ledger: SessionLedger) -> DirectionRow:
+def _rules(
+    session: SessionRecord, resources: Resources, rules: Mapping[str, Sequence[RuleRecord]], figures: SessionFigures
+) -> tuple[RuleRow, ...]:
+    services = resources.filters[session.filter_id].services
+    return rule_rows(rules.get(session.filter_id, ()), services, (rule.ledger() for rule in figures.rules))
+
+
+def _direction(direction: Direction, figures: SessionFigures, by_rule: Sequence[RuleLedger]) -> DirectionRow:
+    ledger = figures.directions.get(direction, SessionLedger())
     return DirectionRow(
         offered=ledger.offered,
         verdicts={verdict.value: ledger.verdict(verdict) for verdict in Verdict},
         stages={stage.value: ledger.stage(stage) for stage in Stage},
         lost_in_hop_packets=ledger.lost_in_hop_packets,
+        by_rules={
+            Action.ACCEPT.value: matched(by_rule, direction, Verdict.TAKEN),
+            Action.REJECT.value: matched(by_rule, direction, Verdict.REJECTED_BY_RULE),
+        },
     )
 
 

@@ -209,6 +209,7 @@ def _session(resources: Resources, session: SessionRecord) -> DesiredSession:
 
 
 def _filter(resources: Resources, filter_id: str) -> FilterDocument:
-    rules = [record.rule for record in resources.rules if record.filter_id == filter_id]
-    ordered = sorted(rules, key=lambda rule: (rule.direction.value, rule.number))
-    return FilterDocument.of(Filter(tuple(ordered), resources.filters[filter_id].services))
+    records = [record for record in resources.rules if record.filter_id == filter_id]
+    ordered = sorted(records, key=lambda record: (record.rule.direction.value, record.rule.number))
+    filter_ = Filter(tuple(record.rule for record in ordered), resources.filters[filter_id].services)
+    return FilterDocument.of(filter_, [record.rule_id for record in ordered])

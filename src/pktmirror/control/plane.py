@@ -372,14 +372,15 @@ class ControlPlane:
             "refused_requests": self.refused.counts(),
         }
 
-    def ledger(self, now_s: float) -> dict[str, Any]:
-        """The ledger of all sessions, and of the interfaces that agents mirror."""
+    def ledger(self, now_s: float, *, with_rules: bool = False) -> dict[str, Any]:
+        """The ledger of all sessions, with all rules where they are asked for, and of the interfaces that agents
+        mirror."""
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
         ids = _interface_ids(resources)
         return {
-            "sessions": ledger.rows(resources, self._reports, problems, remembered),
+            "sessions": ledger.rows(resources, self._reports, problems, remembered, with_rules=with_rules),
             "interfaces": [
                 {
                     "interface_id": ids.get((host_id, figures.key)),

@@ -3,7 +3,7 @@
 A report is checked before anything of it is kept: what is stored must be readable for all afterwards.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Generic, TypeVar
@@ -15,6 +15,7 @@ from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
 
 FIGURE_MAX = (1 << 60) - 1  # an exabyte; sums of a few still fit into the 64 bits of SQLite
 
@@ -145,6 +146,10 @@ def agent_nonsense(report: Report) -> str | None:
     for status in report.statuses:
         if status.outer_source is not None and not _is_address(status.outer_source):
             return f"the outer source of {_short(status.session_id)} is no address: {_short(status.outer_source)}"
+    for session in report.sessions:
+        same = _first_twice((rule.rule_id, rule.direction, rule.action) for rule in session.rules)
+        if same is not None:
+            return f"the rule {_short(same[0])} of {_short(session.session_id)} stands in it twice"
     for name, tally in _tallies(report):
         for figure in (tally.packets, tally.bytes):
             if not 0 <= figure <= FIGURE_MAX:
@@ -201,6 +206,8 @@ def _tallies(report: Report) -> Iterator[tuple[str, Tally]]:
         for ledger in session.directions.values():
             for tally in (*ledger.verdicts.values(), *ledger.stages.values()):
                 yield session.session_id, tally
+        for rule in session.rules:
+            yield rule.rule_id, Tally(rule.packets, rule.bytes)
     for interface in report.mirrored_interfaces:
         for seen in interface.directions.values():
             for tally in seen.outcomes.values():
@@ -209,8 +216,8 @@ def _tallies(report: Report) -> Iterator[tuple[str, Tally]]:
             yield interface.key, Tally(packets)
 
 
-def _first_twice(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
+def _first_twice(names: Iterable[H]) -> H | None:
+    seen: set[H] = set()
     for name in names:
         if name in seen:
             return name

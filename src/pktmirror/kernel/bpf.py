@@ -4,6 +4,7 @@ Every failure is an OSError with its errno; for an object that the kernel refuse
 verifier's log are its message. Nothing here knows what the programs do.
 """
 
+import contextlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ _XDP_GENERIC = 2  # XDP_FLAGS_SKB_MODE
 _MAP_TYPE_ARRAY = 2
 _PERCPU_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _BPF_ANY = 0
+_BPF_F_MMAPABLE = 1 << 10
 _ENOENT = 2
 _OBJ_NAME_BYTES = 15
 _PROG_INFO_BYTES, _VERIFIED_INSNS_AT = 232, 216  # struct bpf_prog_info
@@ -44,6 +46,15 @@ _ffi.cdef(
     int bpf_program__fd(const struct bpf_program *program);
     struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *object, const char *name);
     int bpf_map__fd(const struct bpf_map *map);
+    struct bpf_map *bpf_object__next_map(const struct bpf_object *object, const struct bpf_map *map);
+    struct bpf_map *bpf_map__inner_map(struct bpf_map *map);
+    uint32_t bpf_map__max_entries(const struct bpf_map *map);
+    uint32_t bpf_map__value_size(const struct bpf_map *map);
+    int bpf_map__set_inner_map_fd(struct bpf_map *map, int fd);
+    struct bpf_map_create_opts {
+        size_t sz; uint32_t btf_fd, btf_key_type_id, btf_value_type_id, btf_vmlinux_value_type_id, inner_map_fd,
+        map_flags; uint64_t map_extra; uint32_t numa_node, map_ifindex;
+    };
     int bpf_map_create(int type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries_max,
                        const void *opts);
     int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
@@ -220,6 +231,14 @@ def create_array(name: str, value: bytes) -> Map:
     return array
 
 
+def create_mappable_array(name: str, entries_max: int, value_bytes: int) -> Map:
+    """An array map for `Map.memory`."""
+    opts = _ffi.new("struct bpf_map_create_opts *")
+    opts.sz, opts.map_flags = _ffi.sizeof("struct bpf_map_create_opts"), _BPF_F_MMAPABLE
+    fd = libbpf().bpf_map_create(_MAP_TYPE_ARRAY, name.encode()[:_OBJ_NAME_BYTES], 4, value_bytes, entries_max, opts)
+    return Map(_checked(fd, "bpf_map_create"))
+
+
 @dataclass(frozen=True, slots=True)
 class TestRun:
     """What BPF_PROG_TEST_RUN says: the verdict (signed, as TCX_NEXT is −1), the packet and its struct __sk_buff after
@@ -293,7 +312,10 @@ class Link(Handle):
 
 
 class Object:
-    """A compiled object in the kernel: its programs and maps by name. OSError where the kernel refuses it."""
+    """A compiled object in the kernel: its programs and maps by name. OSError where the kernel refuses it.
+
+    An inner map that is declared as a mappable array with max_entries 0 has one element for each CPU.
+    """
 
     def __init__(self, path: Path) -> None:
         library = libbpf()
@@ -301,10 +323,24 @@ class Object:
         self._object = library.bpf_object__open_file(os.fsencode(path), _ffi.NULL)
         if self._object == _ffi.NULL:
             raise FileNotFoundError(2, "libbpf cannot open the object: " + _last_of_log(), str(path))
-        result = library.bpf_object__load(self._object)
+        with contextlib.ExitStack() as until_loaded:
+            self._size_inner_maps(until_loaded)
+            result = library.bpf_object__load(self._object)
         if result < 0:
             library.bpf_object__close(self._object)
             raise OSError(-result, f"the kernel refuses {path.name}: {os.strerror(-result)}\n{_last_of_log()}")
+
+    def _size_inner_maps(self, until_loaded: contextlib.ExitStack) -> None:
+        """By a map as they shall be: bpf_map__set_max_entries cannot do it, libbpf 1.1 crashes for an inner map."""
+        library = libbpf()
+        map_ = library.bpf_object__next_map(self._object, _ffi.NULL)
+        while map_ != _ffi.NULL:
+            inner = library.bpf_map__inner_map(map_)
+            if inner != _ffi.NULL and library.bpf_map__max_entries(inner) == 0:
+                sample = create_mappable_array("sample", cpus(), library.bpf_map__value_size(inner))
+                until_loaded.enter_context(sample)
+                _checked(library.bpf_map__set_inner_map_fd(map_, sample.fd), "bpf_map__set_inner_map_fd")
+            map_ = library.bpf_object__next_map(self._object, map_)
 
     def program(self, name: str) -> Program:
         program = libbpf().bpf_object__find_program_by_name(self._object, name.encode())

@@ -4,11 +4,12 @@ Figures are wire packets and bytes (a segmentation-offload super-packet counts a
 both ends can be compared. The same names stand in the kernel's counters (bpf/abi.h), the CLI and the reports.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from pktmirror.model.evaluation import Verdict
+from pktmirror.model.filter import Action, Direction
 
 
 class InterfaceOutcome(Enum):
@@ -22,6 +23,12 @@ class InterfaceOutcome(Enum):
     NOT_FOR_THIS_INTERFACE = "not for this interface"
     OWN_COPY = "own copy"
     TARGET_REFUSED = "target refused"
+
+
+AMAZON_DNS_RULE = "amazon-dns"
+"""In the place of a rule's id: the network service by which a filter lets Amazon DNS through beside its rules."""
+FORMER_RULES = "former rules"
+"""In the place of a rule's id: all rules that a session's filter had before."""
 
 
 class Stage(Enum):
@@ -81,6 +88,29 @@ class SessionLedger:
         """Taken, but neither sent nor lost for a counted reason: in flight, or dropped between the hops."""
         accounted = sum(self.stage(stage).packets for stage in Stage if stage not in BESIDE_SENT)
         return self.verdict(Verdict.TAKEN).packets - accounted
+
+
+@dataclass(frozen=True, slots=True)
+class RuleLedger:
+    """What one rule of a session's filter decided: the packets that it was the first to match.
+
+    ``rule_id`` is AMAZON_DNS_RULE or FORMER_RULES in the place of a rule's. A rule that was changed may have a line for
+    each direction and action that it ever had.
+    """
+
+    rule_id: str
+    direction: Direction
+    action: Action
+    matched: Tally
+
+
+def matched(rules: Iterable[RuleLedger], direction: Direction, verdict: Verdict) -> Tally:
+    """The sum over the rules that give a session's packets this verdict; no rule does but TAKEN and REJECTED_BY_RULE.
+
+    Where all rules of a session are counted it is what the session's own ledger has of the verdict.
+    """
+    action = {Verdict.TAKEN: Action.ACCEPT, Verdict.REJECTED_BY_RULE: Action.REJECT}.get(verdict)
+    return sum((rule.matched for rule in rules if (rule.direction, rule.action) == (direction, action)), Tally())
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,8 @@ def test_a_rule_in_full() -> None:
         b"".join(number.to_bytes(4, "little") for number in numbers)
         + b"".join(port.to_bytes(2, "little") for port in (1024, 65535, 22, 22))
         + bytes((6, 0xFF, 1, 0))
-        + (258).to_bytes(4, "little")
+        + (258).to_bytes(2, "little")
+        + abi.METER_RULES.to_bytes(2, "little")
     )
 
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pktmirror.agent import abi
+from pktmirror.agent.allotment import CarryMeters, DropMeters, WriteMeters
 from pktmirror.agent.compile import CopyStream, Wanted, WantedInterface
+from pktmirror.agent.meters import NAME_BYTES, MeterRange
 from pktmirror.agent.plan import (
     Attach,
     Capacity,
@@ -46,8 +48,8 @@ from tests.unit.agent.wanted import (
     wanted,
 )
 
-AMPLE = Capacity(filter_cells=100, exclusions=8, deliveries=400, session_rows=32, interfaces=16)
-TIGHT = Capacity(filter_cells=17, exclusions=3, deliveries=8, session_rows=7, interfaces=5)
+AMPLE = Capacity(filter_cells=100, exclusions=8, deliveries=400, session_rows=32, interfaces=16, meters=1000)
+TIGHT = Capacity(filter_cells=17, exclusions=3, deliveries=8, session_rows=7, interfaces=5, meters=40)
 
 
 def planned(state: Wanted, held: Tables, capacity: Capacity = AMPLE) -> list[Change]:
@@ -79,7 +81,9 @@ def test_the_first_session_in_full() -> None:
     expected_delivery.port_be[:] = (4789).to_bytes(2)
     expected_policy = abi.InterfacePolicy(generation=abi.REMEMBERED, session_count=1, is_host_side=1)
     expected_policy.mac[:] = MAC
-    expected_policy.sessions[0] = abi.SessionPolicy(0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0)
+    expected_policy.sessions[0] = abi.SessionPolicy(
+        0, abi.mark(0, 0), abi.STAGES.index(Stage.SENT), 0, meter=abi.NO_METER
+    )
 
     assert planned(wanted({"a": Wish()}), Tables()) == [
         PutStream(stream(vni=7), 0),
@@ -356,6 +360,7 @@ wishes = st.builds(
     number=st.integers(1, 3),
     stage=st.sampled_from((Stage.SENT, Stage.NO_ROUTE)),
     family=st.sampled_from((4, 6)),
+    rules=st.sampled_from(("", "k", "kl", "klmn")),
 )
 
 
@@ -388,7 +393,14 @@ def test_every_way_through_the_states_is_safe_and_arrives(sequence: list[Wanted]
         assert_nothing_in_use_is_written(changes, held)
         held = applied(held, changes)
         assert_holds(state, held)
+        for _ in range(6):  # what had no room beside the old meters has it now
+            more = planned(state, held, capacity)
+            assert not more or capacity is TIGHT
+            assert all(isinstance(change, WriteMeters | CarryMeters | DropMeters | SwapPolicy) for change in more)
+            assert_nothing_in_use_is_written(more, held)
+            held = applied(held, more)
         assert planned(state, held, capacity) == []
+        assert_meters_are_apart(held)
         found = rows(held)
         assert len(set(found.values())) == len(found), "two sessions in one ledger row"
         if capacity is AMPLE:
@@ -406,11 +418,24 @@ def assert_detached_first(changes: list[Change]) -> None:
     assert kinds == sorted(kinds, reverse=True)
 
 
+def are_apart(one: MeterRange, other: MeterRange) -> bool:
+    return one.first + one.count <= other.first or other.first + other.count <= one.first
+
+
+def assert_meters_are_apart(held: Tables) -> None:
+    """No two sessions count in one meter, and what a policy counts in is its session's."""
+    ranges = [range_ for range_ in held.meters.values() if range_.count]
+    assert all(are_apart(one, other) for one in ranges for other in ranges if one is not other)
+    for value in held.policies.values():
+        for session in sessions(value):
+            assert session.meter == abi.NO_METER or session.meter == held.meters[session.ledger_row].first
+
+
 def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> None:
     """In use: by a policy that is held before, or was swapped in by an earlier change. Copies are known before they are
     made, and while they may be."""
     policies, streams, deliveries = dict(held.policies), set(held.streams), dict(held.deliveries)
-    filters = dict(held.filters)
+    filters, meters, written = dict(held.filters), dict(held.meters), list[MeterRange]()
     for change in changes:
         entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
         in_use = [session for value in policies.values() for session in sessions(value)]
@@ -422,6 +447,16 @@ def assert_nothing_in_use_is_written(changes: list[Change], held: Tables) -> Non
                         cell + len(value) // abi.CELL_BYTES <= other or other + len(content) // abi.CELL_BYTES <= cell
                     )
                 filters[cell] = value
+            case WriteMeters(row, range_, names):
+                kept = [held.meters[session.ledger_row] for session in in_use if session.ledger_row in held.meters]
+                assert all(are_apart(range_, other) for other in (*kept, *meters.values(), *written) if other.count)
+                assert len(names) == range_.count * NAME_BYTES
+                written.append(range_)
+            case CarryMeters(row, range_):
+                assert range_.first in {session.meter for session in in_use if session.ledger_row == row}
+            case DropMeters(row):
+                assert row not in {session.ledger_row for session in in_use}
+                del meters[row]
             case WriteExclusions(slot, _):
                 assert slot not in {entry.exclusion_slot for entry in entries}
             case WriteDelivery(slot, value):

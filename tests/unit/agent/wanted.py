@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from pktmirror.agent import abi
 from pktmirror.agent.compile import Wanted, WantedDelivery, WantedInterface, WantedSession
+from pktmirror.agent.meters import meter_names
 from pktmirror.agent.plan import Tables
+from pktmirror.model.filter import Action, Direction, Filter, Rule
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import UNLIMITED, Rate
 
+ANY4 = ip_network("0.0.0.0/0")
 MAC = bytes.fromhex("020000000048")
 
 
@@ -25,6 +28,7 @@ class Wish:
     stage: Stage = Stage.SENT
     cap: Rate = UNLIMITED
     family: int = 4
+    rules: str = ""  # a letter for the id of each; none: they are not counted
 
 
 FILTER_CELLS = 3  # of the filter p; q and those after it have one more each
@@ -33,6 +37,11 @@ FILTER_CELLS = 3  # of the filter p; q and those after it have one more each
 def filter_value(letter: str) -> bytes:
     cells = FILTER_CELLS + ord(letter) - ord("p")
     return cells.to_bytes(4, "little") + letter.encode() * (cells * abi.CELL_BYTES - 4)
+
+
+def meter_names_of(rules: str) -> bytes:
+    listed = tuple(Rule(number, Direction.EGRESS, Action.ACCEPT, ANY4, ANY4) for number, _ in enumerate(rules, 1))
+    return meter_names(Filter(listed), [f"tmfr-{letter}" for letter in rules]) if rules else b""
 
 
 def exclusion_value(letter: str) -> bytes:
@@ -65,7 +74,11 @@ def wanted(wishes: Mapping[str, Wish], *, exclusions: str = "x", idle: frozenset
         here = sorted((wish.number, name) for name, wish in wishes.items() if wish.ifindex == ifindex)
         sessions = tuple(
             WantedSession(
-                filter_value(wishes[name].filter), delivery(name, wishes[name]), wishes[name].stage, wishes[name].cap
+                filter_value(wishes[name].filter),
+                delivery(name, wishes[name]),
+                wishes[name].stage,
+                wishes[name].cap,
+                meter_names_of(wishes[name].rules),
             )
             for _, name in here[: abi.SESSIONS_MAX]
         )

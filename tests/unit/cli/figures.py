@@ -4,7 +4,7 @@ from typing import Any
 
 from pktmirror.cli.balance import Collected, DirectionFigures, InterfaceDirection, InterfaceFigures, SessionFigures
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
+from pktmirror.model.filter import Action, Direction
 from pktmirror.model.ledger import InterfaceOutcome, Stage, Tally
 
 SEEN = Tally(12, 1200)
@@ -23,6 +23,7 @@ def direction(**changed: Any) -> DirectionFigures:
             },
             "stages": {Stage.SENT: Tally(5, 500), Stage.NO_ROUTE: Tally(1, 100), Stage.CUT: Tally(2, 200)},
             "lost_in_hop_packets": 0,
+            "by_rules": {Action.ACCEPT: Tally(6, 600), Action.REJECT: Tally(3, 300)},
             **changed,
         }
     )
@@ -57,6 +58,7 @@ def session(**changed: Any) -> SessionFigures:
                 Direction.INGRESS: direction(),
                 Direction.EGRESS: DirectionFigures(offered=Tally(), verdicts={}, stages={}, lost_in_hop_packets=0),
             },
+            "rules_lack": None,
             "sent": Tally(5, 500),
             "collector": collected(),
             **changed,

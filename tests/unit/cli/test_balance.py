@@ -13,7 +13,7 @@ from pktmirror.cli.balance import (
     of_session,
 )
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
+from pktmirror.model.filter import Action, Direction
 from pktmirror.model.ledger import Stage, Tally
 from pktmirror.model.refusal import Refusal
 from tests.unit.cli.figures import collected, direction, interface, session
@@ -141,3 +141,33 @@ def test_one_difference_anywhere_and_the_document_says_so():
     assert told["adds_up"] is False
     assert told["sessions"][0]["adds_up"] is True
     assert told["interfaces"][0]["adds_up"] is False
+
+
+@pytest.mark.parametrize(
+    ("by_rules", "said"),
+    [
+        pytest.param(
+            {Action.ACCEPT: Tally(5, 600), Action.REJECT: Tally(3, 300)},
+            ["ingress: taken is 6 packets, 600 bytes, and the accept rules 5 packets, 600 bytes"],
+            id="a packet that was taken by no rule",
+        ),
+        pytest.param(
+            {Action.ACCEPT: Tally(6, 600), Action.REJECT: Tally(3, 301)},
+            ["ingress: rejected by rule is 3 packets, 300 bytes, and the reject rules 3 packets, 301 bytes"],
+            id="a byte too many",
+        ),
+        pytest.param(
+            {},
+            [
+                "ingress: taken is 6 packets, 600 bytes, and the accept rules 0 packets, 0 bytes",
+                "ingress: rejected by rule is 3 packets, 300 bytes, and the reject rules 0 packets, 0 bytes",
+            ],
+            id="rules that matched nothing",
+        ),
+    ],
+)
+def test_what_rules_matched_is_what_the_session_took_and_rejected(by_rules: dict[Action, Tally], said: list[str]):
+    figures = session(directions={Direction.INGRESS: direction(by_rules=by_rules)})
+    assert differences(figures) == said
+    lacking = session(directions={Direction.INGRESS: direction(by_rules=by_rules)}, rules_lack="for a time …")
+    assert differences(lacking) == [], "a lack that is known and told is no difference"

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from pktmirror.cli import ledger, status
-from pktmirror.cli.balance import InterfaceDirection, Ledger, Uncollected, document
-from pktmirror.model.filter import Direction
+from pktmirror.cli.balance import InterfaceDirection, Ledger, RuleFigures, Uncollected, document
+from pktmirror.model.filter import Action, Direction
 from pktmirror.model.ledger import Stage, Tally
 from pktmirror.model.rate import Rate
 from tests.unit.cli.figures import collected, direction, interface, session
@@ -224,3 +224,37 @@ def test_the_status_shows_problems_monitors_and_refused_requests():
     for said in ("! host-1: cannot attach to web0", "mirroring", "[fe80::1]:4789", "too short 2", "AuthFailure 4"):
         assert said in shown
     assert "no VNI" not in shown
+
+
+def rule_figures(rule_id: str, number: int | None, packets: int, *, in_force: bool = True) -> RuleFigures:
+    return RuleFigures(
+        rule_id=rule_id,
+        number=number,
+        direction=Direction.INGRESS,
+        action=Action.ACCEPT,
+        matched=Tally(packets, packets * 100),
+        in_force=in_force,
+    )
+
+
+def test_each_rule_is_a_line_with_its_number_id_action_and_figures():
+    rules = (
+        rule_figures("tmfr-1", 10, 1234),
+        rule_figures("tmfr-2", 20, 0),
+        rule_figures("tmfr-1", 10, 5, in_force=False),
+        rule_figures("former rules", None, 6, in_force=False),
+    )
+    lines = printed(ledger.shown(Ledger(sessions=(session(rules=rules),), interfaces=()))).splitlines()
+    [head] = [place for place, line in enumerate(lines) if line.split()[:3] == ["direction", "number", "rule"]]
+    assert [line.split() for line in lines[head + 2 : head + 6]] == [
+        ["ingress", "10", "tmfr-1", "accept", "1,234", "123", "kB"],
+        ["ingress", "20", "tmfr-2", "accept", "0", "0", "B"],
+        ["ingress", "10", "tmfr-1", "before", "it", "was", "changed", "accept", "5", "500", "B"],
+        ["ingress", "former", "rules", "accept", "6", "600", "B"],
+    ]
+    assert "tmfr" not in printed(ledger.shown(Ledger(sessions=(session(),), interfaces=())))
+
+
+def test_a_lack_of_figures_is_said_beside_them():
+    shown = printed(ledger.shown(Ledger(sessions=(session(rules=(), rules_lack="no room"),), interfaces=())))
+    assert "what its rules matched is not complete: no room" in shown

@@ -9,9 +9,9 @@ from pktmirror.control.ledger import CollectorRow, SessionRow, Uncollected, rows
 from pktmirror.control.placement import OUTER_SOURCE_NOT_TOLD, Resources, Stream
 from pktmirror.control.records import NO_PRIMARY_ADDRESS, CarriedRecord
 from pktmirror.control.reports import MonitorReport, Received, Reports, StreamReport
-from pktmirror.desired import Report, SessionFigures, SessionStatus
+from pktmirror.desired import RULES_NOT_TOLD, Report, RuleFigures, SessionFigures, SessionStatus
 from pktmirror.model.evaluation import Verdict
-from pktmirror.model.filter import Direction
+from pktmirror.model.filter import Action, Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
 from pktmirror.networks import load
 from tests.unit.control.records import interface, report, resources, session, target
@@ -320,3 +320,27 @@ def test_what_left_from_both_addresses_is_of_one_session() -> None:
     remembered = History(streams={"tms-a": frozenset({(7, "10.0.0.1", "10.0.0.9"), (7, "10.0.0.3", "10.0.0.9")})})
     [row] = all_rows(all_, Reports({"h1": told_with_source("10.0.0.3")}, monitors), remembered=remembered)
     assert compared(row.collector) == (Tally(5, 500), 0, ())
+
+
+def test_the_rules_figures_are_summed_up_and_their_rows_are_there_when_they_are_asked_for() -> None:
+    told_rules = (
+        RuleFigures("tmfr-a", Direction.EGRESS, Action.ACCEPT, 7, 700),
+        RuleFigures("tmfr-b", Direction.EGRESS, Action.ACCEPT, 3, 300),
+        RuleFigures("tmfr-c", Direction.EGRESS, Action.REJECT, 2, 200),
+    )
+    with_rules = msgspec.structs.replace(figures("tms-a", 10, 9), rules=told_rules, rules_lack=None)
+    reports = Reports({"h1": told(with_rules)}, {})
+    [row] = all_rows(ONE, reports)
+    assert row.directions["egress"].by_rules == {"accept": Tally(10, 1000), "reject": Tally(2, 200)}
+    assert row.directions["ingress"].by_rules == {"accept": Tally(), "reject": Tally()}
+    assert (row.rules, row.rules_lack) == (None, None)
+    [row] = rows(ONE, reports, {}, History(), with_rules=True)
+    assert row.rules is not None
+    assert {(rule.rule_id, rule.matched.packets) for rule in row.rules} == {("tmfr-a", 7), ("tmfr-b", 3), ("tmfr-c", 2)}
+
+
+def test_an_agent_that_tells_nothing_of_rules_is_named_as_the_reason() -> None:
+    [row] = all_rows(ONE, Reports({"h1": told(figures("tms-a", 10, 9))}, {}))
+    assert row.rules_lack == RULES_NOT_TOLD
+    [row] = all_rows(ONE, Reports())
+    assert row.rules_lack == "no agent reports this session"
