@@ -166,6 +166,16 @@ def test_mirroring_goes_on_when_the_agents_process_is_killed_and_its_successor_a
 
 def agent_process(agent: Agent, namespace: str, state: Path) -> "subprocess.Popen[str]":
     """`pktmirror agent` without a control plane, that makes true what it knew; returned when it has done so."""
+    process = starting_process(agent, namespace, state)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "control plane cannot be used" in line:  # its loop turns: the line comes from beside it
+            return process
+    raise AssertionError(f"the agent ended with {process.wait()}")
+
+
+def starting_process(agent: Agent, namespace: str, state: Path) -> "subprocess.Popen[str]":
+    """The same, not waited for."""
     assert agent.desk.desired is not None
     kept = state / f"desired-{agent.host_id}.json"
     kept.write_bytes(encode(agent.desk.desired))
@@ -173,17 +183,12 @@ def agent_process(agent: Agent, namespace: str, state: Path) -> "subprocess.Pope
     options = {"control": "http://127.0.0.1:9", "state": state, "netns": namespace, "host-id": agent.host_id}
     options |= {"bpffs": agent.bpffs_root, "budget-packets-per-second": 0}
     argv = [f"--{name}={value}" for name, value in options.items()]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [Path(sys.executable).with_name("pktmirror"), "agent", *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "control plane cannot be used" in line:  # its loop turns: the line comes from beside it
-            return process
-    raise AssertionError(f"the agent ended with {process.wait()}")
 
 
 def test_removing_a_session_stops_its_copies_and_takes_the_hooks_off(lab: Build) -> None:
