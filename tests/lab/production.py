@@ -2,9 +2,11 @@
 and by its receiver."""
 
 import contextlib
+import mmap
+import os
 import socket
 import struct
-import threading
+import time
 from collections.abc import Iterator
 
 from pktmirror.model.filter import UDP, PortRange
@@ -19,6 +21,7 @@ SEGMENTS, SEGMENT_BYTES = 20, 1000
 _SO_RCVBUFFORCE = 33
 _UDP_SEGMENT = 103  # linux/udp.h
 _UDP_HEADER_BYTES = 8
+_STOP = 8  # behind the count of turns
 
 OF_PRODUCTION = accepting(UDP, to_ports=PortRange(PORT, PORT))
 
@@ -32,36 +35,52 @@ def number_of(payload: bytes) -> int:
     return int.from_bytes(payload[:4])
 
 
+def sizes(turn: int) -> list[int]:
+    """How many bytes each datagram has that is sent at a turn; every tenth is one super-packet of many datagrams."""
+    return [18 + turn * 37 % 1400] if turn % 10 else [SEGMENT_BYTES] * SEGMENTS
+
+
 class Way:
-    """From one machine to another; every tenth time as one super-packet of many datagrams."""
+    """From one machine to another. A process of its own sends, so that it does not wait for the test."""
 
     def __init__(self, mirror: Mirror, source: str, destination: str, every_s: float) -> None:
         self.source, self.destination = mirror.address(source), mirror.address(destination)
-        self.sent: list[bytes] = []
         self._received: list[bytes] = []
         self._every_s = every_s
-        self._stop = threading.Event()
+        self._sent: list[bytes] = []
+        self._turns = 0
+        self._shared = mmap.mmap(-1, mmap.PAGESIZE)  # how many turns there were, and whether to stop
         self._receiver = mirror.inside(destination).run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
         self._receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 128 << 20)
         self._receiver.bind((self.destination, PORT))
         self._sender = mirror.inside(source).run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
         self._sender.connect((self.destination, PORT))
-        self._thread = threading.Thread(target=self._send)
-        self._thread.start()
+        self._process = os.fork()
+        if self._process == 0:
+            try:
+                self._send()
+            finally:
+                os._exit(1)
 
     def _send(self) -> None:
-        turn = 0
-        while not self._stop.wait(self._every_s):
+        turn = number = 0
+        in_segments = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", SEGMENT_BYTES))]
+        while not self._shared[_STOP]:
             turn += 1
-            if turn % 10:
-                small = datagram(len(self.sent), 18 + len(self.sent) * 37 % 1400)
-                self._sender.send(small)
-                self.sent.append(small)
-            else:
-                many = [datagram(len(self.sent) + segment, SEGMENT_BYTES) for segment in range(SEGMENTS)]
-                segment_bytes = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", SEGMENT_BYTES))]
-                self._sender.sendmsg([b"".join(many)], segment_bytes)
-                self.sent += many
+            many = [datagram(number + index, size) for index, size in enumerate(sizes(turn))]
+            self._sender.sendmsg([b"".join(many)], in_segments if len(many) > 1 else [])
+            number += len(many)
+            struct.pack_into("=Q", self._shared, 0, turn)
+            time.sleep(self._every_s)
+        os._exit(0)
+
+    @property
+    def sent(self) -> list[bytes]:
+        (turns,) = struct.unpack_from("=Q", self._shared)
+        for turn in range(self._turns + 1, turns + 1):
+            self._sent += [datagram(len(self._sent) + index, size) for index, size in enumerate(sizes(turn))]
+        self._turns = turns
+        return self._sent
 
     def received(self) -> list[bytes]:
         with contextlib.suppress(BlockingIOError):
@@ -70,8 +89,10 @@ class Way:
         return self._received
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        if not self._shared[_STOP]:
+            self._shared[_STOP] = 1
+            _, status = os.waitpid(self._process, 0)
+            assert os.waitstatus_to_exitcode(status) == 0, "the sender failed: see its traceback on stderr"
 
     def close(self) -> None:
         self.stop()
