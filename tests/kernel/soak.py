@@ -110,8 +110,8 @@ class Soak:
                     )
             self.kinds.update(str(name) for _, _, name in model)
             self.decided += 1
-            self._say()
         self.pool.extend(drawn)
+        self._say()
 
     def _again(self, scene: Scene, sample: random.Random) -> list[Arrival]:
         """Of the frames of former scenes as many as the model has time for."""
@@ -127,7 +127,7 @@ class Soak:
             return
         self.said_s = now_s
         rate = self.decided / max(now_s - self.started_s, 0.001)
-        left_s = (self.target - self.decided) / max(rate, 0.001)
+        left_s = max(0, self.target - self.decided) / max(rate, 0.001)
         print(  # noqa: T201
             f"{self.decided:>{DIGITS},} of {self.target:,} decisions, {rate:,.0f}/s, {left_s / 60:.0f} min left; "
             f"{self.scenes['in all']:,} policies, up to {self.rules_max:,} rules and {self.sessions_max} sessions; "
