@@ -344,7 +344,7 @@ def test_hooks_that_somebody_takes_off_by_force_are_put_on_again(lab: Build) -> 
             assert len(mirror.collector("monitor").copies()) >= copies + 300
 
 
-def test_what_is_taken_is_counted_per_direction_where_the_way_to_the_target_is_congested(lab: Build) -> None:
+def test_what_is_taken_and_not_sent_is_counted_per_direction_in_packets_and_bytes(lab: Build) -> None:
     only_out = accepting(UDP, directions=[EGRESS], to_ports=PortRange(PORT, PORT))
     with Mirror(lab(VPC)) as mirror, producing(mirror) as production:
         mirror.mirror({"web": [Session("198.51.100.7", filter=only_out)]})
