@@ -76,6 +76,7 @@ def test_the_errors_about_what_the_source_sent_itself_reach_it_and_are_mirrored(
         assert errors(at_source)[0] in [copy.frame for copy in mirror.collector("first").copies()]
 
 
+@pytest.mark.fact(68)
 def test_copies_from_another_host_are_not_mirrored_again(lab: Build) -> None:
     with Mirror(lab(TWO_HOSTS)) as mirror:
         mirror.unheard.add(9)
@@ -102,6 +103,7 @@ def test_copies_whose_outer_source_is_another_hosts_own_are_not_mirrored_again(l
         assert mirror.outcomes("monitor", INGRESS)[InterfaceOutcome.OWN_COPY] == 2
 
 
+@pytest.mark.fact(68)
 def test_two_hosts_that_mirror_to_each_other_make_no_loop(lab: Build) -> None:
     with Mirror(lab(TWO_HOSTS)) as mirror:
         mirror.unheard.add(9)
@@ -119,6 +121,7 @@ def test_two_hosts_that_mirror_to_each_other_make_no_loop(lab: Build) -> None:
         assert mirror.wait_for_copies("web", 2)[1].frame.endswith(own_vxlan)
 
 
+@pytest.mark.fact(68)
 def test_a_source_that_is_its_own_target_makes_no_loop(lab: Build) -> None:
     with Mirror(lab(TWO_TARGETS)) as mirror:
         mirror.unheard.add(9)

@@ -46,7 +46,7 @@ def _attach(root: Path) -> tuple[frozenset[int], int]:
             found = data_plane.tables.attached
             data_plane.make_hops()
             if device.ifindex not in found:
-                data_plane.carry_out([Attach(device.ifindex)])
+                data_plane.carry_out([Attach(device.ifindex, is_host_side=True)])
             data_plane.read_again()
             assert data_plane.tables.attached == {device.ifindex}
         finally:

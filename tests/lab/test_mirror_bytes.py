@@ -93,6 +93,7 @@ def is_of_neighbours(frame: bytes) -> bool:
     return headers.ethertype == ETHERTYPE_IPV6 and headers.icmp_type in (*range(130, 138), 143)
 
 
+@pytest.mark.fact(74)
 @pytest.mark.parametrize("packet_bytes_max", [None, 20])
 @pytest.mark.parametrize("direction", Direction)
 def test_production_is_the_same_with_and_without_a_mirror_and_copies_are_the_originals(
@@ -112,6 +113,7 @@ def test_production_is_the_same_with_and_without_a_mirror_and_copies_are_the_ori
         assert mirror.outcomes("web", direction)[InterfaceOutcome.TAKEN] == len(frames)
 
 
+@pytest.mark.fact(74, 81)
 @pytest.mark.parametrize("family", [4, 6])
 def test_an_ordinary_session_of_sockets_is_copied_byte_for_byte_in_both_directions(lab: Build, family: int) -> None:
     with Mirror(lab(VPC)) as mirror:

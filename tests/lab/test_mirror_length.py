@@ -50,6 +50,7 @@ def outbound(mirror: Mirror, packet: Packet) -> bytes:
     return bytes(Ether(src=mirror.mac("web"), dst=mirror.mac("client")) / packet)
 
 
+@pytest.mark.fact(76)
 @pytest.mark.parametrize("direction", Direction)
 def test_a_copy_is_the_first_bytes_of_the_frame_as_many_as_the_session_says(lab: Build, direction: Direction) -> None:
     with Mirror(lab(VPC)) as mirror:
@@ -74,6 +75,18 @@ def assert_the_outer_lengths_are_right(copy: Copy) -> None:
     assert int.from_bytes(copy.outer[38:40]) == total_bytes - 20
 
 
+@pytest.mark.fact(77)
+def test_35_bytes_are_the_ethernet_and_ipv4_headers_and_one_byte(lab: Build) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        mirror.mirror({"web": [Session("monitor", packet_bytes_max=35)]})
+        frame = outbound(mirror, IP(src=SOURCE, dst=CLIENT) / UDP(sport=0xABCD, dport=9) / Raw(b"x" * 100))
+        mirror.send("web", [frame])
+        [copy] = mirror.wait_for_copies("monitor", 1)
+        assert copy.frame == frame[: 14 + 20] + b"\xab"
+        assert len(copy.outer) == 50 + 35
+
+
+@pytest.mark.fact(76)
 def test_the_lengths_inside_a_cut_copy_are_the_originals(lab: Build) -> None:
     with Mirror(lab(VPC)) as mirror:
         mirror.mirror({"web": [Session("monitor", packet_bytes_max=100)]})
@@ -96,6 +109,7 @@ def with_mtus(source: int, target: int) -> Topology:
     return msgspec.structs.replace(VPC, instances=instances)
 
 
+@pytest.mark.fact(78)
 def test_what_the_targets_mtu_does_not_hold_is_cut_and_counted_and_not_fragmented(lab: Build) -> None:
     with Mirror(lab(with_mtus(1500, 1500))) as mirror:
         mirror.mirror({"web": [Session("monitor")]})
@@ -125,6 +139,7 @@ def test_the_sessions_packet_length_below_the_mtu_is_not_counted_as_cut(lab: Bui
         assert mirror.stages("web", Direction.EGRESS) == {Stage.SENT: 1}
 
 
+@pytest.mark.fact(79)
 @pytest.mark.parametrize(("family", "headroom"), [(4, 54), (6, 74)])
 def test_by_the_mtu_that_aws_advises_nothing_is_cut(lab: Build, family: int, headroom: int) -> None:
     with Mirror(lab(with_mtus(1500 - headroom, 1500))) as mirror:

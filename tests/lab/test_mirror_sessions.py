@@ -1,4 +1,4 @@
-"""Which packets arrive at which target (facts 52 to 55, 60 to 64, 67, 68; decisions 5.1, 5.11, 5.20)."""
+"""Which packets arrive at which target (facts 51 to 55, 60 to 64, 67, 68; decisions 5.1, 5.11, 5.20)."""
 
 import socket
 from collections.abc import Callable
@@ -90,15 +90,36 @@ def arrived(mirror: Mirror, target: str) -> list[bytes]:
 @pytest.mark.parametrize(
     ("filter_", "taken"),
     [
-        pytest.param(Filter(), [], id="51: an empty filter mirrors nothing"),
-        pytest.param(accepting(directions=[INGRESS]), ["in"], id="52: only ingress rules mirror no egress"),
-        pytest.param(accepting(directions=[EGRESS], families=[4]), ["22", "80", "443", "u", "i"], id="54: not IPv6"),
-        pytest.param(accepting(directions=[EGRESS]), ["22", "80", "443", "u", "i", "6"], id="54: and IPv6 by ::/0"),
-        pytest.param(accepting(PROTOCOL_TCP, directions=[EGRESS]), ["22", "80", "443", "6"], id="55: TCP only"),
+        pytest.param(Filter(), [], id="an empty filter mirrors nothing", marks=pytest.mark.fact(51)),
+        pytest.param(
+            accepting(directions=[INGRESS]),
+            ["in"],
+            id="only ingress rules mirror no egress",
+            marks=pytest.mark.fact(52),
+        ),
+        pytest.param(
+            accepting(directions=[EGRESS], families=[4]),
+            ["22", "80", "443", "u", "i"],
+            id="not IPv6",
+            marks=pytest.mark.fact(54),
+        ),
+        pytest.param(
+            accepting(directions=[EGRESS]),
+            ["22", "80", "443", "u", "i", "6"],
+            id="and IPv6 by ::/0",
+            marks=pytest.mark.fact(54, 55),
+        ),
+        pytest.param(
+            accepting(PROTOCOL_TCP, directions=[EGRESS]),
+            ["22", "80", "443", "6"],
+            id="TCP only",
+            marks=pytest.mark.fact(55),
+        ),
         pytest.param(
             accepting(PROTOCOL_TCP, directions=[EGRESS], families=[4], to_ports=PortRange(22, 80)),
             ["22", "80"],
-            id="56: ports from first to last",
+            id="ports from first to last",
+            marks=pytest.mark.fact(56),
         ),
         pytest.param(
             Filter(
@@ -108,7 +129,8 @@ def arrived(mirror: Mirror, target: str) -> list[bytes]:
                 )
             ),
             ["80", "443"],
-            id="53: a reject before an accept",
+            id="a reject before an accept",
+            marks=pytest.mark.fact(53),
         ),
     ],
 )
@@ -131,6 +153,7 @@ def test_a_filter_decides_what_arrives(lab: Build, filter_: Filter, taken: list[
         assert (outcomes.get(InterfaceOutcome.TAKEN, 0), sum(outcomes.values())) == (egress, len(kinds))
 
 
+@pytest.mark.fact(60)
 def test_tcp_goes_to_one_target_and_udp_to_another_and_nothing_twice(lab: Build) -> None:
     with Mirror(lab(TWO_TARGETS)) as mirror:
         by_protocol = [
@@ -146,6 +169,7 @@ def test_tcp_goes_to_one_target_and_udp_to_another_and_nothing_twice(lab: Build)
         assert mirror.verdicts("web", EGRESS, 2) == {Verdict.TAKEN: 2, Verdict.NO_RULE_MATCHED: 1}
 
 
+@pytest.mark.fact(61, 63)
 def test_of_two_sessions_that_accept_all_the_lower_number_takes_all_and_a_swap_swaps_them(lab: Build) -> None:
     with Mirror(lab(TWO_TARGETS)) as mirror:
         mirror.mirror({"web": [Session("first", number=1, vni=1), Session("second", number=2, vni=2)]})
@@ -158,6 +182,7 @@ def test_of_two_sessions_that_accept_all_the_lower_number_takes_all_and_a_swap_s
         assert mirror.stages("web", EGRESS, 2) == {Stage.SENT: 2}
 
 
+@pytest.mark.fact(62)
 def test_what_the_first_session_rejects_is_offered_to_the_second(lab: Build) -> None:
     reject = Filter((Rule(1, EGRESS, Action.REJECT, EVERYONE, EVERYONE, PROTOCOL_TCP),))
     with Mirror(lab(TWO_TARGETS)) as mirror:
@@ -169,6 +194,7 @@ def test_what_the_first_session_rejects_is_offered_to_the_second(lab: Build) -> 
         assert mirror.verdicts("web", EGRESS, 2) == {Verdict.TAKEN: 2}
 
 
+@pytest.mark.fact(64)
 def test_when_both_ends_are_mirrored_there_are_two_copies_from_two_outer_sources(lab: Build) -> None:
     with Mirror(lab(TWO_TARGETS)) as mirror:
         mirror.mirror({"web": [Session("first", vni=1)], "client": [Session("first", vni=2)]})
@@ -210,6 +236,7 @@ def has(mirror: Mirror, word: bytes) -> bool:
     return any(frame.endswith(word) for frame in arrived(mirror, "first"))
 
 
+@pytest.mark.fact(67)
 def test_arp_dhcp_and_the_instances_services_are_never_mirrored(lab: Build) -> None:
     never = [
         ARP(psrc=ELSEWHERE, pdst=NOBODY),
@@ -245,6 +272,7 @@ def test_what_is_no_ip_packet_is_counted_and_not_mirrored(lab: Build) -> None:
         assert mirror.outcomes("web", EGRESS) == outcomes
 
 
+@pytest.mark.fact(68)
 def test_copies_are_not_mirrored_again_when_their_target_is_a_source(lab: Build) -> None:
     with Mirror(lab(TWO_TARGETS)) as mirror:
         mirror.send("client", outbound(mirror, udp(), source="client", destination="web"))

@@ -78,6 +78,7 @@ def assert_checksums_are_right(frames: list[bytes], ip: Check) -> None:
     assert {checksums_of(frame) for frame in frames} == {Checksums(ip, Check.RIGHT)}
 
 
+@pytest.mark.fact(81, 82)
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("direction", Direction)
 def test_a_transfer_with_offload_is_mirrored_as_the_packets_on_the_wire(
@@ -142,6 +143,7 @@ def test_each_segment_of_a_super_packet_is_cut(lab: Build, packet_bytes_max: int
         assert sum(mirror.stages("web", direction)[Stage.SENT] for direction in Direction) == len(copies)
 
 
+@pytest.mark.fact(81, 82)
 @pytest.mark.parametrize("family", [4, 6])
 def test_udp_segmentation_offload_is_mirrored_as_the_datagrams_on_the_wire(lab: Build, family: int) -> None:
     datagrams = [bytes([number]) * SEGMENT_BYTES for number in range(40)] + [b"the last is shorter"]

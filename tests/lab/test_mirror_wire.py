@@ -61,6 +61,7 @@ def copies_of(mirror: Mirror, inbound: list[bytes], outbound: list[bytes]) -> tu
     return copies[: len(inbound)], copies[len(inbound) :]
 
 
+@pytest.mark.fact(70, 71, 73, 75)
 def test_every_field_of_the_outer_headers_is_as_aws_sends_it(mirror: Mirror) -> None:
     ends = Ends(mirror)
     question = IP(src=CLIENT, dst=SOURCE, tos=0xFF, id=4711, flags="DF", ttl=3) / UDP(sport=5, dport=9) / Raw(b"hello")
@@ -92,6 +93,7 @@ def test_the_tos_and_priority_that_a_sender_asks_of_its_kernel_stay_inside(mirro
     assert copy.frame == frame
 
 
+@pytest.mark.fact(72)
 def test_a_flow_has_one_outer_port_in_both_directions_and_flows_have_many(mirror: Mirror) -> None:
     ends = Ends(mirror)
     inbound = [ends.inbound(packet) for packet in flows(CLIENT, SOURCE, CLIENT6, SOURCE6, reverse=False)]

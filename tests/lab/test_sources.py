@@ -313,6 +313,7 @@ def test_a_nic_of_the_host_is_mirrored_with_what_it_receives_as_ingress(lab: Bui
         assert len(copies) == len(inward) + len(outward) == 4
 
 
+@pytest.mark.fact(68)
 def test_copies_that_leave_by_a_mirrored_nic_are_not_mirrored_again(lab: Build) -> None:
     with (
         Mirror(lab(VPC)) as mirror,

@@ -9,6 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
@@ -49,6 +50,7 @@ _MAPS = (
 )
 _HOOKS = (("hook_ingress", bpf.TCX_INGRESS), ("hook_egress", bpf.TCX_EGRESS))
 _PROGRAMS = (*(name for name, _ in _HOOKS), *PROGRAMS)
+_LINKS_LOOKED_AT_MAX = 128  # in a turn of the agent; each costs some 10 µs
 _STAGING = "staging"
 _WAITS_MANY = 32  # changes that wait for the kernel, 10 ms and more each: below, nobody notices
 _UNSPENT = bytes(bytearray(abi.Bucket()))
@@ -108,6 +110,7 @@ class DataPlane:
         self.trace.end()
         self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_notes"], self._maps["meter_ranges"])
         self._generation = 0
+        self._to_look_at: list[str] = []
         self.tables = self._read_tables()
 
     def close(self) -> None:
@@ -121,6 +124,28 @@ class DataPlane:
     def is_pinned(self) -> bool:
         """Whether the pins are where they were made."""
         return self._pins.is_dir()
+
+    def mend_pins(self) -> tuple[str, ...]:
+        """The pins that somebody has removed since the last call. OSError where their directory is gone.
+
+        Maps and programs, which this process holds, are pinned again. A device that has lost a hook counts as not
+        attached, so that the next plan attaches it; of those whose pins are there a part is looked at each time.
+        """
+        there = {entry.name for entry in self._pins.iterdir()}
+        held = {**self._maps, **self._programs}
+        lost = [name for name in held if name not in there]
+        for name in lost:
+            held[name].pin(self._pins / name)
+        links = {f"link-{ifindex}-{hook}": ifindex for ifindex in self.tables.attached for hook, _ in _HOOKS}
+        unpinned = [pin for pin in links if pin not in there]
+        self._to_look_at = self._to_look_at or sorted(links)
+        looked_at = self._to_look_at[:_LINKS_LOOKED_AT_MAX]
+        del self._to_look_at[:_LINKS_LOOKED_AT_MAX]
+        dead = [pin for pin in looked_at if pin in links and pin in there and not self._is_at(pin, links[pin])]
+        unhooked = {links[pin] for pin in (*unpinned, *dead)}
+        if unhooked:
+            self.tables = replace(self.tables, attached=self.tables.attached - unhooked)
+        return (*lost, *unpinned)
 
     def read_again(self) -> None:
         """Bring `tables` in step with the kernel after a change that failed half-way."""
@@ -288,8 +313,9 @@ class DataPlane:
             case SwapPolicy(ifindex, value):
                 with bpf.create_array("policy", abi.stamped(value, self._new_generation())) as policy:
                     self._maps["interfaces"].put(_key(ifindex), _key(policy.fd))
-            case Attach(ifindex):
-                for name, hook in _HOOKS:
+            case Attach(ifindex, is_host_side):
+                # First the hook by which the source receives: it keeps the errors about the first copies from it.
+                for name, hook in reversed(_HOOKS) if is_host_side else _HOOKS:
                     self._take_over(f"link-{ifindex}-{name}", self._programs[name], ifindex, hook)
             case Detach(ifindex):
                 for name, _ in _HOOKS:
@@ -308,6 +334,10 @@ class DataPlane:
 
     def _take_over(self, pin: str, program: bpf.Program, ifindex: int, hook: int) -> None:
         """Put the program at a hook: into the predecessor's link where there is one, so that there is no gap."""
+        if (self._pins / pin).exists():
+            if self._is_at(pin, ifindex):  # an agent that was killed had come so far
+                return
+            (self._pins / pin).unlink()
         for other in self._root.iterdir():
             if other != self._pins and (other / pin).exists():
                 with bpf.Link.pinned(other / pin) as link:
@@ -316,6 +346,14 @@ class DataPlane:
                 return
         with bpf.Link.attach(program, ifindex, hook) as link:
             link.pin(self._pins / pin)
+
+    def _is_at(self, pin: str, ifindex: int) -> bool:
+        """Whether a link that was pinned is there, and its program at the device."""
+        try:
+            with bpf.Link.pinned(self._pins / pin) as link:
+                return link.ifindex() == ifindex
+        except FileNotFoundError:
+            return False
 
     def _read_tables(self) -> Tables:
         policies: dict[int, bytes] = {}

@@ -231,6 +231,8 @@ class Host:
             if self.next_look_in_s() == 0:
                 self._look()
             self._watch_names()
+            if lost := self._data_plane.mend_pins():
+                _log.warning("somebody has removed pins of the agent; what they kept alive is made again", pins=lost)
             problems = () if desired is None else self._follow(desired)
         except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)

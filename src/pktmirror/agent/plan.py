@@ -111,7 +111,10 @@ class DropStream:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
+    """Put the hooks on a device; ``is_host_side`` says which of them sees what the source receives."""
+
     ifindex: int
+    is_host_side: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> l
             draft.changes.append(SwapPolicy(interface.ifindex, policy))
             draft.changes += _forget_spent(held.policies.get(interface.ifindex), policy)
         if interface.ifindex not in held.attached:
-            draft.changes.append(Attach(interface.ifindex))
+            draft.changes.append(Attach(interface.ifindex, interface.is_host_side))
     if wanted.interfaces and any(_budget(value) != bytes(_share(wanted)) for value in held.policies.values()):
         draft.changes.append(ForgetSpent(None))
     draft.changes += draft.meters.carry
@@ -225,7 +228,7 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
                 deliveries[slot] = value
             case SwapPolicy(ifindex, value):
                 policies[ifindex] = value
-            case Attach(ifindex):
+            case Attach(ifindex, _):
                 attached.add(ifindex)
             case Detach(ifindex):
                 attached.discard(ifindex)

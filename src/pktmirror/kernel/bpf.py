@@ -25,6 +25,7 @@ _BPF_F_MMAPABLE = 1 << 10
 _ENOENT = 2
 _OBJ_NAME_BYTES = 15
 _PROG_INFO_BYTES, _VERIFIED_INSNS_AT = 232, 216  # struct bpf_prog_info
+_LINK_INFO_BYTES, _LINK_IFINDEX_AT = 64, 16  # struct bpf_link_info, of tcx and of XDP
 _SK_BUFF_BYTES = 192  # struct __sk_buff, Linux 6.18
 
 _ffi = FFI()
@@ -305,6 +306,12 @@ class Link(Handle):
     def detach(self) -> None:
         """Take the program away from its hook, now, whoever else holds the link."""
         _checked(libbpf().bpf_link_detach(self.fd), "BPF_LINK_DETACH")
+
+    def ifindex(self) -> int:
+        """The device at which the program is; 0 when the device is gone, or somebody took the program off by force."""
+        info, info_bytes = _ffi.new("char[]", _LINK_INFO_BYTES), _ffi.new("uint32_t *", _LINK_INFO_BYTES)
+        _checked(libbpf().bpf_obj_get_info_by_fd(self.fd, info, info_bytes), "BPF_OBJ_GET_INFO_BY_FD")
+        return int.from_bytes(bytes(_ffi.buffer(info))[_LINK_IFINDEX_AT:][:4], "little")
 
     def update(self, program: Program) -> None:
         """Put another program in its place, at once and without a gap (BPF_LINK_UPDATE)."""

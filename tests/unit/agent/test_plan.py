@@ -94,7 +94,7 @@ def test_the_first_session_in_full() -> None:
         WriteDelivery(0, bytes(bytearray(expected_delivery))),
         WriteFilter(0, filter_value("p")),
         SwapPolicy(3, bytes(bytearray(expected_policy))),
-        Attach(3),
+        Attach(3, is_host_side=True),
     ]
 
 
@@ -209,7 +209,7 @@ def test_hooks_without_a_policy_are_detached_too() -> None:
 def test_hooks_that_were_lost_are_attached_again() -> None:
     state = wanted({"a": Wish()})
     held = replace(after(state), attached=frozenset())
-    assert planned(state, held) == [Attach(3)]
+    assert planned(state, held) == [Attach(3, is_host_side=True)]
 
 
 def test_sessions_with_one_filter_share_its_cells() -> None:
