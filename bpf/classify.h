@@ -144,11 +144,11 @@ __noinline int classify(const struct interface_policy *policy, __u32 direction, 
 {
 	struct point point;
 	__u64 rejected = 0;
-	__u32 taken_by = SESSIONS_MAX;
 
 	if (!policy || !headers || !decision)
 		return 0;
 	decision->rejected = 0;
+	decision->taken_by = SESSIONS_MAX;
 	place(&point, headers);
 	point.amazon_dns = is_amazon_dns(policy, headers);
 	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count; i++) {
@@ -156,7 +156,7 @@ __noinline int classify(const struct interface_policy *policy, __u32 direction, 
 
 		decision->meter = said >> VERDICT_BITS;
 		if ((said & VERDICT_MASK) == VERDICT_TAKEN) {
-			taken_by = i;
+			decision->taken_by = i;
 			break;
 		}
 		rejected |= (said & 1) << i;
@@ -167,7 +167,6 @@ __noinline int classify(const struct interface_policy *policy, __u32 direction, 
 	}
 	decision->amazon_dns = point.amazon_dns;
 	decision->rejected = point.amazon_dns ? 0 : rejected;
-	decision->taken_by = taken_by;
 	return 0;
 }
 

@@ -118,10 +118,10 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	const struct interface_policy *policy = policy_of(skb);
 	struct headers headers = {};
 	struct decision decision = { .taken_by = SESSIONS_MAX };
-	__u32 direction, outcome, refused_row = 0, is_certain = false, stage = STAGE_COUNT;
+	__u32 direction, outcome, refused_row = 0, stage = STAGE_COUNT;
 	struct tally wire;
 	bool traced;
-	int parsed;
+	int parsed, error = ABOUT_NO_COPY;
 
 	if (!policy)
 		return TCX_NEXT;
@@ -145,7 +145,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	else if (may_be_copy_on_the_wire(&headers) && is_copy_on_the_wire(skb, &headers))
 		outcome = OUTCOME_OWN_COPY;
 	else if (may_be_error_about_a_copy(&headers) &&
-		 is_error_about_a_copy(skb, &headers, &refused_row, &is_certain))
+		 (error = error_about_a_copy(skb, &headers, &refused_row)))
 		outcome = OUTCOME_TARGET_REFUSED;
 	else
 		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &stage);
@@ -155,7 +155,7 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		trace_decision(policy, &headers, &decision, &wire, direction | outcome << 8 | stage << 16);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
 		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
-		if (is_certain)
+		if (error == IS_ABOUT_A_COPY)
 			return TCX_DROP; /* the source has sent nothing that it could be about */
 	}
 	return TCX_NEXT; /* a mirror never decides the fate of a packet of production */

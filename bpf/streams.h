@@ -120,32 +120,33 @@ static __always_inline __u32 read_quoted6(struct __sk_buff *skb, __u32 offset, s
 }
 
 /* An ICMP error about one of our copies (spec 5.17). A router need not quote more than the UDP header (RFC 792): then it
- * may as well be about something that the source sent to the same port itself. ledger_row is that of the session;
- * is_certain says that the VNI is quoted too. */
-__noinline int is_error_about_a_copy(struct __sk_buff *skb, const struct headers *headers, __u32 *ledger_row,
-				     __u32 *is_certain)
+ * may as well be about something that the source sent to the same port itself. ledger_row is that of the session. */
+enum error_about_a_copy { ABOUT_NO_COPY, MAY_BE_ABOUT_A_COPY, IS_ABOUT_A_COPY };
+
+__noinline int error_about_a_copy(struct __sk_buff *skb, const struct headers *headers, __u32 *ledger_row)
 {
+	int answer = MAY_BE_ABOUT_A_COPY;
 	struct stream stream = {};
 	struct vxlan vxlan;
 	__u32 offset, *row;
 
-	if (!headers || !ledger_row || !is_certain || !is_about_a_packet(headers))
-		return false;
+	if (!headers || !ledger_row || !is_about_a_packet(headers))
+		return ABOUT_NO_COPY;
 	offset = headers->l4_offset + ICMP_HEADER_BYTES;	/* as long in ICMPv6 */
 	stream.family = headers->family;
 	offset = headers->family == 6 ? read_quoted6(skb, offset, &stream) : read_quoted(skb, offset, &stream);
 	if (!offset || !same_address(stream.outer_source_be, headers->destination_be))
-		return false;
+		return ABOUT_NO_COPY;
 	stream.vni = VNI_NOT_QUOTED;
 	if (!bpf_skb_load_bytes(skb, offset, &vxlan, sizeof(vxlan))) {
 		if (vxlan.flags_be != bpf_htonl(VXLAN_FLAGS))
-			return false;
+			return ABOUT_NO_COPY;
 		stream.vni = bpf_ntohl(vxlan.vni_be) >> 8;
-		*is_certain = true;
+		answer = IS_ABOUT_A_COPY;	/* its VNI is quoted too */
 	}
 	row = bpf_map_lookup_elem(&streams, &stream);
 	if (!row)
-		return false;
+		return ABOUT_NO_COPY;
 	*ledger_row = *row;
-	return true;
+	return answer;
 }

@@ -237,8 +237,9 @@ __noinline int decide(__u32 filter_cell, __u32 direction, const struct point *po
 		best = search(start, d, rules, point, best);
 	if (best == NO_POSITION)
 		return VERDICT_NO_RULE_MATCHED;
-	criteria = family ? &((const struct rule6 *)filter_bytes(bytes, rules + best * sizeof(struct rule6)))->criteria :
-			    &((const struct rule4 *)filter_bytes(bytes, rules + best * sizeof(struct rule4)))->criteria;
+	barrier();	/* the family is read again: a chain of calls has 512 bytes of stack, and this one has none left */
+	criteria = point->is_ipv6 & 1 ? &((const struct rule6 *)filter_bytes(bytes, rules + best * sizeof(struct rule6)))->criteria :
+				      &((const struct rule4 *)filter_bytes(bytes, rules + best * sizeof(struct rule4)))->criteria;
 	return (criteria->accepts ? VERDICT_TAKEN : VERDICT_REJECTED_BY_RULE) |
 	       criteria->meter << VERDICT_BITS;
 }
