@@ -48,7 +48,9 @@ def agree(bench: Bench, scene_: Scene, frame: bytes) -> Counted:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "like a firewall" else pytest.mark.long) for name in LARGE]
+)
 def test_the_kernel_and_the_model_agree_on_10000_rules(
     bench: Bench, name: str, family: int, say: Callable[[str], None]
 ) -> None:

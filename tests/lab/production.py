@@ -35,15 +35,16 @@ def number_of(payload: bytes) -> int:
     return int.from_bytes(payload[:4])
 
 
-def sizes(turn: int) -> list[int]:
-    """How many bytes each datagram has that is sent at a turn; every tenth is one super-packet of many datagrams."""
-    return [18 + turn * 37 % 1400] if turn % 10 else [SEGMENT_BYTES] * SEGMENTS
+def sizes(turn: int, with_super_packets: bool) -> list[int]:
+    """How many bytes each datagram of a turn has; every tenth turn may be one super-packet of many datagrams."""
+    return [SEGMENT_BYTES] * SEGMENTS if with_super_packets and turn % 10 == 0 else [18 + turn * 37 % 1400]
 
 
 class Way:
     """From one machine to another. A process of its own sends, so that it does not wait for the test."""
 
-    def __init__(self, mirror: Mirror, source: str, destination: str, every_s: float) -> None:
+    def __init__(self, mirror: Mirror, source: str, destination: str, every_s: float, with_super_packets: bool) -> None:
+        self._with_super_packets = with_super_packets
         self.source, self.destination = mirror.address(source), mirror.address(destination)
         self._received: list[bytes] = []
         self._every_s = every_s
@@ -67,7 +68,7 @@ class Way:
         in_segments = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", SEGMENT_BYTES))]
         while not self._shared[_STOP]:
             turn += 1
-            many = [datagram(number + index, size) for index, size in enumerate(sizes(turn))]
+            many = [datagram(number + index, size) for index, size in enumerate(sizes(turn, self._with_super_packets))]
             self._sender.sendmsg([b"".join(many)], in_segments if len(many) > 1 else [])
             number += len(many)
             struct.pack_into("=Q", self._shared, 0, turn)
@@ -78,7 +79,8 @@ class Way:
     def sent(self) -> list[bytes]:
         (turns,) = struct.unpack_from("=Q", self._shared)
         for turn in range(self._turns + 1, turns + 1):
-            self._sent += [datagram(len(self._sent) + index, size) for index, size in enumerate(sizes(turn))]
+            turned = sizes(turn, self._with_super_packets)
+            self._sent += [datagram(len(self._sent) + index, size) for index, size in enumerate(turned)]
         self._turns = turns
         return self._sent
 
@@ -103,8 +105,9 @@ class Way:
 class Production:
     """Between ``web`` and ``client``, until it is stopped."""
 
-    def __init__(self, mirror: Mirror, every_s: float) -> None:
-        self.ways = tuple(Way(mirror, *ends, every_s) for ends in (("web", "client"), ("client", "web")))
+    def __init__(self, mirror: Mirror, every_s: float, with_super_packets: bool) -> None:
+        ends = (("web", "client"), ("client", "web"))
+        self.ways = tuple(Way(mirror, *each, every_s, with_super_packets) for each in ends)
 
     def goes_on(self, datagrams: int = 150) -> None:
         """Until so many more datagrams have been sent each way."""
@@ -161,8 +164,8 @@ def copied(copies: list[Copy], way: Way) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def producing(mirror: Mirror, every_s: float = EVERY_S) -> Iterator[Production]:
-    production = Production(mirror, every_s)
+def producing(mirror: Mirror, every_s: float = EVERY_S, *, with_super_packets: bool = True) -> Iterator[Production]:
+    production = Production(mirror, every_s, with_super_packets)
     try:
         yield production
     finally:

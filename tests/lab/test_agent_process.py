@@ -192,6 +192,7 @@ def test_a_second_agent_of_the_same_host_and_state_is_refused_while_the_first_li
     assert {path.name for path in place.state.iterdir()} == {"agent-token"}
 
 
+@pytest.mark.long
 def test_a_second_agent_of_the_same_host_and_bpffs_is_refused_whatever_its_state(place: Place) -> None:
     first = place.start()
     pins = place.pins()
@@ -203,6 +204,7 @@ def test_a_second_agent_of_the_same_host_and_bpffs_is_refused_whatever_its_state
     assert not other.exists()
 
 
+@pytest.mark.long
 def test_a_pin_that_is_missing_is_named_and_the_purge_that_mends_it(place: Place) -> None:
     process = place.start()
     process.send_signal(signal.SIGTERM)
@@ -217,6 +219,7 @@ def test_a_pin_that_is_missing_is_named_and_the_purge_that_mends_it(place: Place
     place.start()
 
 
+@pytest.mark.long
 def test_an_up_that_cannot_start_leaves_the_mirroring_of_another_alone(tmp_path: Path) -> None:
     def pins() -> list[Path]:
         return sorted(path for path in Path("/run/pktmirror").rglob("*") if path.is_file())
@@ -294,6 +297,7 @@ def test_nothing_that_was_kept_ends_an_agent(place: Place, kept: str) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.long
 def test_purge_removes_nothing_but_pins(place: Place) -> None:
     victim = place.directory / "victim"
     victim.mkdir()
@@ -384,7 +388,7 @@ def with_too_many_rules(state: DesiredState) -> DesiredState:
 SPOILT: dict[str, Spoil] = {
     "an unknown filter": with_session(filter_id="tmf-unknown"),
     "a bad target": with_session(delivery=Destination(address="not-an-address")),
-    "a bad source": with_interface(primary_address="10.0.0.256"),
+    "a bad source": with_session(delivery=Destination(address="10.0.0.90", outer_source="10.0.0.256")),
     "a bad resolver": with_interface(resolvers=("x",)),
     "too many resolvers": with_interface(resolvers=tuple(f"10.9.9.{last}" for last in range(9))),
     "too many rules": with_too_many_rules,

@@ -24,7 +24,7 @@ from tests.lab.test_mirror_length import with_mtus
 from tests.lab.test_mirror_tso import PORT, assert_checksums_are_right, payloads
 from tests.lab.topologies import VPC
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 Build = Callable[[Topology], Lab]
 

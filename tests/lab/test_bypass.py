@@ -119,6 +119,7 @@ def seen(mirror: Mirror, source: str) -> dict[Direction, int]:
 
 
 @pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.long
 def test_of_a_transfer_in_super_packets_nothing_is_taken_for_bypassed(lab: Build, family: int) -> None:
     with Mirror(lab(VPC)) as mirror:
         mirrored(mirror, "web", "client")
@@ -132,6 +133,7 @@ def test_of_a_transfer_in_super_packets_nothing_is_taken_for_bypassed(lab: Build
             assert compared(mirror, source) == {INGRESS: 0, EGRESS: 0}
 
 
+@pytest.mark.long
 def test_of_a_flood_of_small_packets_nothing_is_taken_for_bypassed_while_it_lasts_nor_afterwards(lab: Build) -> None:
     """The counters are read in the midst of it, again and again; both sides send as fast as they can."""
     with Mirror(lab(VPC)) as mirror:

@@ -13,7 +13,7 @@ from tests.lab.mirror import Mirror, Session
 from tests.lab.production import OF_PRODUCTION, PORT, producing
 from tests.lab.test_mirror_sessions import TWO_TARGETS
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 Build = Callable[[Topology], Lab]
 

@@ -228,6 +228,7 @@ def test_an_interrupt_ends_the_trace_in_the_kernel(world: World) -> None:
         wait_until(lambda: world.request().id == 0, WITHIN_S, "the kernel is still asked")
 
 
+@pytest.mark.long
 def test_an_asker_that_is_killed_ends_the_trace_too(world: World) -> None:
     with world.live("--seconds", "600") as process:
         process.kill()

@@ -19,7 +19,7 @@ from tests.lab.test_mirror_agent import ifindex_of
 from tests.lab.topologies import VPC
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.fact(69)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.fact(69)]
 
 Build = Callable[[Topology], Lab]
 

@@ -203,7 +203,7 @@ def test_a_full_queue(lab: Build, end: str) -> None:
         assert len(near) == (os.cpu_count() or 1)
         for device in near:
             slow_down(mirror, device, "2mbit")
-        with producing(mirror) as production:
+        with producing(mirror, with_super_packets=end == "a") as production:
             production.goes_on(1500)
             production.assert_is_untouched()
         wait_until(lambda: not waiting(mirror, near), 10, "what waits is not sent")

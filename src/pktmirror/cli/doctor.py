@@ -55,7 +55,7 @@ def findings(bpffs: Path, control_port: int, monitor_port: int) -> Iterator[Find
         if built is None:
             refused = features.refused_programs(agent.OBJECT, "hook_ingress")
             yield Finding("programs and tcx hooks", "agent", refused, "report this with the kernel's version")
-    budget = f"{default_budget(agent.cpus())}, a twentieth of the CPUs"
+    budget = f"{default_budget(agent.cpus())}, a few hundredths of the CPUs"
     yield Finding("budget of copying", "agent", None, "another: `pktmirror agent --budget-packets-per-second`", budget)
     control = features.taken_port("127.0.0.1", control_port, socket.SOCK_STREAM)
     yield Finding(f"TCP port {control_port}", "serve", control, "choose another with `pktmirror serve --listen`")

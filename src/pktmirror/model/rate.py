@@ -5,7 +5,7 @@ from dataclasses import dataclass
 PACKETS_PER_S_MAX = 300_000_000
 BITS_PER_S_MAX = 100_000_000_000  # the kernel counts in 1/64 ns: up to here a rate is held to within 3 %
 
-BUDGET_PACKETS_PER_S_OF_A_CPU = 25_000  # a copy takes 2 us of a CPU: 5 % of the CPUs (docs/decisions/0009)
+BUDGET_PACKETS_PER_S_OF_A_CPU = 10_000  # 2 to 4 % of its time (docs/decisions/0009, 0011)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +33,5 @@ UNLIMITED = Rate()
 
 
 def default_budget(cpus: int) -> Rate:
-    """What a host may copy unless its operator says otherwise: a twentieth of its CPUs goes into copies at the most."""
+    """What a host may copy unless its operator says otherwise: some hundredths of its CPUs go into copies at the most."""
     return Rate(packets_per_s=BUDGET_PACKETS_PER_S_OF_A_CPU * cpus)
