@@ -33,5 +33,5 @@ UNLIMITED = Rate()
 
 
 def default_budget(cpus: int) -> Rate:
-    """What a host may copy unless its operator says otherwise: some hundredths of its CPUs go into copies at the most."""
+    """What a host may copy unless its operator says otherwise: a few hundredths of its CPUs go into copies at most."""
     return Rate(packets_per_s=BUDGET_PACKETS_PER_S_OF_A_CPU * cpus)
