@@ -142,7 +142,7 @@ static __noinline int encapsulate6(struct __sk_buff *skb, const struct delivery 
 }
 
 /* As wrap_whole, for IPv6. The kernel repeats the header without a checksum (BPF can ask for none), and each segment gets
- * its own at the end of the finishing hop. */
+ * its own at the far end of the hop before which it was split. */
 static __noinline int wrap_whole6(struct __sk_buff *skb, const struct delivery *to, __u32 hash)
 {
 	__be16 ethertype_be = bpf_htons(ETHERTYPE_IPV6);

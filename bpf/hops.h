@@ -77,6 +77,14 @@ static __always_inline void leave_finishing_hop(void)
 		here->left++;
 }
 
+/* Whether what a session takes goes by the wrapping hop now. */
+static __always_inline bool has_super_packets(__u32 slot)
+{
+	const struct bulk *bulk = bpf_map_lookup_elem(&bulks, &slot);
+
+	return bulk && bulk->seen_ns && bpf_ktime_get_ns() - bulk->seen_ns < SUPER_PACKETS_GONE_NS;
+}
+
 /* A copy enters on one CPU and may leave on another. */
 static __noinline int is_finishing_hop_empty(void)
 {

@@ -291,7 +291,8 @@ int wrap(struct __sk_buff *skb)
 	if (parse(skb, &headers) != PARSED_IP)
 		return fail(skb, to, &wire);
 	measure(skb, &headers, &wire);
-	queues = passes_finishing_hop(skb->mark & MARK_SLOT_MASK);
+	queues = passes_finishing_hop(skb->mark & MARK_SLOT_MASK) ||
+		 (skb->mark & MARK_PROBE && !has_super_packets(skb->mark & MARK_SLOT_MASK));
 	if (!queues && is_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers)) {
 		count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
 		if (skb->mark & MARK_TRACED)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* A bounded trace of decisions, for `pktmirror explain --live`.
  *
- * Off, it costs each packet a comparison. On, it is of one interface, and bounded by a time, a number of packets and a
+ * Off, it costs each packet a look-up and a comparison. On, it is of one interface, and bounded by a time, a number of packets and a
  * rate, all of which hold here: it ends whether or not the agent that asked for it still lives. A traced packet gets a
  * record of what was decided; each of its copies has MARK_TRACED and gets another where it is sent or lost. The agent
  * looks into the ring by itself, so that no record wakes anybody.

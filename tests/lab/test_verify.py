@@ -27,6 +27,7 @@ from tests.contract.conftest import Maker
 from tests.lab.arrivals import Tap
 from tests.lab.line import WITHIN_S, Line, line
 from tests.lab.mirror import Mirror, Session
+from tests.lab.test_hops import break_hops
 from tests.lab.test_interface_life import ip, say, session_parameters
 from tests.lab.test_mirror_sessions import sent, udp
 from tests.lab.topologies import VPC
@@ -271,6 +272,21 @@ def asked(mirror: Mirror, session: Session) -> ProbeSent | ProbeNotSent:
 
 def probes(mirror: Mirror, stage: Stage) -> Tally:
     return sum((ledger.stage(stage) for ledger in mirror.ledger("web").values()), Tally())
+
+
+@pytest.mark.parametrize(
+    ("broken", "answer"),
+    [pytest.param("d", ProbeNotSent, id="the finishing hop"), pytest.param("f", ProbeSent, id="the splitting hop")],
+)
+def test_a_probe_goes_as_the_copies_of_a_session_without_super_packets(
+    lab: Build, broken: str, answer: type[ProbeSent] | type[ProbeNotSent]
+) -> None:
+    with Mirror(lab(VPC)) as mirror:
+        session = Session("monitor")
+        mirror.mirror({"web": [session]})
+        mirror.unheard.add(session.vni)
+        break_hops(mirror, broken)
+        assert isinstance(asked(mirror, session), answer)
 
 
 @pytest.mark.parametrize("packet_bytes", [wire.RECOGNISED_BYTES, wire.RECOGNISED_BYTES + 1, wire.FRAME_BYTES])

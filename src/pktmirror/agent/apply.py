@@ -197,8 +197,8 @@ class DataPlane:
         return abi.session_ledgers(self._maps["session_ledger"].get_percpu(_key(ledger_row)))
 
     def hop_entered(self) -> int | None:
-        """The device of the first lane into which super-packets are cloned, from where both hops are taken, by ifindex;
-        None before there were hops."""
+        """Where a probe enters, by ifindex: the wrapping hop of the first lane, which leads on as the copies go now
+        (bpf/hops.h); None before there were hops."""
         lanes = abi.Lanes.from_buffer_copy(self._maps["hop_lanes"].get(_key(0)) or bytes(abi.Lanes()))
         return lanes.lanes[0].wrapping_ifindex if lanes.count else None
 

@@ -1,4 +1,4 @@
-"""The hops of a host's copies: private veth pairs in the interfaces' own network namespace (decision 0008).
+"""The hops of a host's copies: private veth pairs in the interfaces' own network namespace (decisions 0008, 0011).
 
 On a finishing hop a copy waits until production is handed on. Behind a wrapping hop super-packets get their outer
 headers, and what the kernel would not finish on the way out goes on over a splitting hop. Before a finishing and a

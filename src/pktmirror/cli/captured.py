@@ -6,7 +6,7 @@ as it was; where the cut hides what decides, that is said instead of an answer.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 from pktmirror.cli.explanation import (
@@ -71,17 +71,14 @@ class Answer:
 def own_copies(desired: DesiredState, outer_sources: dict[str, str]) -> frozenset[Outer]:
     """How the copies of all sessions are known on the wire, here and at other hosts; ``outer_sources`` by session."""
     here = [
-        Outer(IPv4Address(source), IPv4Address(session.delivery.address), session.delivery.port, session.vni)
+        Outer(ip_address(source), ip_address(session.delivery.address), session.delivery.port, session.vni)
         for interface in desired.interfaces
         for session in interface.sessions
-        if isinstance(session.delivery, Destination)
-        and (source := outer_sources.get(session.session_id)) is not None
-        and ip_address(source).version == ip_address(session.delivery.address).version == 4
+        if isinstance(session.delivery, Destination) and (source := outer_sources.get(session.session_id)) is not None
     ]
     others = [
-        Outer(IPv4Address(each.outer_source), IPv4Address(each.outer_destination), each.port, each.vni)
+        Outer(ip_address(each.outer_source), ip_address(each.outer_destination), each.port, each.vni)
         for each in desired.streams
-        if ip_address(each.outer_source).version == ip_address(each.outer_destination).version == 4
     ]
     return frozenset([*here, *others])
 

@@ -16,6 +16,7 @@ from pktmirror.model.rate import UNLIMITED, Rate
 
 _OUTER_BYTES = {4: 20 + 8 + 8, 6: 40 + 8 + 8}  # outer IP, UDP, VXLAN: what a target's MTU holds beside the frame
 _MAIN_TABLE = 254
+_ASKED = {4: "ARP", 6: "neighbour solicitations"}
 
 
 class State(Enum):
@@ -85,22 +86,35 @@ def document(checks_: list[Check]) -> list[dict[str, Any]]:
     return [{"step": each.step, "state": each.state.value, "found": each.found, "do": each.do} for each in checks_]
 
 
+def _version(path: PathFacts) -> int:
+    return ip_address(path.address).version
+
+
+def _ip(path: PathFacts) -> str:
+    return "ip" if _version(path) == 4 else "ip -6"
+
+
+def _one(path: PathFacts) -> str:
+    """The network of one address."""
+    return f"{path.address}/{ip_address(path.address).max_prefixlen}"
+
+
 def _route(way: Way, path: PathFacts) -> Check:
     table = "the main table" if path.table == _MAIN_TABLE else f"table {path.table}"
     if path.next_hop is None:
         bound = f" dev {path.device}" if path.device else ""
+        add = f"{_ip(path)} route add {_one(path)} via GATEWAY{bound}"
         number = "" if path.table == _MAIN_TABLE else f" table {path.table}"
         return Check(
             "route",
             State.BROKEN,
             f"{table} has no route to {path.address}" + (f" over {path.device}" if path.device else ""),
-            f"add one on the host of the source: `ip route add {path.address}/32 via GATEWAY{bound}{number}`; or name "
-            "another underlay in networks.toml",
+            f"add one on the host of the source: `{add}{number}`; or name another underlay in networks.toml",
         )
     hop = "on the link" if path.next_hop == path.address else f"via {path.next_hop}"
     if path.source is None:
         found = f"{table}: {hop}, device {path.device}; but {way.problem or 'copies have no outer source'}"
-        do = f"give the route a source on the host of the source: `ip route change {path.address}/32 … src ADDRESS`"
+        do = f"give the route a source on the host of the source: `{_ip(path)} route change {_one(path)} … src ADDRESS`"
         return Check("route", State.BROKEN, found, do)
     return Check("route", State.GOOD, f"{table}: {hop}, device {path.device}; outer source {path.source}")
 
@@ -108,7 +122,9 @@ def _route(way: Way, path: PathFacts) -> Check:
 def _neighbour(path: PathFacts) -> Check:
     if path.neighbour_failed:
         do = f"see that {path.next_hop} is up and on the network of {path.device}: `ip neigh show dev {path.device}`"
-        return Check("neighbour", State.BROKEN, f"{path.next_hop} does not answer ARP at {path.device}", do)
+        return Check(
+            "neighbour", State.BROKEN, f"{path.next_hop} does not answer {_ASKED[_version(path)]} at {path.device}", do
+        )
     if path.neighbour is None:
         found = f"{path.next_hop} has not been asked for yet, or has not answered"
         do = "ask again in a second; the agent lets the kernel ask before there are copies"

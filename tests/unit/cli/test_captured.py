@@ -3,7 +3,7 @@
 import io
 import json
 import struct
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
@@ -212,11 +212,14 @@ def test_all_copies_of_the_account_are_known_those_of_other_hosts_too():
                 sessions=sessions,
             ),
         ),
-        streams=(StreamDocument("10.0.0.5", "10.0.0.91", 9),),
+        streams=(StreamDocument("10.0.0.5", "10.0.0.91", 9), StreamDocument("fd00::5", "fd00::91", 9)),
     )
-    other = Outer(IPv4Address("10.0.0.5"), IPv4Address("10.0.0.91"), 4789, 9)
-    assert own_copies(state, {"tms-1": "10.0.0.48", "tms-2": "10.0.0.48"}) == {COPY, other}
-    assert own_copies(state, {}) == {other}
+    others = {
+        Outer(IPv4Address("10.0.0.5"), IPv4Address("10.0.0.91"), 4789, 9),
+        Outer(IPv6Address("fd00::5"), IPv6Address("fd00::91"), 4789, 9),
+    }
+    assert own_copies(state, {"tms-1": "10.0.0.48", "tms-2": "10.0.0.48"}) == {COPY, *others}
+    assert own_copies(state, {}) == others
 
 
 def test_a_mac_address_is_read_and_none_stays_none():
