@@ -132,6 +132,7 @@ def test_a_tc_filter_of_cls_bpf(lab: Build, hook: str, is_first: bool) -> None:
             if is_first:
                 add_filter(mirror, device, hook, f"bpf da object-pinned {pin}")
             mirror.mirror({"web": [SESSION]})
+            add_clsact(mirror, device)  # before production: the device drops what is sent meanwhile, mirrored or not
             with mirrored(mirror):
                 if not is_first:
                     add_filter(mirror, device, hook, f"bpf da object-pinned {pin}")
@@ -224,9 +225,13 @@ def tc(mirror: Mirror, *arguments: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def add_filter(mirror: Mirror, device: str, hook: str, filter_: str) -> None:
+def add_clsact(mirror: Mirror, device: str) -> None:
     if "clsact" not in tc(mirror, "qdisc", "show", "dev", device):
         tc(mirror, "qdisc", "add", "dev", device, "clsact")
+
+
+def add_filter(mirror: Mirror, device: str, hook: str, filter_: str) -> None:
+    add_clsact(mirror, device)
     tc(mirror, "filter", "add", "dev", device, hook, *filter_.split())
 
 
