@@ -14,13 +14,13 @@ from pktmirror.agent import abi
 from pktmirror.agent.apply import OBJECT, pins_of
 from pktmirror.desired import StreamDocument
 from pktmirror.lab import Lab, Topology, host_device
-from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import UDP, Direction, PortRange
 from pktmirror.model.ledger import Stage
 from pktmirror.packet.headers import ICMP
 from tests.lab.mirror import BOTH, Mirror, Session, accepting
 from tests.lab.others import take_off
 from tests.lab.production import OF_PRODUCTION, PORT, Production, producing
+from tests.lab.test_limits import taken_and_stages
 from tests.lab.test_mirror_agent import HOP_DEVICES, agent_process, hop_of, ip, starting_process
 from tests.lab.topologies import VPC
 from tests.waiting import wait_until
@@ -32,16 +32,6 @@ Build = Callable[[Topology], Lab]
 EGRESS = Direction.EGRESS
 TO_MONITOR = Session("monitor", filter=OF_PRODUCTION)
 FLOWS = 20_000  # each CPU remembers 4096
-
-
-def taken_and_stages(mirror: Mirror) -> tuple[int, dict[Stage, int]]:
-    """Of both directions."""
-    taken, stages = 0, dict.fromkeys(Stage, 0)
-    for direction in BOTH:
-        taken += mirror.verdicts("web", direction).get(Verdict.TAKEN, 0)
-        for stage, packets in mirror.stages("web", direction).items():
-            stages[stage] += packets
-    return taken, {stage: packets for stage, packets in stages.items() if packets}
 
 
 def datagrams(production: Production) -> int:

@@ -14,7 +14,7 @@ from pktmirror.tracing import TraceBatch, TracedPacket, TraceOrder, TraceProgres
 TRACES_MAX = 64
 PACKETS_A_TIME = 500
 ASKER_GONE_S = 10.0
-AGENT_SILENT_S = 10.0
+TRACE_SILENT_S = 10.0
 """How long an agent may take to begin, and tell nothing while it traces; it does so every second."""
 KEPT_S = 60.0
 
@@ -37,10 +37,10 @@ class _Trace:
             return
         if now_s - self.read_at_s > ASKER_GONE_S:
             self.ended = f"whoever asked for it has read nothing for {ASKER_GONE_S:.0f} s"
-        elif self.told_at_s is None and now_s - self.asked_at_s > AGENT_SILENT_S:
-            self.ended = f"the agent of {self.host_id} has not taken it up within {AGENT_SILENT_S:.0f} s"
-        elif self.told_at_s is not None and now_s - self.told_at_s > AGENT_SILENT_S:
-            self.ended = f"the agent of {self.host_id} has told nothing for {AGENT_SILENT_S:.0f} s"
+        elif self.told_at_s is None and now_s - self.asked_at_s > TRACE_SILENT_S:
+            self.ended = f"the agent of {self.host_id} has not taken it up within {TRACE_SILENT_S:.0f} s"
+        elif self.told_at_s is not None and now_s - self.told_at_s > TRACE_SILENT_S:
+            self.ended = f"the agent of {self.host_id} has told nothing for {TRACE_SILENT_S:.0f} s"
 
 
 class Traces:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pktmirror.aws import ApiError
-from pktmirror.control.traces import AGENT_SILENT_S, ASKER_GONE_S, KEPT_S, PACKETS_A_TIME, TRACES_MAX, Traces
+from pktmirror.control.traces import TRACE_SILENT_S, ASKER_GONE_S, KEPT_S, PACKETS_A_TIME, TRACES_MAX, Traces
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome
 from pktmirror.tracing import TraceBatch, TracedPacket, TraceWish
@@ -103,11 +103,11 @@ def test_an_agent_that_is_silent_ends_the_trace_and_the_asker_hears_of_it(began:
     trace_id = asked(traces)
     if began:
         traces.tell("host-1", batch(trace_id), 100.0)
-    assert traces.read(trace_id, 0, 100.0 + AGENT_SILENT_S).ended is None
-    ended = traces.read(trace_id, 0, 100.1 + AGENT_SILENT_S).ended
+    assert traces.read(trace_id, 0, 100.0 + TRACE_SILENT_S).ended is None
+    ended = traces.read(trace_id, 0, 100.1 + TRACE_SILENT_S).ended
     assert ended is not None
     assert "the agent of host-1 has" in ended
-    assert traces.tell("host-1", batch(trace_id, 1), 101.0 + AGENT_SILENT_S) is False
+    assert traces.tell("host-1", batch(trace_id, 1), 101.0 + TRACE_SILENT_S) is False
 
 
 def test_a_batch_of_another_host_or_of_no_trace_is_not_taken_in():
