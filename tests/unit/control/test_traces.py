@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pktmirror.aws import ApiError
-from pktmirror.control.traces import TRACE_SILENT_S, ASKER_GONE_S, KEPT_S, PACKETS_A_TIME, TRACES_MAX, Traces
+from pktmirror.control.traces import ASKER_GONE_S, KEPT_S, PACKETS_A_TIME, TRACE_SILENT_S, TRACES_MAX, Traces
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceOutcome
 from pktmirror.tracing import TraceBatch, TracedPacket, TraceWish
