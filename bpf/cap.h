@@ -6,10 +6,10 @@
  * left, and the next ones wait it out. So there is no lock, and the average holds. */
 #pragma once
 
-/* What may be saved up: of a session's cap a tenth of a second, of a CPU's budget a hundredth: what is copied at once
+/* What may be saved up: of a session's cap a tenth of a second, of a CPU's budget a twentieth: what is copied at once
  * stands in the CPU's backlog, which has a place for a thousand packets, production's too. */
 #define CAP_BURST_TICKS (100ull * 1000 * 1000 * CAP_TICKS_PER_NS)
-#define BUDGET_BURST_TICKS (CAP_BURST_TICKS / 10)
+#define BUDGET_BURST_TICKS (CAP_BURST_TICKS / 2)
 
 static __always_inline bool is_spent(const struct cap *cap, const struct bucket *bucket, __u64 now)
 {

@@ -12,7 +12,8 @@
  * empty, the wrapping hop leads into it. */
 #pragma once
 
-#define SUPER_PACKETS_GONE_NS 1000000000ull
+#define SUPER_PACKETS_GONE_NS 1000000000ll
+#define FINISHING_HOP_EMPTIED_NS 50000000ll	/* a full one is in some 3 ms */
 #define CPUS_MAX 1024
 
 /* Both directions of a flow wait in one lane, so that a request does not arrive behind its answer; other flows are for
@@ -29,6 +30,12 @@ static __always_inline const struct lane *lane_of(const struct headers *headers)
 	return index < LANES_MAX ? &lanes->lanes[index] : NULL;
 }
 
+/* Whether a time is no longer ago than so. Another CPU may have written it after this one has looked at the clock. */
+static __always_inline bool is_within(__u64 now, __u64 then, __s64 span_ns)
+{
+	return (__s64)(now - then) < span_ns;
+}
+
 /* Whether the next packet of a session is to take the wrapping hop. */
 static __always_inline bool takes_wrapping_hop(struct __sk_buff *skb, const struct session_policy *session)
 {
@@ -41,15 +48,16 @@ static __always_inline bool takes_wrapping_hop(struct __sk_buff *skb, const stru
 	if (!skb->gso_size && !bulk->seen_ns)
 		return false;
 	now = bpf_ktime_get_ns();
-	if (now - bulk->seen_ns < SUPER_PACKETS_GONE_NS) {
+	if (is_within(now, bulk->seen_ns, SUPER_PACKETS_GONE_NS)) {
 		if (skb->gso_size)
 			bulk->seen_ns = now;
 		return true;
 	}
 	if (!skb->gso_size)
 		return false;
-	bulk->passes_finishing_hop = true;
 	bulk->since_ns = now;
+	barrier();	/* who sees the next line sees that one */
+	bulk->passes_finishing_hop = true;
 	bulk->seen_ns = now;
 	return true;
 }
@@ -82,7 +90,7 @@ static __always_inline bool has_super_packets(__u32 slot)
 {
 	const struct bulk *bulk = bpf_map_lookup_elem(&bulks, &slot);
 
-	return bulk && bulk->seen_ns && bpf_ktime_get_ns() - bulk->seen_ns < SUPER_PACKETS_GONE_NS;
+	return bulk && bulk->seen_ns && is_within(bpf_ktime_get_ns(), bulk->seen_ns, SUPER_PACKETS_GONE_NS);
 }
 
 /* A copy enters on one CPU and may leave on another. */
@@ -103,7 +111,7 @@ static __noinline int is_finishing_hop_empty(void)
 }
 
 /* At the far end of the wrapping hop: whether a copy has to queue behind what waits on the finishing hop. What was lost
- * there would keep it from ever being empty, and a second is longer than anything waits. */
+ * there would keep it from ever being empty, so this has an end. */
 static __always_inline bool passes_finishing_hop(__u32 slot)
 {
 	struct bulk *bulk = bpf_map_lookup_elem(&bulks, &slot);
@@ -111,7 +119,7 @@ static __always_inline bool passes_finishing_hop(__u32 slot)
 	if (!bulk)
 		return true;
 	if (bulk->passes_finishing_hop &&
-	    (is_finishing_hop_empty() || bpf_ktime_get_ns() - bulk->since_ns > SUPER_PACKETS_GONE_NS))
+	    (is_finishing_hop_empty() || !is_within(bpf_ktime_get_ns(), bulk->since_ns, FINISHING_HOP_EMPTIED_NS)))
 		bulk->passes_finishing_hop = false;
 	return bulk->passes_finishing_hop;
 }

@@ -342,7 +342,8 @@ static __always_inline int finish_packet(struct __sk_buff *skb)
 SEC("tc")
 int finish(struct __sk_buff *skb)
 {
-	leave_finishing_hop();
+	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC)	/* nobody has counted how a stray came in */
+		leave_finishing_hop();
 	return finish_packet(skb);
 }
 

@@ -171,10 +171,10 @@ class DataPlane:
     def forget_predecessors(self) -> None:
         """Remove the pins and hops of other versions, once everything they did is done by this one."""
         others = [other for other in self._root.iterdir() if other != self._pins]
-        for other in others:
-            bpffs.remove_tree(other)
         if others:
             _delete_hops(self._netlink, self._agent_id, but=self._hops.device_names)
+        for other in others:  # the last: while they are there, a successor knows that there is something to remove
+            bpffs.remove_tree(other)
 
     def session_figures(self) -> dict[str, dict[Direction, SessionLedger]]:
         """The counters by session id, of every session that has a ledger row."""

@@ -61,6 +61,14 @@ def hops(prefix: str, lane: int) -> tuple[Hop, Hop, Hop]:
     )
 
 
+def _is_at(pin: Path, device: Link) -> bool:
+    """Whether the program of a pin is still at its device; it may have been taken off by force."""
+    if not pin.exists():
+        return False
+    with bpf.Link.pinned(pin) as link:
+        return link.ifindex() == device.ifindex
+
+
 class Hops:
     """Makes the hops of one version of the programs, and mends them where somebody took them away."""
 
@@ -86,7 +94,7 @@ class Hops:
     def _made(self, hop: Hop, links: Mapping[str, Link]) -> int:
         near, far = links.get(hop.near), links.get(hop.far)
         pins = [self._pins / name for name in hop.pins]
-        if near is not None and far is not None and near.up and far.up and all(pin.exists() for pin in pins):
+        if near is not None and far is not None and near.up and far.up and all(_is_at(pin, far) for pin in pins):
             return near.ifindex
         for pin in pins:
             pin.unlink(missing_ok=True)

@@ -128,8 +128,7 @@ async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.E
     serving = asyncio.create_task(server.serve([listening]))
     while not stop.is_set() and not serving.done():
         await asyncio.sleep(STOP_POLL_S)
-    endpoint.revisions.stop()
-    endpoint.traces.stop()
+    endpoint.stop()
     server.should_exit = True
     await serving
 

@@ -93,7 +93,7 @@ Use an AWS client with this address as its endpoint, for example:
 
 
 class Revisions:
-    """Wakes the long polls when desired state may have changed. Belongs to one event loop."""
+    """Wakes the long polls of one kind when what they wait for may have changed. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -134,11 +134,18 @@ class Endpoint:
         started: Callable[[], None] = lambda: None,
     ) -> None:
         self.revisions = Revisions()
-        self.traces = Revisions()  # of what is asked and told in live traces
+        self.probes = Revisions()  # asked for
+        self.trace_orders = Revisions()  # that agents wait for
+        self.traces = Revisions()  # what their askers wait for
         self._plane = plane
         self._agent_token = agent_token.encode()
         self._metrics_token = metrics_token.encode()
         self._started = started
+
+    def stop(self) -> None:
+        """Every long poll is answered now."""
+        for changes in (self.revisions, self.probes, self.trace_orders, self.traces):
+            changes.stop()
 
     def app(self) -> Starlette:
         own = "/pktmirror/v1"
@@ -250,18 +257,20 @@ class Endpoint:
                 return None
             return _json(await run_in_threadpool(self._plane.desired, host_id))
 
-        return await self._polled(request, changed)
+        return await self._polled(request, self.revisions, changed)
 
-    async def _polled(self, request: Request, answer: Callable[[], Awaitable[Response | None]]) -> Response:
+    async def _polled(
+        self, request: Request, changes: "Revisions", answer: Callable[[], Awaitable[Response | None]]
+    ) -> Response:
         """The answer as soon as there is one; 204 where there is none in time."""
         until_s = time.monotonic() + min(_number(request, "wait_s", 0.0), WAIT_S_MAX)
         while True:
-            changed = self.revisions.next()
+            changed = changes.next()
             found = await answer()
             if found is not None:
                 return found
             left_s = until_s - time.monotonic()
-            if left_s <= 0 or self.revisions.stopping:
+            if left_s <= 0 or changes.stopping:
                 return Response(status_code=204)
             try:
                 await asyncio.wait_for(changed.wait(), left_s)
@@ -276,7 +285,7 @@ class Endpoint:
             found = await run_in_threadpool(self._plane.probes_asked_of, host_id, time.time())
             return _json(found) if found else None
 
-        return await self._polled(request, asked)
+        return await self._polled(request, self.probes, asked)
 
     async def _probes_answered(self, request: Request) -> Response:
         self._require_agent(request)
@@ -292,7 +301,7 @@ class Endpoint:
         if not 0 < within_s <= WAIT_S_MAX:
             raise errors.invalid_value("within_s", str(within_s), f"Expected a number up to {WAIT_S_MAX:.0f}")
         asked = await run_in_threadpool(self._plane.ask_probe, _name(request), within_s, self._agent_token, time.time())
-        self.revisions.wake()
+        self.probes.wake()
         return _json(asked)
 
     async def _probe(self, request: Request) -> Response:
@@ -318,7 +327,8 @@ class Endpoint:
             found = self._plane.traces.order(host_id, time.time())
             return None if found is None else _json(found)
 
-        return await self._when(order, _number(request, "wait_s", 0.0)) or Response(status_code=204)
+        waited = await self._when(self.trace_orders, order, _number(request, "wait_s", 0.0))
+        return waited or Response(status_code=204)
 
     async def _agent_traced(self, request: Request) -> Response:
         self._require_agent(request)
@@ -337,7 +347,7 @@ class Endpoint:
         except ValueError as error:
             raise errors.invalid_parameter_value(f"The packets to trace cannot be read: {error}") from None
         asked = await run_in_threadpool(self._plane.ask_trace, wish, time.time())
-        self.traces.reached(self._plane.traces.changes)
+        self.trace_orders.reached(self._plane.traces.changes)
         return _json(asked)
 
     async def _traced(self, request: Request) -> Response:
@@ -350,7 +360,7 @@ class Endpoint:
             is_new = progress.packets or progress.ended is not None or progress.began != knows_it_began
             return _json(progress) if is_new else None
 
-        waited = await self._when(news, min(_number(request, "wait_s", 0.0), ASKER_GONE_S / 2))
+        waited = await self._when(self.traces, news, min(_number(request, "wait_s", 0.0), ASKER_GONE_S / 2))
         return waited or _json(self._plane.traces.read(trace_id, after, time.time()))
 
     async def _stop_trace(self, request: Request) -> Response:
@@ -359,14 +369,16 @@ class Endpoint:
         self.traces.reached(self._plane.traces.changes)
         return Response(status_code=204)
 
-    async def _when(self, answer: Callable[[], Response | None], wait_s: float) -> Response | None:
+    async def _when(
+        self, changes: "Revisions", answer: Callable[[], Response | None], wait_s: float
+    ) -> Response | None:
         """The answer as soon as there is one to what is asked of live traces; None when the time is over."""
         until_s = time.monotonic() + min(wait_s, WAIT_S_MAX)
         while True:
-            changed = self.traces.next()
+            changed = changes.next()
             found = answer()
             left_s = until_s - time.monotonic()
-            if found is not None or left_s <= 0 or self.traces.stopping:
+            if found is not None or left_s <= 0 or changes.stopping:
                 return found
             try:
                 await asyncio.wait_for(changed.wait(), left_s)

@@ -284,7 +284,7 @@ class Netlink:
         with _as_os_error(f"make the veth pair {name} and {peer}"):
             self._route.link("add", ifname=name, kind="veth", peer={"ifname": peer, "mtu": mtu}, mtu=mtu)
             for end in (name, peer):
-                [index] = self._route.link_lookup(ifname=end)
+                index = self._index(end)
                 no_ipv6_address = {
                     "attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]})]
                 }
@@ -295,8 +295,7 @@ class Netlink:
     def set_up(self, *names: str) -> None:
         for name in names:
             with _as_os_error(f"set {name} up"):
-                [index] = self._route.link_lookup(ifname=name)
-                self._route.link("set", index=index, state="up")
+                self._route.link("set", index=self._index(name), state="up")
 
     def queue_before(self, name: str, packets_max: int) -> None:
         """Let packets wait in a queue (pfifo) while a device cannot take them; what it has no room for is dropped.
@@ -306,8 +305,12 @@ class Netlink:
         what it cannot take instead.
         """
         with _as_os_error(f"put a queue before {name}"):
-            [index] = self._route.link_lookup(ifname=name)
-            self._route.tc("add", "pfifo", index=index, handle=0x10000, limit=packets_max)
+            self._route.tc("add", "pfifo", index=self._index(name), handle=0x10000, limit=packets_max)
+
+    def _index(self, name: str) -> int:
+        for index in self._route.link_lookup(ifname=name):
+            return int(index)
+        raise OSError(errno.ENODEV, f"the device {name} is gone")
 
     def delete_link(self, name: str) -> bool:
         """Whether there was one."""
@@ -339,18 +342,30 @@ class Netlink:
         return changed
 
 
+@contextlib.contextmanager
+def _ethtool(device: str) -> Iterator[IoctlEthtool]:
+    """pyroute2 has exceptions of its own here too."""
+    try:
+        ethtool = IoctlEthtool(device)
+        try:
+            yield ethtool
+        finally:
+            ethtool.close()
+    except EthtoolError as error:
+        raise OSError(
+            errno.ENODEV, f"the offloads of {device} cannot be set: {error or type(error).__name__}"
+        ) from error
+
+
 def turn_offloads_off(device: str) -> None:
     """Turn off the transmit offloads of a device of this thread's namespace; OSError where one stays on.
 
     The kernel then splits super-packets and completes checksums before the device gets them.
     """
-    ethtool = IoctlEthtool(device)
-    try:
+    with _ethtool(device) as ethtool:
         for name in _OFFLOADS:
             ethtool.set_offload_flag(name, False)
         still_on = [name for name, on in ethtool.get_offload_flags().items() if on and name in _OFFLOADS]
-    finally:
-        ethtool.close()
     if still_on:
         raise OSError(errno.EOPNOTSUPP, f"{device} keeps {', '.join(still_on)} on")
 
@@ -361,12 +376,9 @@ def poll_what_it_receives(device: str) -> None:
 
     The switch for this is generic receive offload (Linux 5.13).
     """
-    ethtool = IoctlEthtool(device)
-    try:
+    with _ethtool(device) as ethtool:
         ethtool.set_offload_flag(_GRO, True)
         on = ethtool.get_offload_flags()[_GRO]
-    finally:
-        ethtool.close()
     if not on:
         raise OSError(errno.EOPNOTSUPP, f"{device} keeps {_GRO} off")
 
