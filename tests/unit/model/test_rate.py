@@ -31,5 +31,5 @@ def test_a_rate_reads_as_people_say_it(rate: Rate, text: str) -> None:
 
 
 def test_the_default_budget_grows_with_the_cpus() -> None:
-    assert default_budget(2) == Rate(packets_per_s=50_000)
-    assert default_budget(64) == Rate(packets_per_s=1_600_000)
+    assert default_budget(2) == Rate(packets_per_s=20_000)
+    assert default_budget(64) == Rate(packets_per_s=640_000)
