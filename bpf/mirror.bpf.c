@@ -265,15 +265,14 @@ static __always_inline bool has_room_as_a_whole(struct __sk_buff *skb, const str
 	return header_bytes && header_bytes + skb->gso_size <= to->room_bytes_max;
 }
 
-/* A copy to which nothing is to be done but to get its outer headers: the kernel splits it, and completes its
- * checksums, when it leaves the host. */
-static __always_inline bool is_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
+/* Whether a copy gets its outer headers before it is split and its checksums are complete: a super-packet, and, where the
+ * kernel finishes it as it leaves the host, any other. */
+static __always_inline bool is_wrapped_whole(struct __sk_buff *skb, const struct delivery *to,
+					     const struct headers *headers, bool leaves)
 {
-	if (!to->leaves_whole)
-		return false;
 	if (skb->gso_size)
 		return has_room_as_a_whole(skb, to, headers);
-	return !skb->vlan_present && skb->len <= to->room_bytes_max;
+	return leaves && !skb->vlan_present && skb->len <= to->room_bytes_max;
 }
 
 /* At the far end of the wrapping hop. */
@@ -284,7 +283,7 @@ int wrap(struct __sk_buff *skb)
 	struct tally wire = { .packets = 1, .bytes = skb->len };
 	struct headers headers = {};
 	const struct lane *lane;
-	bool queues;
+	bool queues, leaves;
 
 	if (!to)
 		return TCX_DROP;
@@ -293,17 +292,19 @@ int wrap(struct __sk_buff *skb)
 	measure(skb, &headers, &wire);
 	queues = passes_finishing_hop(skb->mark & MARK_SLOT_MASK) ||
 		 (skb->mark & MARK_PROBE && !has_super_packets(skb->mark & MARK_SLOT_MASK));
-	if (!queues && is_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers)) {
-		count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
-		if (skb->mark & MARK_TRACED)
-			trace_sent_copy(skb, STAGE_SENT, flow_hash(&headers), &wire, wire.bytes);
-		return send_to(to);
-	}
+	leaves = to->leaves_whole && !queues;
 	lane = lane_of(&headers);
 	if (!lane)
 		return fail(skb, to, &wire);
-	if (skb->gso_size && has_room_as_a_whole(skb, to, &headers) && !wrap_whole(skb, to, &headers))
+	if (is_wrapped_whole(skb, to, &headers, leaves) && !wrap_whole(skb, to, &headers)) {
+		if (leaves) {
+			count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
+			if (skb->mark & MARK_TRACED)
+				trace_sent_copy(skb, STAGE_SENT, flow_hash(&headers), &wire, wire.bytes);
+			return send_to(to);
+		}
 		skb->mark |= MARK_WRAPPED;
+	}
 	if (!queues)
 		return bpf_redirect(lane->splitting_ifindex, 0);
 	enter_finishing_hop(wire.packets);

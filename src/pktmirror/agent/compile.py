@@ -28,12 +28,10 @@ from pktmirror.desired import (
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import UNLIMITED, Rate
-from pktmirror.model.underlay import OuterSource
+from pktmirror.model.underlay import OUTER_BYTES, OUTER_BYTES_MAX, OuterSource
 
 Address = IPv4Address | IPv6Address
 
-OUTER_BYTES = {4: 36, 6: 56}  # outer IP 20 or 40, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
-OUTER_BYTES_MAX = {4: 65535, 6: 63474}  # IPv4's total length; what bpf/encap6.h can sum, without Ethernet's 14 bytes
 ETHERNET_BYTES = 14
 NO_MAC = "its MAC address is not known"
 

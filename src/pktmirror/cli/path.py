@@ -13,8 +13,8 @@ from pktmirror.cli.balance import Collected, SessionFigures, Uncollected
 from pktmirror.desired import DesiredSession, Destination, PathFacts, Undeliverable, Underlay
 from pktmirror.model.ledger import Stage, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
+from pktmirror.model.underlay import OUTER_BYTES, OUTER_BYTES_MAX
 
-_OUTER_BYTES = {4: 20 + 8 + 8, 6: 40 + 8 + 8}  # outer IP, UDP, VXLAN: what a target's MTU holds beside the frame
 _MAIN_TABLE = 254
 _ASKED = {4: "ARP", 6: "neighbour solicitations"}
 
@@ -153,11 +153,12 @@ def _mtu(way: Way, to: Destination, path: PathFacts, frame_bytes: int | None) ->
 
 
 def _outer_bytes(to: Destination) -> int:
-    return _OUTER_BYTES[ip_address(to.address).version]
+    return OUTER_BYTES[ip_address(to.address).version]
 
 
 def _mtus(to: Destination, route_mtu: int, underlay: Underlay) -> list[tuple[int, str]]:
-    found = [(route_mtu, "the route's")]
+    longest = OUTER_BYTES_MAX[ip_address(to.address).version]
+    found = [(route_mtu, "the route's"), (longest, "the longest packet's")]
     found += [] if to.mtu is None else [(to.mtu, "the target's")]
     return found + ([] if underlay.mtu_max is None else [(underlay.mtu_max, "the underlay's, by networks.toml")])
 

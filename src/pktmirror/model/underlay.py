@@ -9,6 +9,9 @@ Address = IPv4Address | IPv6Address
 FAMILIES = (4, 6)
 """Of the outer headers; where nothing is declared, the first in which both ends have an address is taken."""
 
+OUTER_BYTES = {4: 36, 6: 56}  # outer IP 20 or 40, UDP 8, VXLAN 8: what a target's MTU holds beside the inner frame
+OUTER_BYTES_MAX = {4: 65535, 6: 63474}  # IPv4's total length; what bpf/encap6.h can sum, without Ethernet's 14 bytes
+
 
 class OuterSource(Enum):
     """Whose address a copy carries as its outer source."""
