@@ -45,12 +45,25 @@ static const enum interface_outcome abi_outcome __attribute__((used));
 static const enum verdict abi_verdict __attribute__((used));
 static const enum stage abi_stage __attribute__((used));
 
+static __noinline const struct interface_policy *far_policy(__u32 ifindex)
+{
+	void *policy = bpf_map_lookup_elem(&far_interfaces, &ifindex);
+	__u32 first = 0;
+
+	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
+}
+
 static __always_inline const struct interface_policy *policy_of(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex, first = 0;
-	void *policy = bpf_map_lookup_elem(&interfaces, &ifindex);
+	void *policy;
 
-	return policy && is_at_home(skb) ? bpf_map_lookup_elem(policy, &first) : NULL;
+	if (!is_at_home(skb))
+		return NULL;
+	if (ifindex >= NEAR_INTERFACES)
+		return far_policy(ifindex);
+	policy = bpf_map_lookup_elem(&interfaces, &ifindex);
+	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
 /* Returns where the copy has come to; what is cloned is on its way to be STAGE_SENT. */
@@ -86,12 +99,37 @@ static __always_inline __u32 clone_into_hop(struct __sk_buff *skb, const struct 
 	return STAGE_CLONE_FAILED;
 }
 
-/* Offers the packet to the sessions; at most one takes it. */
+/* Why no session is asked about an IP packet; OUTCOME_COUNT where they are. */
+static __always_inline __u32 kept_from_sessions(struct __sk_buff *skb, const struct interface_policy *policy,
+						const struct headers *headers, struct refusal *refusal)
+{
+	if (is_never_mirrored(policy->exclusion_slot, headers))
+		return OUTCOME_NEVER_MIRRORED;
+	if (may_be_copy_on_the_wire(headers) && is_copy_on_the_wire(skb, headers))
+		return OUTCOME_OWN_COPY;
+	if (may_be_error_about_a_copy(headers))
+		refusal->error = error_about_a_copy(skb, headers, &refusal->ledger_row);
+	return refusal->error ? OUTCOME_TARGET_REFUSED : OUTCOME_COUNT;
+}
+
+/* Offers an IP packet to the sessions; at most one takes it. What is remembered of a flow also says that it is not kept
+ * from them, but for what depends on more than the flow. */
 static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, const struct tally *wire, bool traced,
-				   struct decision *decision, __u32 *stage)
+				   struct decision *decision, struct refusal *refusal, __u32 *stage)
 {
-	decide_all(policy, direction, headers, decision);
+	bool remembered = is_remembered(policy, direction, headers, decision);
+	__u32 kept;
+
+	if (!remembered || may_be_copy_on_the_wire(headers) || may_be_error_about_a_copy(headers)) {
+		kept = kept_from_sessions(skb, policy, headers, refusal);
+		if (kept != OUTCOME_COUNT) {
+			decided(decision);
+			return kept;
+		}
+	}
+	if (!remembered)
+		decide_anew(policy, direction, headers, decision);
 	count_verdicts(policy, decision, direction, wire);
 	decided(decision);
 	if (decision->taken_by >= SESSIONS_MAX)
@@ -118,10 +156,11 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	const struct interface_policy *policy = policy_of(skb);
 	struct headers headers = {};
 	struct decision decision = { .taken_by = SESSIONS_MAX };
-	__u32 direction, outcome, refused_row = 0, stage = STAGE_COUNT;
+	struct refusal refusal = { .error = ABOUT_NO_COPY };
+	__u32 direction, outcome, stage = STAGE_COUNT;
 	struct tally wire;
 	bool traced;
-	int parsed, error = ABOUT_NO_COPY;
+	int parsed;
 
 	if (!policy)
 		return TCX_NEXT;
@@ -140,22 +179,15 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		outcome = OUTCOME_NOT_IP;
 	else if (parsed == PARSED_MALFORMED)
 		outcome = OUTCOME_MALFORMED;
-	else if (is_never_mirrored(policy->exclusion_slot, &headers))
-		outcome = OUTCOME_NEVER_MIRRORED;
-	else if (may_be_copy_on_the_wire(&headers) && is_copy_on_the_wire(skb, &headers))
-		outcome = OUTCOME_OWN_COPY;
-	else if (may_be_error_about_a_copy(&headers) &&
-		 (error = error_about_a_copy(skb, &headers, &refused_row)))
-		outcome = OUTCOME_TARGET_REFUSED;
 	else
-		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &stage);
+		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &refusal, &stage);
 
 	count_outcome(policy->ledger_row, direction, outcome, &wire, skb->len);
 	if (traced)
 		trace_decision(policy, &headers, &decision, &wire, direction | outcome << 8 | stage << 16);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
-		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
-		if (error == IS_ABOUT_A_COPY)
+		count_stage(refusal.ledger_row, direction, STAGE_TARGET_REFUSED, &wire);
+		if (refusal.error == IS_ABOUT_A_COPY)
 			return TCX_DROP; /* the source has sent nothing that it could be about */
 	}
 	return TCX_NEXT; /* a mirror never decides the fate of a packet of production */
