@@ -170,6 +170,14 @@ struct {
 	__type(value, struct passage);
 } passages SEC(".maps");
 
+/* When the agent last looked at devices, routes and neighbours, in ns of the monotonic clock. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} agent_looked SEC(".maps");
+
 /* Frames that reach a hop and are no copy of ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -32,6 +32,7 @@
 #include "encap.h"
 #include "encap6.h"
 #include "hops.h"
+#include "shortcut.h"
 #include "trace.h"
 #include "home.h"
 #include "probe.h"
@@ -266,6 +267,7 @@ static __always_inline int fail(struct __sk_buff *skb, const struct delivery *to
 static __always_inline int send_packet(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
 {
 	__u32 direction = direction_of(skb), stage = STAGE_SENT, inner_bytes;
+	int sent_short;
 	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
 	struct tally sent = { .packets = 1 };
 
@@ -281,7 +283,8 @@ static __always_inline int send_packet(struct __sk_buff *skb, const struct deliv
 	}
 	if (skb->mark & MARK_TRACED)
 		trace_sent_copy(skb, stage, flow_hash(headers), &wire, inner_bytes);
-	return send_to(to);
+	sent_short = send_short(to);
+	return sent_short < 0 ? send_to(to) : sent_short;
 }
 
 /* A super-packet each of whose segments has room at the target gets its outer headers here, once; the kernel repeats

@@ -14,6 +14,7 @@ from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meters import meter_names
+from pktmirror.agent.shortcuts import Shortcut
 from pktmirror.agent.ways import leaves_whole
 from pktmirror.desired import (
     DesiredInterface,
@@ -54,7 +55,7 @@ class Way:
     """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
 
     ``source`` is the route's preferred source; None where it has none. ``splits``: what leaves by the device is split
-    and gets its checksums completed by the kernel, or by the hardware.
+    and gets its checksums completed by the kernel, or by the hardware. ``shortcut``: the short way, where there is one.
     """
 
     ifindex: int
@@ -62,6 +63,7 @@ class Way:
     mtu: int
     source: Address | None = None
     splits: bool = False
+    shortcut: Shortcut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class WantedDelivery:
     packet_bytes_max: int
     room_bytes_max: int
     leaves_whole: bool = False
+    shortcut: Shortcut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +262,7 @@ def _session(
         and target.version == 4  # each packet's outer checksum over IPv6 is made here
         and not session.packet_bytes_max
         and mtu + ETHERNET_BYTES <= room_bytes_max,
+        shortcut=way.shortcut if interface.underlay.shortcut else None,
     )
     return WantedSession(filter_.value, to, Stage.SENT, session.cap, filter_.meters), None
 
