@@ -310,6 +310,36 @@ static __always_inline bool is_wrapped_whole(struct __sk_buff *skb, const struct
 	return leaves && !skb->vlan_present && skb->len <= to->room_bytes_max;
 }
 
+static __always_inline int send_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers,
+				      const struct tally *wire)
+{
+	count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), wire);
+	if (skb->mark & MARK_TRACED)
+		trace_sent_copy(skb, STAGE_SENT, flow_hash(headers), wire, wire->bytes);
+	return send_to(to);
+}
+
+/* Before the wrapping hop: what may leave whole, by a card, leaves from here, and waits nowhere. All else enters the hop,
+ * and counts as waiting until it has left it, so that nothing overtakes it. */
+SEC("tc")
+int leave_ahead(struct __sk_buff *skb)
+{
+	__u32 slot = skb->mark & MARK_SLOT_MASK;
+	const struct delivery *to = bpf_map_lookup_elem(&deliveries, &slot);
+	struct headers headers = {};
+	struct tally wire;
+
+	if (to && to->leaves_ahead && (skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && !(skb->mark & MARK_PROBE) &&
+	    (skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK) == to->generation &&
+	    !passes_finishing_hop(slot) && parse(skb, &headers) == PARSED_IP) {
+		measure(skb, &headers, &wire);
+		if (is_wrapped_whole(skb, to, &headers, true) && !wrap_whole(skb, to, &headers))
+			return send_whole(skb, to, &headers, &wire);
+	}
+	enter_finishing_hop(1);
+	return TCX_NEXT;
+}
+
 /* At the far end of the wrapping hop. */
 SEC("tc")
 int wrap(struct __sk_buff *skb)
@@ -320,6 +350,7 @@ int wrap(struct __sk_buff *skb)
 	const struct lane *lane;
 	bool queues, leaves;
 
+	leave_finishing_hop();
 	if (!to)
 		return TCX_DROP;
 	if (parse(skb, &headers) != PARSED_IP)
@@ -332,12 +363,8 @@ int wrap(struct __sk_buff *skb)
 	if (!lane)
 		return fail(skb, to, &wire);
 	if (is_wrapped_whole(skb, to, &headers, leaves) && !wrap_whole(skb, to, &headers)) {
-		if (leaves) {
-			count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
-			if (skb->mark & MARK_TRACED)
-				trace_sent_copy(skb, STAGE_SENT, flow_hash(&headers), &wire, wire.bytes);
-			return send_to(to);
-		}
+		if (leaves)
+			return send_whole(skb, to, &headers, &wire);
 		skb->mark |= MARK_WRAPPED;
 	}
 	if (!queues)

@@ -41,7 +41,7 @@ from pktmirror.agent.survey import survey
 from pktmirror.agent.traceline import TraceLine
 from pktmirror.agent.tracer import TraceLine as Traces
 from pktmirror.agent.tracer import Tracer
-from pktmirror.agent.ways import splits
+from pktmirror.agent.ways import is_card, splits
 from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
@@ -357,7 +357,7 @@ class Host:
             return None
         mtu = min(route.mtu or link.mtu, link.mtu)
         short = shortcut(route, query.address, links, neighbours, self._devices)
-        return Way(route.ifindex, route.next_hop, mtu, route.source, splits(link), short)
+        return Way(route.ifindex, route.next_hop, mtu, route.source, splits(link), is_card(link), short)
 
     def _unresolved(self, wanted: Wanted, neighbours: dict[tuple[int, str], Neighbour]) -> dict[str, str]:
         """Sessions whose next hop does not tell its link address: the kernel drops their copies after it took them.

@@ -467,6 +467,7 @@ def _delivery(wanted: WantedDelivery, row: int, generation: int) -> abi.Delivery
         ledger_row=row,
         retired_generation=abi.NO_GENERATION,
         leaves_whole=wanted.leaves_whole,
+        leaves_ahead=wanted.leaves_ahead,
     )
     entry.session_id[:] = wanted.session_id.encode().ljust(abi.SESSION_ID_BYTES, b"\0")
     entry.outer_source_be[:] = abi.address_bytes(wanted.outer_source)
@@ -493,6 +494,7 @@ def _content(delivery: abi.Delivery) -> WantedDelivery:
         packet_bytes_max=delivery.packet_bytes_max,
         room_bytes_max=delivery.room_bytes_max,
         leaves_whole=bool(delivery.leaves_whole),
+        leaves_ahead=bool(delivery.leaves_ahead),
         shortcut=Shortcut(delivery.port_ifindex, bytes(delivery.target_mac), bytes(delivery.source_mac))
         if delivery.port_ifindex
         else None,
