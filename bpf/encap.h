@@ -154,7 +154,7 @@ static __always_inline int take_tags(struct __sk_buff *skb, struct head *head, _
 	__be16 ethertype_be;
 
 	*tag_bytes = 0;
-	if (bpf_skb_load_bytes(skb, 0, head->ethernet, ETHERNET_BYTES))
+	if (read_ethernet(skb, head->ethernet))
 		return -1;
 	if (!skb->vlan_present)
 		return 0;
@@ -247,7 +247,7 @@ static __always_inline long wrap_whole(struct __sk_buff *skb, const struct deliv
 	if (to->family == 6)
 		return wrap_whole6(skb, to, flow_hash(headers));
 	__builtin_memset(&head, 0, sizeof(head));
-	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+	if (read_ethernet(skb, head.ethernet))
 		return -1;
 	write_link(&head.link, to, ETHERTYPE_IPV4);
 	write_outer(&head.outer, to, flow_hash(headers), skb->len);

@@ -148,7 +148,7 @@ static __noinline int wrap_whole6(struct __sk_buff *skb, const struct delivery *
 	struct head6 head;
 
 	__builtin_memset(&head, 0, sizeof(head));
-	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+	if (read_ethernet(skb, head.ethernet))
 		return -1;
 	write_link(&head.link, to, ETHERTYPE_IPV6);
 	write_outer6(&head.outer, to, hash, 0);

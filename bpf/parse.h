@@ -177,6 +177,19 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 offset, struc
 #define BE16_AT(bytes) (*(const __be16 *)(bytes))
 #define BE32_AT(bytes) (*(const __be32 *)(bytes))
 
+/* The first bytes of a frame, where they lie or by a call. 0 on success. */
+static __always_inline long read_ethernet(struct __sk_buff *skb, __u8 ethernet[ETHERNET_BYTES])
+{
+	const __u8 *frame = (const void *)(long)skb->data;
+
+	if (frame + ETHERNET_BYTES > (const __u8 *)(long)skb->data_end)
+		return bpf_skb_load_bytes(skb, 0, ethernet, ETHERNET_BYTES);
+	for (int at = 0; at < 12; at += 4)
+		*(__be32 *)(ethernet + at) = BE32_AT(frame + at);
+	*(__be16 *)(ethernet + 12) = BE16_AT(frame + 12);
+	return 0;
+}
+
 static __always_inline void copy_mac(struct headers *headers, const __u8 *frame)
 {
 	__builtin_memcpy(headers->destination_mac, frame, sizeof(headers->destination_mac));
@@ -234,8 +247,8 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct headers *h
 	return true;
 }
 
-/* headers must be zeroed. VLAN tags count whether the kernel has moved them into the metadata or not. */
-__noinline int parse(struct __sk_buff *skb, struct headers *headers)
+/* Any frame. VLAN tags count whether the kernel has moved them into the metadata or not. */
+__noinline int parse_any(struct __sk_buff *skb, struct headers *headers)
 {
 	__u32 offset = ETHERNET_BYTES, tags_left;
 	__u8 ethernet[ETHERNET_BYTES];
@@ -243,8 +256,6 @@ __noinline int parse(struct __sk_buff *skb, struct headers *headers)
 
 	if (!headers)
 		return PARSED_MALFORMED;
-	if (parse_plain(skb, headers))
-		return PARSED_IP;
 	if (bpf_skb_load_bytes(skb, 0, ethernet, sizeof(ethernet)))
 		return PARSED_MALFORMED;
 	copy_mac(headers, ethernet);
@@ -264,4 +275,10 @@ __noinline int parse(struct __sk_buff *skb, struct headers *headers)
 	if (ethertype_be == bpf_htons(ETHERTYPE_IPV6))
 		return parse_ipv6(skb, offset, headers);
 	return ethertype_be == bpf_htons(ETHERTYPE_ARP) ? PARSED_ARP : PARSED_NOT_IP;
+}
+
+/* headers must be zeroed. */
+static __always_inline int parse(struct __sk_buff *skb, struct headers *headers)
+{
+	return parse_plain(skb, headers) ? PARSED_IP : parse_any(skb, headers);
 }
