@@ -285,6 +285,10 @@ struct delivery {
 	__u32 retired_ledger_row;
 	__u32 leaves_whole;	/* every packet of its source has room, and the device it leaves by splits super-packets
 				 * and completes checksums: nothing is left to be done here */
+	__u32 leaves_ahead;	/* and it takes no place in a queue of this host on its way */
+	__u32 port_ifindex;	/* the target's device on this host, for the short way; 0: none */
+	__u8 target_mac[6];
+	__u8 source_mac[6];	/* from which the target's host sends to it: the bridge's */
 };
 
 /* How the copies of a session are known on the wire, whoever sends them. Each is there twice, once without its VNI. */
@@ -383,7 +387,7 @@ _Static_assert(sizeof(struct filter) == 24 + 32 * DIRECTION_COUNT * 2 * KINDS, "
 _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 40, "no holes");
 _Static_assert(sizeof(struct trace_request) == 112 && sizeof(struct trace_record) == 104, "no holes");
-_Static_assert(sizeof(struct delivery) == 112, "no holes");
+_Static_assert(sizeof(struct delivery) == 132, "no holes");
 _Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 40 * SESSIONS_MAX, "no holes");
 _Static_assert(sizeof(struct meter_name) == 32 && sizeof(struct meter_range) == 56, "no holes");
 _Static_assert(METER_RULES + RULES_MAX <= 0xffff, "16 bits in a flow");

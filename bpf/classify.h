@@ -170,13 +170,6 @@ __noinline int classify(const struct interface_policy *policy, __u32 direction, 
 	return 0;
 }
 
-__noinline int count_one(__u32 row, __u32 direction, __u32 verdict, const struct tally *wire)
-{
-	if (wire)
-		count_verdict(row, direction, verdict, wire);
-	return 0;
-}
-
 static __always_inline void count_rejection(const struct session_policy *session, const struct decision *decision,
 					    __u32 index, const struct tally *wire)
 {
@@ -192,29 +185,41 @@ static __always_inline void count_rejection(const struct session_policy *session
 	count_meter(session->meter, meter, wire);
 }
 
-/* Every session that was asked counts its verdict, and the rule that decided it. */
-__noinline int count_verdicts(const struct interface_policy *policy, const struct decision *decision, __u32 direction,
-			      const struct tally *wire)
+/* A session that was asked counts its verdict, and the rule that decided it. */
+static __always_inline void count_verdict_of(const struct session_policy *session, __u32 index,
+					     const struct decision *decision, __u32 direction, const struct tally *wire)
 {
-	const struct session_policy *session;
-	__u32 otherwise, taken_by;
+	__u32 otherwise = decision->amazon_dns ? VERDICT_SERVICE_NOT_ENABLED : VERDICT_NO_RULE_MATCHED;
+	__u32 rejected = decision->rejected >> index & 1;
 
+	if (index == decision->taken_by) {
+		count_verdict(session->ledger_row, direction, VERDICT_TAKEN, wire);
+		count_meter(session->meter, decision->meter, wire);
+		return;
+	}
+	count_verdict(session->ledger_row, direction, otherwise - rejected, wire);
+	if (rejected)
+		count_rejection(session, decision, index, wire);
+}
+
+/* Those behind the first. */
+__noinline int count_other_verdicts(const struct interface_policy *policy, const struct decision *decision,
+				    __u32 direction, const struct tally *wire)
+{
 	if (!policy || !decision || !wire)
 		return 0;
-	otherwise = decision->amazon_dns ? VERDICT_SERVICE_NOT_ENABLED : VERDICT_NO_RULE_MATCHED;
-	for (__u32 i = 0; i < SESSIONS_MAX && i < policy->session_count && i < decision->taken_by; i++) {
-		__u32 rejected = decision->rejected >> i & 1;
-
-		count_one(policy->sessions[i].ledger_row, direction, otherwise - rejected, wire);
-		if (rejected)
-			count_rejection(&policy->sessions[i], decision, i, wire);
-	}
-	taken_by = decision->taken_by;
-	keep_check(taken_by);
-	if (taken_by < SESSIONS_MAX) {
-		session = &policy->sessions[taken_by];
-		count_one(session->ledger_row, direction, VERDICT_TAKEN, wire);
-		count_meter(session->meter, decision->meter, wire);
-	}
+	for (__u32 i = 1; i < SESSIONS_MAX && i < policy->session_count && i <= decision->taken_by; i++)
+		count_verdict_of(&policy->sessions[i], i, decision, direction, wire);
 	return 0;
+}
+
+/* The first session, which most interfaces have as the only one, without a call. */
+static __always_inline void count_verdicts(const struct interface_policy *policy, const struct decision *decision,
+					   __u32 direction, const struct tally *wire)
+{
+	if (!policy->session_count)
+		return;
+	count_verdict_of(&policy->sessions[0], 0, decision, direction, wire);
+	if (decision->taken_by && policy->session_count > 1)
+		count_other_verdicts(policy, decision, direction, wire);
 }

@@ -116,8 +116,27 @@ static __noinline int shorten_copy(struct __sk_buff *skb, const void *outer, __u
 	return bpf_skb_store_bytes(skb, ETHERNET_BYTES + outer_bytes, inner, inner_bytes, 0);
 }
 
-/* What stands before the inner frame's IP header in the copy, and the outer headers before it. */
+/* The Ethernet header before all: as the short way has it (shortcut.h). On any other the kernel writes it anew when it
+ * knows the next hop; nobody's address is there until then, since bpf_redirect_neigh drops what is addressed to a
+ * group. */
+struct link {
+	__u8 target_mac[6];
+	__u8 source_mac[6];
+	__be16 ethertype_be;
+};
+_Static_assert(sizeof(struct link) == ETHERNET_BYTES, "as it goes onto the wire");
+
+static __always_inline void write_link(struct link *link, const struct delivery *to, __u16 ethertype)
+{
+	__builtin_memcpy(link->target_mac, to->target_mac, sizeof(link->target_mac));
+	__builtin_memcpy(link->source_mac, to->source_mac, sizeof(link->source_mac));
+	link->ethertype_be = bpf_htons(ethertype);
+}
+
+/* All that stands before the inner frame's IP header in the copy. */
 struct head {
+	__u8 padding[2];
+	struct link link;
 	struct outer outer;
 	__u8 ethernet[ETHERNET_BYTES + VLAN_TAGS_MAX * VLAN_BYTES];
 	__u8 reserved[2];
@@ -135,7 +154,7 @@ static __always_inline int take_tags(struct __sk_buff *skb, struct head *head, _
 	__be16 ethertype_be;
 
 	*tag_bytes = 0;
-	if (bpf_skb_load_bytes(skb, 0, head->ethernet, ETHERNET_BYTES))
+	if (read_ethernet(skb, head->ethernet))
 		return -1;
 	if (!skb->vlan_present)
 		return 0;
@@ -154,21 +173,15 @@ static __always_inline int take_tags(struct __sk_buff *skb, struct head *head, _
 	return 0;
 }
 
-/* The number of bytes is one that the verifier knows, so each case is a call of its own.
- *
- * What stays in front is the frame's own Ethernet header, which the kernel writes anew when it knows the next hop; but
- * bpf_redirect_neigh drops what is addressed to a group, so the copies of multicast and broadcast need another. */
+/* The number of bytes is one that the verifier knows, so each case is a call of its own. */
 static __always_inline long put_head(struct __sk_buff *skb, const struct head *head, __u32 ethernet_bytes,
 				     __u64 flags)
 {
-	const __u8 nobody[6] = {};
-
 	return bpf_skb_adjust_room(skb, OUTER_BYTES + ethernet_bytes, BPF_ADJ_ROOM_MAC,
 				   BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 					   BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ethernet_bytes) |
 					   flags) ||
-	       bpf_skb_store_bytes(skb, ETHERNET_BYTES, head, OUTER_BYTES + ethernet_bytes, 0) ||
-	       bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0);
+	       bpf_skb_store_bytes(skb, 0, &head->link, ETHERNET_BYTES + OUTER_BYTES + ethernet_bytes, 0);
 }
 
 /* How a frame was cut: what it has become as part of a copy, how much of this are tags, and cut_frame's excess. */
@@ -214,6 +227,7 @@ static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const stru
 
 		return encapsulate6(skb, to, head.ethernet, flow_hash(headers), &cut) ? 0 : inner_bytes;
 	}
+	write_link(&head.link, to, ETHERTYPE_IPV4);
 	write_outer(&head.outer, to, flow_hash(headers), inner_bytes);
 	if (tag_bytes == 0 ? put_head(skb, &head, ETHERNET_BYTES, 0) :
 	    tag_bytes == VLAN_BYTES ? put_head(skb, &head, ETHERNET_BYTES + VLAN_BYTES, 0) :
@@ -228,17 +242,16 @@ static __always_inline __u32 encapsulate_frame(struct __sk_buff *skb, const stru
  * checksums of their own. 0 on success; the frame is as it was where the kernel refuses (a tunnel of the sender's own). */
 static __always_inline long wrap_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
 {
-	__be16 ethertype_be = bpf_htons(ETHERTYPE_IPV4);
 	struct head head;
 
 	if (to->family == 6)
 		return wrap_whole6(skb, to, flow_hash(headers));
 	__builtin_memset(&head, 0, sizeof(head));
-	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+	if (read_ethernet(skb, head.ethernet))
 		return -1;
+	write_link(&head.link, to, ETHERTYPE_IPV4);
 	write_outer(&head.outer, to, flow_hash(headers), skb->len);
-	return put_head(skb, &head, ETHERNET_BYTES, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	       bpf_skb_store_bytes(skb, ETHERNET_BYTES - 2, &ethertype_be, 2, 0);
+	return put_head(skb, &head, ETHERNET_BYTES, BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
 /* The kernel numbers the packets that it splits; AWS's copies have no id (spec 1.12). */

@@ -27,6 +27,8 @@ struct outer6 {
 _Static_assert(sizeof(struct outer6) == OUTER6_BYTES, "as it goes onto the wire");
 
 struct head6 {
+	__u8 padding[2];
+	struct link link;
 	struct outer6 outer;
 	__u8 ethernet[ETHERNET_BYTES + VLAN_TAGS_MAX * VLAN_BYTES];
 	__u8 reserved[2];
@@ -112,14 +114,11 @@ static __noinline int complete_outer6(struct __sk_buff *skb)
 static __always_inline long put_head6(struct __sk_buff *skb, const struct head6 *head, __u32 ethernet_bytes,
 				      __u64 flags)
 {
-	const __u8 nobody[6] = {};
-
 	return bpf_skb_adjust_room(skb, OUTER6_BYTES + ethernet_bytes, BPF_ADJ_ROOM_MAC,
 				   BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 					   BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(ethernet_bytes) |
 					   flags) ||
-	       bpf_skb_store_bytes(skb, ETHERNET_BYTES, head, OUTER6_BYTES + ethernet_bytes, 0) ||
-	       bpf_skb_store_bytes(skb, 0, nobody, sizeof(nobody), 0);
+	       bpf_skb_store_bytes(skb, 0, &head->link, ETHERNET_BYTES + OUTER6_BYTES + ethernet_bytes, 0);
 }
 
 /* The outer headers before a frame that is as long as its copy will be, or excess_bytes longer (cut_frame). ethernet: of
@@ -129,6 +128,7 @@ static __noinline int encapsulate6(struct __sk_buff *skb, const struct delivery 
 {
 	struct head6 head;
 
+	write_link(&head.link, to, ETHERTYPE_IPV6);
 	write_outer6(&head.outer, to, hash, cut->inner_bytes);
 	__builtin_memcpy(head.ethernet, ethernet, sizeof(head.ethernet));
 	if (cut->tag_bytes == 0 ? put_head6(skb, &head, ETHERNET_BYTES, 0) :
@@ -145,13 +145,12 @@ static __noinline int encapsulate6(struct __sk_buff *skb, const struct delivery 
  * its own at the far end of the hop before which it was split. */
 static __noinline int wrap_whole6(struct __sk_buff *skb, const struct delivery *to, __u32 hash)
 {
-	__be16 ethertype_be = bpf_htons(ETHERTYPE_IPV6);
 	struct head6 head;
 
 	__builtin_memset(&head, 0, sizeof(head));
-	if (bpf_skb_load_bytes(skb, 0, head.ethernet, ETHERNET_BYTES))
+	if (read_ethernet(skb, head.ethernet))
 		return -1;
+	write_link(&head.link, to, ETHERTYPE_IPV6);
 	write_outer6(&head.outer, to, hash, 0);
-	return put_head6(skb, &head, ETHERNET_BYTES, BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	       bpf_skb_store_bytes(skb, ETHERNET_BYTES - 2, &ethertype_be, 2, 0);
+	return put_head6(skb, &head, ETHERNET_BYTES, BPF_F_ADJ_ROOM_FIXED_GSO);
 }

@@ -3,7 +3,7 @@
  * when their way changes.
  *
  *   small traffic         hook → finishing hop → wire
- *   with super-packets    hook → wrapping hop → wire, or → splitting hop → wire
+ *   with super-packets    hook → wire, or → wrapping hop → wire, or → wrapping hop → splitting hop → wire
  *
  * The finishing hop is polled after production; on the others copies wait in line with it (the backlog of the CPU). A
  * copy that the kernel can finish on the way out leaves behind the wrapping hop, the others cross the splitting hop. A

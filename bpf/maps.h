@@ -3,6 +3,7 @@
 #pragma once
 
 #define FILTER_SLACK_BYTES 512
+#define NEAR_INTERFACES 65536
 #define FLOWS_A_BLOCK 256	/* an element of a per-CPU array has at most 32 KiB */
 #define FLOW_BLOCKS 16
 #define TRACE_RING_BYTES 262144
@@ -43,14 +44,22 @@ struct policy_map {
 	__type(value, struct interface_policy);
 };
 
-/* By ifindex. A policy is replaced as a whole, by the pointer to its inner map; the kernel waits for every program
- * that still reads the old one (maybe_wait_bpf_programs) before the update returns. */
+/* By ifindex, below NEAR_INTERFACES. A policy is replaced as a whole, by the pointer to its inner map; the kernel waits for
+ * every program that still reads the old one (maybe_wait_bpf_programs) before the update returns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, NEAR_INTERFACES);
+	__type(key, __u32);
+	__array(values, struct policy_map);
+} interfaces SEC(".maps");
+
+/* By ifindex, from there on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
 	__uint(max_entries, INTERFACES_MAX);
 	__type(key, __u32);
 	__array(values, struct policy_map);
-} interfaces SEC(".maps");
+} far_interfaces SEC(".maps");
 
 /* All filters, side by side, each in cells of its own (abi.h, struct filter). One value, so that a program reads it
  * without a look-up for each node; the agent writes it through mmap. The bytes behind the last cell are never used:
@@ -160,6 +169,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct passage);
 } passages SEC(".maps");
+
+/* When the agent last looked at devices, routes and neighbours, in ns of the monotonic clock. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} agent_looked SEC(".maps");
 
 /* Frames that reach a hop and are no copy of ours. */
 struct {

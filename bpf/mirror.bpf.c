@@ -32,6 +32,7 @@
 #include "encap.h"
 #include "encap6.h"
 #include "hops.h"
+#include "shortcut.h"
 #include "trace.h"
 #include "home.h"
 #include "probe.h"
@@ -45,12 +46,25 @@ static const enum interface_outcome abi_outcome __attribute__((used));
 static const enum verdict abi_verdict __attribute__((used));
 static const enum stage abi_stage __attribute__((used));
 
+static __noinline const struct interface_policy *far_policy(__u32 ifindex)
+{
+	void *policy = bpf_map_lookup_elem(&far_interfaces, &ifindex);
+	__u32 first = 0;
+
+	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
+}
+
 static __always_inline const struct interface_policy *policy_of(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex, first = 0;
-	void *policy = bpf_map_lookup_elem(&interfaces, &ifindex);
+	void *policy;
 
-	return policy && is_at_home(skb) ? bpf_map_lookup_elem(policy, &first) : NULL;
+	if (!is_at_home(skb))
+		return NULL;
+	if (ifindex >= NEAR_INTERFACES)
+		return far_policy(ifindex);
+	policy = bpf_map_lookup_elem(&interfaces, &ifindex);
+	return policy ? bpf_map_lookup_elem(policy, &first) : NULL;
 }
 
 /* Returns where the copy has come to; what is cloned is on its way to be STAGE_SENT. */
@@ -86,12 +100,37 @@ static __always_inline __u32 clone_into_hop(struct __sk_buff *skb, const struct 
 	return STAGE_CLONE_FAILED;
 }
 
-/* Offers the packet to the sessions; at most one takes it. */
+/* Why no session is asked about an IP packet; OUTCOME_COUNT where they are. */
+static __always_inline __u32 kept_from_sessions(struct __sk_buff *skb, const struct interface_policy *policy,
+						const struct headers *headers, struct refusal *refusal)
+{
+	if (is_never_mirrored(policy->exclusion_slot, headers))
+		return OUTCOME_NEVER_MIRRORED;
+	if (may_be_copy_on_the_wire(headers) && is_copy_on_the_wire(skb, headers))
+		return OUTCOME_OWN_COPY;
+	if (may_be_error_about_a_copy(headers))
+		refusal->error = error_about_a_copy(skb, headers, &refusal->ledger_row);
+	return refusal->error ? OUTCOME_TARGET_REFUSED : OUTCOME_COUNT;
+}
+
+/* Offers an IP packet to the sessions; at most one takes it. What is remembered of a flow also says that it is not kept
+ * from them, but for what depends on more than the flow. */
 static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, const struct tally *wire, bool traced,
-				   struct decision *decision, __u32 *stage)
+				   struct decision *decision, struct refusal *refusal, __u32 *stage)
 {
-	decide_all(policy, direction, headers, decision);
+	bool remembered = is_remembered(policy, direction, headers, decision);
+	__u32 kept;
+
+	if (!remembered || may_be_copy_on_the_wire(headers) || may_be_error_about_a_copy(headers)) {
+		kept = kept_from_sessions(skb, policy, headers, refusal);
+		if (kept != OUTCOME_COUNT) {
+			decided(decision);
+			return kept;
+		}
+	}
+	if (!remembered)
+		decide_anew(policy, direction, headers, decision);
 	count_verdicts(policy, decision, direction, wire);
 	decided(decision);
 	if (decision->taken_by >= SESSIONS_MAX)
@@ -118,10 +157,11 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 	const struct interface_policy *policy = policy_of(skb);
 	struct headers headers = {};
 	struct decision decision = { .taken_by = SESSIONS_MAX };
-	__u32 direction, outcome, refused_row = 0, stage = STAGE_COUNT;
+	struct refusal refusal = { .error = ABOUT_NO_COPY };
+	__u32 direction, outcome, stage = STAGE_COUNT;
 	struct tally wire;
 	bool traced;
-	int parsed, error = ABOUT_NO_COPY;
+	int parsed;
 
 	if (!policy)
 		return TCX_NEXT;
@@ -140,22 +180,15 @@ static __always_inline int mirror(struct __sk_buff *skb, bool at_ingress)
 		outcome = OUTCOME_NOT_IP;
 	else if (parsed == PARSED_MALFORMED)
 		outcome = OUTCOME_MALFORMED;
-	else if (is_never_mirrored(policy->exclusion_slot, &headers))
-		outcome = OUTCOME_NEVER_MIRRORED;
-	else if (may_be_copy_on_the_wire(&headers) && is_copy_on_the_wire(skb, &headers))
-		outcome = OUTCOME_OWN_COPY;
-	else if (may_be_error_about_a_copy(&headers) &&
-		 (error = error_about_a_copy(skb, &headers, &refused_row)))
-		outcome = OUTCOME_TARGET_REFUSED;
 	else
-		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &stage);
+		outcome = offer(skb, policy, direction, &headers, &wire, traced, &decision, &refusal, &stage);
 
 	count_outcome(policy->ledger_row, direction, outcome, &wire, skb->len);
 	if (traced)
 		trace_decision(policy, &headers, &decision, &wire, direction | outcome << 8 | stage << 16);
 	if (outcome == OUTCOME_TARGET_REFUSED && direction == DIRECTION_INGRESS) {
-		count_stage(refused_row, direction, STAGE_TARGET_REFUSED, &wire);
-		if (error == IS_ABOUT_A_COPY)
+		count_stage(refusal.ledger_row, direction, STAGE_TARGET_REFUSED, &wire);
+		if (refusal.error == IS_ABOUT_A_COPY)
 			return TCX_DROP; /* the source has sent nothing that it could be about */
 	}
 	return TCX_NEXT; /* a mirror never decides the fate of a packet of production */
@@ -234,6 +267,7 @@ static __always_inline int fail(struct __sk_buff *skb, const struct delivery *to
 static __always_inline int send_packet(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers)
 {
 	__u32 direction = direction_of(skb), stage = STAGE_SENT, inner_bytes;
+	int sent_short;
 	struct tally wire = { .packets = 1, .bytes = skb->len + (skb->vlan_present ? VLAN_BYTES : 0) };
 	struct tally sent = { .packets = 1 };
 
@@ -249,7 +283,8 @@ static __always_inline int send_packet(struct __sk_buff *skb, const struct deliv
 	}
 	if (skb->mark & MARK_TRACED)
 		trace_sent_copy(skb, stage, flow_hash(headers), &wire, inner_bytes);
-	return send_to(to);
+	sent_short = send_short(to);
+	return sent_short < 0 ? send_to(to) : sent_short;
 }
 
 /* A super-packet each of whose segments has room at the target gets its outer headers here, once; the kernel repeats
@@ -275,6 +310,36 @@ static __always_inline bool is_wrapped_whole(struct __sk_buff *skb, const struct
 	return leaves && !skb->vlan_present && skb->len <= to->room_bytes_max;
 }
 
+static __always_inline int send_whole(struct __sk_buff *skb, const struct delivery *to, const struct headers *headers,
+				      const struct tally *wire)
+{
+	count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), wire);
+	if (skb->mark & MARK_TRACED)
+		trace_sent_copy(skb, STAGE_SENT, flow_hash(headers), wire, wire->bytes);
+	return send_to(to);
+}
+
+/* Before the wrapping hop: what may leave whole, by a card, leaves from here, and waits nowhere. All else enters the hop,
+ * and counts as waiting until it has left it, so that nothing overtakes it. */
+SEC("tc")
+int leave_ahead(struct __sk_buff *skb)
+{
+	__u32 slot = skb->mark & MARK_SLOT_MASK;
+	const struct delivery *to = bpf_map_lookup_elem(&deliveries, &slot);
+	struct headers headers = {};
+	struct tally wire;
+
+	if (to && to->leaves_ahead && (skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && !(skb->mark & MARK_PROBE) &&
+	    (skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK) == to->generation &&
+	    !passes_finishing_hop(slot) && parse(skb, &headers) == PARSED_IP) {
+		measure(skb, &headers, &wire);
+		if (is_wrapped_whole(skb, to, &headers, true) && !wrap_whole(skb, to, &headers))
+			return send_whole(skb, to, &headers, &wire);
+	}
+	enter_finishing_hop(1);
+	return TCX_NEXT;
+}
+
 /* At the far end of the wrapping hop. */
 SEC("tc")
 int wrap(struct __sk_buff *skb)
@@ -285,6 +350,7 @@ int wrap(struct __sk_buff *skb)
 	const struct lane *lane;
 	bool queues, leaves;
 
+	leave_finishing_hop();
 	if (!to)
 		return TCX_DROP;
 	if (parse(skb, &headers) != PARSED_IP)
@@ -297,12 +363,8 @@ int wrap(struct __sk_buff *skb)
 	if (!lane)
 		return fail(skb, to, &wire);
 	if (is_wrapped_whole(skb, to, &headers, leaves) && !wrap_whole(skb, to, &headers)) {
-		if (leaves) {
-			count_stage(to->ledger_row, direction_of(skb), stage_of(skb, STAGE_SENT), &wire);
-			if (skb->mark & MARK_TRACED)
-				trace_sent_copy(skb, STAGE_SENT, flow_hash(&headers), &wire, wire.bytes);
-			return send_to(to);
-		}
+		if (leaves)
+			return send_whole(skb, to, &headers, &wire);
 		skb->mark |= MARK_WRAPPED;
 	}
 	if (!queues)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* A frame's headers, as far as a filter can ask for them. src/pktmirror/packet/headers.py says the same in Python.
  *
- * Reads by bpf_skb_load_bytes only: the production packet's buffer is never pulled or written.
+ * Nothing here pulls or writes the production packet's buffer: what lies in its linear part is read there, the rest by
+ * bpf_skb_load_bytes.
  *
  * A function that is not static is verified by itself, once, instead of once for each path that leads to it; the
  * price is that the verifier wants a check of each pointer argument. This holds for all of bpf/.
@@ -167,120 +168,98 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 offset, struc
 	return PARSED_MALFORMED;
 }
 
-/* What most frames begin with: Ethernet, IPv4 without options, and ports or an ICMP type. One load instead of three; the
- * two bytes in front put the addresses where they are read and written as one word. */
-#define PLAIN_PADDING_BYTES 2
+/* What most frames are: Ethernet, IPv4 without options or IPv6 without extension headers, and ports or an ICMP type, all
+ * in the linear part of the buffer. Read where it lies: a helper's call costs more than all of this. Such an address may
+ * have any alignment, as with all programs for the CPUs whose kernel lays packets out so (NET_IP_ALIGN 0). */
+#define PLAIN_IPV4_BYTES (ETHERNET_BYTES + 20 + 4)
+#define PLAIN_IPV6_BYTES (ETHERNET_BYTES + 40 + 4)
 
-struct plain_ipv4 {
-	__u8 padding[PLAIN_PADDING_BYTES];
-	__u8 destination_mac[6];
-	__u8 source_mac[6];
-	__be16 ethertype_be;
-	__u8 version_ihl;
-	__u8 tos;
-	__be16 total_bytes_be;
-	__be16 id_be;
-	__be16 fragment_be;
-	__u8 ttl;
-	__u8 protocol;
-	__sum16 checksum;
-	__be32 source_be;
-	__be32 destination_be;
-	__be16 ports_be[2];
-};
-_Static_assert(sizeof(struct plain_ipv4) == PLAIN_PADDING_BYTES + ETHERNET_BYTES + 20 + 4, "as it is on the wire");
+#define BE16_AT(bytes) (*(const __be16 *)(bytes))
+#define BE32_AT(bytes) (*(const __be32 *)(bytes))
 
-/* The same of IPv6 without extension headers, from the IPv6 header on. */
-struct plain_ipv6 {
-	__u8 version_class;
-	__u8 class_label[3];
-	__be16 payload_bytes_be;
-	__u8 next_header;
-	__u8 hop_limit;
-	__be32 source_be[4];
-	__be32 destination_be[4];
-	__be16 ports_be[2];
-};
-_Static_assert(sizeof(struct plain_ipv6) == 40 + 4, "as it is on the wire");
-
-static __always_inline int parse_plain_ipv4(const struct plain_ipv4 *plain, struct headers *headers)
+/* The first bytes of a frame, where they lie or by a call. 0 on success. */
+static __always_inline long read_ethernet(struct __sk_buff *skb, __u8 ethernet[ETHERNET_BYTES])
 {
-	__u16 fragment = bpf_ntohs(plain->fragment_be) & 0x3fff;	/* more fragments, and the offset */
+	const __u8 *frame = (const void *)(long)skb->data;
 
-	headers->family = 4;
-	headers->protocol = plain->protocol;
-	headers->source_be[0] = plain->source_be;
-	headers->destination_be[0] = plain->destination_be;
-	headers->is_fragment = fragment != 0;
-	headers->is_later_fragment = (fragment & 0x1fff) != 0;
-	headers->l4_offset = ETHERNET_BYTES + 20;
-	if (headers->is_later_fragment)
-		return PARSED_IP;
-	switch (plain->protocol) {
-	case PROTOCOL_TCP:
-	case PROTOCOL_UDP:
-	case PROTOCOL_SCTP:
-		headers->source_port = bpf_ntohs(plain->ports_be[0]);
-		headers->destination_port = bpf_ntohs(plain->ports_be[1]);
+	if (frame + ETHERNET_BYTES > (const __u8 *)(long)skb->data_end)
+		return bpf_skb_load_bytes(skb, 0, ethernet, ETHERNET_BYTES);
+	for (int at = 0; at < 12; at += 4)
+		*(__be32 *)(ethernet + at) = BE32_AT(frame + at);
+	*(__be16 *)(ethernet + 12) = BE16_AT(frame + 12);
+	return 0;
+}
+
+static __always_inline void copy_mac(struct headers *headers, const __u8 *frame)
+{
+	__builtin_memcpy(headers->destination_mac, frame, sizeof(headers->destination_mac));
+}
+
+/* What stands behind the IP header. */
+static __always_inline void take_plain_ports(const __u8 *l4, struct headers *headers)
+{
+	if (headers->protocol == PROTOCOL_ICMP || headers->protocol == PROTOCOL_ICMPV6) {
+		headers->icmp_type = l4[0];
+		headers->has_icmp_type = 1;
+	} else if (headers->protocol == PROTOCOL_TCP || headers->protocol == PROTOCOL_UDP ||
+		   headers->protocol == PROTOCOL_SCTP) {
+		headers->source_port = bpf_ntohs(BE16_AT(l4));
+		headers->destination_port = bpf_ntohs(BE16_AT(l4 + 2));
 		headers->has_ports = 1;
-		break;
-	case PROTOCOL_ICMP:
-	case PROTOCOL_ICMPV6:
-		headers->icmp_type = *(const __u8 *)plain->ports_be;
-		headers->has_icmp_type = 1;
-		break;
 	}
-	return PARSED_IP;
 }
 
-static __always_inline int parse_plain_ipv6(const struct plain_ipv6 *plain, struct headers *headers)
+/* Whether it was such a frame; headers are complete then, and untouched otherwise. */
+static __always_inline bool parse_plain(struct __sk_buff *skb, struct headers *headers)
 {
+	const __u8 *frame = (const void *)(long)skb->data, *end = (const void *)(long)skb->data_end;
+	const __u8 *ip = frame + ETHERNET_BYTES;
+	__u16 fragment;
+
+	if (frame + PLAIN_IPV4_BYTES > end)
+		return false;
+	if (BE16_AT(frame + 12) == bpf_htons(ETHERTYPE_IPV4) && ip[0] == 0x45) {
+		copy_mac(headers, frame);
+		fragment = bpf_ntohs(BE16_AT(ip + 6)) & 0x3fff;	/* more fragments, and the offset */
+		headers->family = 4;
+		headers->protocol = ip[9];
+		headers->source_be[0] = BE32_AT(ip + 12);
+		headers->destination_be[0] = BE32_AT(ip + 16);
+		headers->l4_offset = ETHERNET_BYTES + 20;
+		headers->is_fragment = fragment != 0;
+		headers->is_later_fragment = (fragment & 0x1fff) != 0;
+		if (!headers->is_later_fragment)
+			take_plain_ports(ip + 20, headers);
+		return true;
+	}
+	if (BE16_AT(frame + 12) != bpf_htons(ETHERTYPE_IPV6) || frame + PLAIN_IPV6_BYTES > end || ip[0] >> 4 != 6 ||
+	    (ip[6] != PROTOCOL_TCP && ip[6] != PROTOCOL_UDP && ip[6] != PROTOCOL_ICMPV6))
+		return false;
+	copy_mac(headers, frame);
 	headers->family = 6;
-	headers->protocol = plain->next_header;
-	__builtin_memcpy(headers->source_be, plain->source_be, sizeof(plain->source_be));
-	__builtin_memcpy(headers->destination_be, plain->destination_be, sizeof(plain->destination_be));
-	headers->l4_offset = ETHERNET_BYTES + 40;
-	if (plain->next_header == PROTOCOL_ICMPV6) {
-		headers->icmp_type = *(const __u8 *)plain->ports_be;
-		headers->has_icmp_type = 1;
-		return PARSED_IP;
+	headers->protocol = ip[6];
+	for (int i = 0; i < 4; i++) {
+		headers->source_be[i] = BE32_AT(ip + 8 + 4 * i);
+		headers->destination_be[i] = BE32_AT(ip + 24 + 4 * i);
 	}
-	headers->source_port = bpf_ntohs(plain->ports_be[0]);
-	headers->destination_port = bpf_ntohs(plain->ports_be[1]);
-	headers->has_ports = 1;
-	return PARSED_IP;
+	headers->l4_offset = ETHERNET_BYTES + 40;
+	take_plain_ports(ip + 40, headers);
+	return true;
 }
 
-static __always_inline bool is_plain_ipv6(const struct plain_ipv6 *plain)
+/* Any frame. VLAN tags count whether the kernel has moved them into the metadata or not. */
+__noinline int parse_any(struct __sk_buff *skb, struct headers *headers)
 {
-	return plain->version_class >> 4 == 6 &&
-	       (plain->next_header == PROTOCOL_TCP || plain->next_header == PROTOCOL_UDP ||
-		plain->next_header == PROTOCOL_ICMPV6);
-}
-
-/* headers must be zeroed. VLAN tags count whether the kernel has moved them into the metadata or not. */
-__noinline int parse(struct __sk_buff *skb, struct headers *headers)
-{
-	struct plain_ipv4 first;
-	struct plain_ipv6 plain;
 	__u32 offset = ETHERNET_BYTES, tags_left;
+	__u8 ethernet[ETHERNET_BYTES];
 	__be16 ethertype_be;
 
 	if (!headers)
 		return PARSED_MALFORMED;
-	if (!bpf_skb_load_bytes(skb, 0, first.destination_mac, sizeof(first) - PLAIN_PADDING_BYTES)) {
-		__builtin_memcpy(headers->destination_mac, first.destination_mac, 6);
-		if (first.ethertype_be == bpf_htons(ETHERTYPE_IPV4) && first.version_ihl == 0x45)
-			return parse_plain_ipv4(&first, headers);
-		if (first.ethertype_be == bpf_htons(ETHERTYPE_IPV6) &&
-		    !bpf_skb_load_bytes(skb, ETHERNET_BYTES, &plain, sizeof(plain)) && is_plain_ipv6(&plain))
-			return parse_plain_ipv6(&plain, headers);
-	} else if (bpf_skb_load_bytes(skb, 0, first.destination_mac, ETHERNET_BYTES)) {
+	if (bpf_skb_load_bytes(skb, 0, ethernet, sizeof(ethernet)))
 		return PARSED_MALFORMED;
-	} else {
-		__builtin_memcpy(headers->destination_mac, first.destination_mac, 6);
-	}
-	ethertype_be = first.ethertype_be;
+	copy_mac(headers, ethernet);
+	__builtin_memcpy(&ethertype_be, ethernet + 12, sizeof(ethertype_be));
 	tags_left = skb->vlan_present ? VLAN_TAGS_MAX - 1 : VLAN_TAGS_MAX;
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
 		if (!tags_left ||
@@ -296,4 +275,10 @@ __noinline int parse(struct __sk_buff *skb, struct headers *headers)
 	if (ethertype_be == bpf_htons(ETHERTYPE_IPV6))
 		return parse_ipv6(skb, offset, headers);
 	return ethertype_be == bpf_htons(ETHERTYPE_ARP) ? PARSED_ARP : PARSED_NOT_IP;
+}
+
+/* headers must be zeroed. */
+static __always_inline int parse(struct __sk_buff *skb, struct headers *headers)
+{
+	return parse_plain(skb, headers) ? PARSED_IP : parse_any(skb, headers);
 }

@@ -96,17 +96,15 @@ static __always_inline void remember(struct flow *flow, const struct interface_p
 	flow->rejection = decision->rejection;
 }
 
-/* As `classify`, from memory where it can. What is held then is let go by `decided`. */
-__noinline int decide_all(const struct interface_policy *policy, __u32 direction, const struct headers *headers,
-			  struct decision *decision)
+/* As `classify`, and remembered. What is held then is let go by `decided`. */
+__noinline int decide_anew(const struct interface_policy *policy, __u32 direction, const struct headers *headers,
+			   struct decision *decision)
 {
 	struct flow *flow;
 
 	if (!policy || !headers || !decision)
 		return 0;
 	flow = policy->generation ? flow_of(policy, headers, decision) : NULL;
-	if (flow && recall(flow, policy, direction, headers, decision))
-		return 0;
 	decision->is_held = flow && hold(flow, *(volatile __u32 *)&flow->sequence);
 	if (!decision->is_held)
 		decision->flow_block = FLOW_BLOCKS;
@@ -119,6 +117,15 @@ __noinline int decide_all(const struct interface_policy *policy, __u32 direction
 		decision->is_held = false;
 	}
 	return 0;
+}
+
+/* Whether the decision is one that was remembered. What is held then is let go by `decided`. */
+static __always_inline bool is_remembered(const struct interface_policy *policy, __u32 direction,
+					  const struct headers *headers, struct decision *decision)
+{
+	struct flow *flow = policy->generation ? flow_of(policy, headers, decision) : NULL;
+
+	return flow && recall(flow, policy, direction, headers, decision);
 }
 
 /* Nobody asks any more what a decision says of rejections. */

@@ -120,8 +120,13 @@ static __always_inline __u32 read_quoted6(struct __sk_buff *skb, __u32 offset, s
 }
 
 /* An ICMP error about one of our copies (spec 5.17). A router need not quote more than the UDP header (RFC 792): then it
- * may as well be about something that the source sent to the same port itself. ledger_row is that of the session. */
+ * may as well be about something that the source sent to the same port itself. */
 enum error_about_a_copy { ABOUT_NO_COPY, MAY_BE_ABOUT_A_COPY, IS_ABOUT_A_COPY };
+
+struct refusal {
+	int error;
+	__u32 ledger_row;	/* of the session whose copy it is about */
+};
 
 __noinline int error_about_a_copy(struct __sk_buff *skb, const struct headers *headers, __u32 *ledger_row)
 {

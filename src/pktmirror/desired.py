@@ -104,6 +104,7 @@ class Underlay(msgspec.Struct, frozen=True, kw_only=True):
     mtu_max: int | None = None  # None: the route's or device's MTU
     outer_source: OuterSource = OuterSource.ENI
     segmentation: Segmentation = Segmentation.AUTO
+    shortcut: bool = False  # copies to a target on the source's host go past its bridge (docs/decisions/0021)
     family: int | None = None  # of the outer headers, where the operator has chosen; what came of it is in Destination
 
 

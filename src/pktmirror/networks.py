@@ -13,6 +13,7 @@ AWS knows these of a VPC; on a network of one's own they are declared in ``netwo
     mtu_max = 9000
     outer_source = "eni"                            # or "host": the address of the route by which they leave
     segmentation = "auto"                           # or who splits super-packets: "host", "underlay"
+    shortcut = false                                # or true: copies to a target on the same host go past its bridge
     family = 4                                      # or 6; by default IPv4 where both ends have it, else IPv6
 
     [[vpc.subnet]]
@@ -59,6 +60,7 @@ class UnderlayDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     mtu_max: int | None = None
     outer_source: str = OuterSource.ENI.value
     segmentation: str = Segmentation.AUTO.value
+    shortcut: bool = False
     family: int | None = None
 
 

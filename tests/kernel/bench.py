@@ -49,7 +49,8 @@ TCX_NEXT, TCX_DROP = -1, 2
 LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
-    *("interfaces", "filters", "exclusions", "deliveries", "streams", "session_buckets", "cpu_bucket", "hop_lanes"),
+    *("interfaces", "far_interfaces", "filters", "exclusions", "deliveries", "streams"),
+    *("session_buckets", "cpu_bucket", "hop_lanes"),
     *("session_ledger", "interface_ledger", "strays", "home", "meters", "meter_notes", "meter_ranges"),
 )
 _FIRST = bytes(4)
@@ -166,11 +167,13 @@ class Bench:
         was = self._maps["home"].get(_FIRST)
         assert was is not None
         self._maps["home"].put(_FIRST, netns_cookie.to_bytes(8, "little"))
-        self._maps["interfaces"].put(_key(ifindex), _key(self._policy.fd))
+        near = self._maps["interfaces"]
+        interfaces = near if ifindex < near.entries_max else self._maps["far_interfaces"]
+        interfaces.put(_key(ifindex), _key(self._policy.fd))
         try:
             yield
         finally:
-            self._maps["interfaces"].delete(_key(ifindex))
+            interfaces.delete(_key(ifindex))
             self._maps["home"].put(_FIRST, was)
 
     def counted_by(self, send: Callable[[], object]) -> Counted:

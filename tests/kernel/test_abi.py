@@ -187,7 +187,8 @@ def test_the_maps_hold_what_the_plan_counts_with(loaded: bpf.Object) -> None:
         assert filters.entries_max == 1
         assert filters.value_bytes >= capacity.filter_cells * abi.CELL_BYTES + ctypes.sizeof(abi.FilterEntry)
     expected = {
-        "interfaces": (capacity.interfaces, 4),
+        "interfaces": (65536, 4),
+        "far_interfaces": (capacity.interfaces, 4),
         "exclusions": (capacity.exclusions, ctypes.sizeof(abi.ExclusionTable)),
         "deliveries": (capacity.deliveries, ctypes.sizeof(abi.Delivery)),
         "streams": (capacity.streams, 4),

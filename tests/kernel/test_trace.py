@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pktmirror.agent import abi
+from pktmirror.agent.policies import Policies
 from pktmirror.agent.tracer import KernelTrace
 from pktmirror.agent.traces import Policy, packet, request
 from pktmirror.desired import DesiredSession, Destination
@@ -57,9 +58,9 @@ class Trace:
     """A trace of the bench's interface; its maps are those of the loaded object."""
 
     def __init__(self, loaded: bpf.Object) -> None:
-        names = ("trace", "trace_state", "trace_ring", "interfaces")
+        names = ("trace", "trace_state", "trace_ring", "interfaces", "far_interfaces")
         self.maps = [loaded.map(name) for name in names]
-        self.kernel = KernelTrace(*self.maps)
+        self.kernel = KernelTrace(*self.maps[:3], Policies(*self.maps[3:]))
         self._number = 0
 
     def begin(

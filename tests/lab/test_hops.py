@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pktmirror.agent.apply import hop_prefix
+from pktmirror.desired import Underlay
 from pktmirror.lab import Lab, Topology
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import TCP, UDP, Direction
 from pktmirror.model.ledger import Stage
+from pktmirror.model.underlay import Segmentation
 from pktmirror.packet.headers import Headers, parse
 from tests.lab.mirror import WITHIN_S, Mirror, Session, accepting
 from tests.lab.topologies import VPC
@@ -75,9 +77,11 @@ def neighbour_is_known(mirror: Mirror, place: str) -> bool:
     return mirror.mac(place) in shown.stdout
 
 
-def test_a_flow_of_large_and_small_packets_stays_in_order(lab: Build) -> None:
+@pytest.mark.parametrize("segmentation", [Segmentation.AUTO, Segmentation.UNDERLAY])
+def test_a_flow_of_large_and_small_packets_stays_in_order(lab: Build, segmentation: Segmentation) -> None:
     writes = [b"x" * size for size in (1, 60_000, 7, 1448, 30_000, 3, 3, 64_000) * 25]
     with Mirror(lab(VPC)) as mirror:
+        mirror.underlay = Underlay(segmentation=segmentation)
         mirror.mirror({"web": [Session("monitor", filter=accepting(TCP, directions=[EGRESS]))]})
         with mirror.tap("web") as tap:
             send_by_turns(mirror, writes)

@@ -104,8 +104,8 @@ def test_a_transfer_with_offload_is_mirrored_as_the_packets_on_the_wire(
 
 @pytest.mark.parametrize(
     ("segmentation", "leave_whole"),
-    [(Segmentation.AUTO, True), (Segmentation.HOST, False)],
-    ids=["by the bridge that they leave by", "here, as the operator wants it"],
+    [(Segmentation.AUTO, True), (Segmentation.HOST, False), (Segmentation.UNDERLAY, True)],
+    ids=["by the bridge that they leave by", "here, as the operator wants it", "before they wait, as behind a card"],
 )
 def test_copies_are_the_same_whoever_splits_them(lab: Build, segmentation: Segmentation, leave_whole: bool) -> None:
     """The kernel counts up the outer identification of what was one super-packet: so one sees where it was split."""

@@ -278,6 +278,10 @@ class Delivery(ctypes.Structure):
         ("retired_generation", ctypes.c_uint32),
         ("retired_ledger_row", ctypes.c_uint32),
         ("leaves_whole", ctypes.c_uint32),
+        ("leaves_ahead", ctypes.c_uint32),
+        ("port_ifindex", ctypes.c_uint32),
+        ("target_mac", ctypes.c_uint8 * 6),
+        ("source_mac", ctypes.c_uint8 * 6),
     )
 
 

@@ -34,6 +34,7 @@ from pktmirror.agent.plan import (
     WriteExclusions,
     WriteFilter,
 )
+from pktmirror.agent.policies import Policies
 from pktmirror.agent.tracer import KernelTrace
 from pktmirror.kernel import bpf, bpffs, grace_periods, netns
 from pktmirror.kernel.netlink import Netlink
@@ -42,8 +43,8 @@ from pktmirror.model.ledger import InterfaceLedger, RuleLedger, SessionLedger, T
 
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
-    *("interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages"),
+    *("interfaces", "far_interfaces", "filters", "exclusions", "deliveries", "streams"),
+    *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages", "agent_looked"),
     *("session_ledger", "interface_ledger", "strays", "flows", "flow_rejections"),
     *("meters", "meter_notes", "meter_ranges"),
     *("trace", "trace_state", "trace_ring"),
@@ -106,7 +107,9 @@ class DataPlane:
         self._maps["home"].put(_key(0), cookie)
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self._filters = self._maps["filters"].memory()
-        self.trace = KernelTrace(*(self._maps[name] for name in ("trace", "trace_state", "trace_ring", "interfaces")))
+        self._policies = Policies(self._maps["interfaces"], self._maps["far_interfaces"])
+        trace, state, ring = (self._maps[name] for name in ("trace", "trace_state", "trace_ring"))
+        self.trace = KernelTrace(trace, state, ring, self._policies)
         self.trace.end()
         self._meters = MeterBlocks(self._maps["meters"], self._maps["meter_notes"], self._maps["meter_ranges"])
         self._generation = 0
@@ -167,6 +170,11 @@ class DataPlane:
         with grace_periods.expedited() if waits >= _WAITS_MANY else contextlib.nullcontext():
             for change in changes:
                 self._carry_out(change)
+
+    def looked(self, now_ns: int) -> None:
+        """What the tables say of devices, routes and neighbours was right just now; ``now_ns`` is of the monotonic
+        clock."""
+        self._maps["agent_looked"].put(_key(0), now_ns.to_bytes(8, "little"))
 
     def forget_predecessors(self) -> None:
         """Remove the pins and hops of other versions, once everything they did is done by this one."""
@@ -311,8 +319,7 @@ class DataPlane:
             case DropStream(key):
                 self._maps["streams"].delete(key)
             case SwapPolicy(ifindex, value):
-                with bpf.create_array("policy", abi.stamped(value, self._new_generation())) as policy:
-                    self._maps["interfaces"].put(_key(ifindex), _key(policy.fd))
+                self._policies.put(ifindex, abi.stamped(value, self._new_generation()))
             case Attach(ifindex, is_host_side):
                 # First the hook by which the source receives: it keeps the errors about the first copies from it.
                 for name, hook in reversed(_HOOKS) if is_host_side else _HOOKS:
@@ -320,8 +327,7 @@ class DataPlane:
             case Detach(ifindex):
                 for name, _ in _HOOKS:
                     self._let_go(self._pins / f"link-{ifindex}-{name}")
-                if self._maps["interfaces"].get(_key(ifindex)) is not None:
-                    self._maps["interfaces"].delete(_key(ifindex))
+                self._policies.drop(ifindex)
             case _:
                 assert_never(change)
 
@@ -356,16 +362,7 @@ class DataPlane:
             return False
 
     def _read_tables(self) -> Tables:
-        policies: dict[int, bytes] = {}
-        interfaces = self._maps["interfaces"]
-        for key in interfaces.keys():  # noqa: SIM118 -- a BPF map, not a dict
-            map_id = interfaces.get(key)
-            if map_id is None:
-                continue
-            with bpf.Map.of_id(int.from_bytes(map_id, "little")) as policy:
-                value = policy.get(_key(0))
-            if value is not None:
-                policies[int.from_bytes(key, "little")] = abi.unstamped(value)
+        policies = {ifindex: abi.unstamped(value) for ifindex, value in self._policies.all().items()}
         entries = [abi.InterfacePolicy.from_buffer_copy(value) for value in policies.values()]
         sessions = [session for entry in entries for session in entry.sessions[: entry.session_count]]
         filter_cells = {session.filter_cell for session in sessions}

@@ -14,7 +14,8 @@ from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meters import meter_names
-from pktmirror.agent.ways import leaves_whole
+from pktmirror.agent.shortcuts import Shortcut
+from pktmirror.agent.ways import leaves_ahead, leaves_whole
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -54,7 +55,8 @@ class Way:
     """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
 
     ``source`` is the route's preferred source; None where it has none. ``splits``: what leaves by the device is split
-    and gets its checksums completed by the kernel, or by the hardware.
+    and gets its checksums completed by the kernel, or by the hardware. ``is_card``: the device is one.
+    ``shortcut``: the short way, where there is one.
     """
 
     ifindex: int
@@ -62,6 +64,8 @@ class Way:
     mtu: int
     source: Address | None = None
     splits: bool = False
+    is_card: bool = False
+    shortcut: Shortcut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class WantedDelivery:
     packet_bytes_max: int
     room_bytes_max: int
     leaves_whole: bool = False
+    leaves_ahead: bool = False
+    shortcut: Shortcut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +251,12 @@ def _session(
         return _unsent(interface, session, filter_, Stage.NO_ROUTE), problem
     limits = [way.mtu, delivery.mtu, interface.underlay.mtu_max, OUTER_BYTES_MAX[target.version]]
     room_bytes_max = max(0, min(limit for limit in limits if limit is not None) - OUTER_BYTES[target.version])
+    whole = (
+        leaves_whole(interface.underlay.segmentation, way.splits)
+        and target.version == 4  # each packet's outer checksum over IPv6 is made here
+        and not session.packet_bytes_max
+        and mtu + ETHERNET_BYTES <= room_bytes_max
+    )
     to = WantedDelivery(
         session_id=session.session_id,
         outer_source=source,
@@ -255,10 +267,9 @@ def _session(
         ifindex=way.ifindex,
         packet_bytes_max=session.packet_bytes_max or 0,
         room_bytes_max=room_bytes_max,
-        leaves_whole=leaves_whole(interface.underlay.segmentation, way.splits)
-        and target.version == 4  # each packet's outer checksum over IPv6 is made here
-        and not session.packet_bytes_max
-        and mtu + ETHERNET_BYTES <= room_bytes_max,
+        leaves_whole=whole,
+        leaves_ahead=whole and leaves_ahead(interface.underlay.segmentation, way.is_card),
+        shortcut=way.shortcut if interface.underlay.shortcut else None,
     )
     return WantedSession(filter_.value, to, Stage.SENT, session.cap, filter_.meters), None
 

@@ -36,11 +36,12 @@ from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.probe import probe
 from pktmirror.agent.probe_line import ProbeLine
+from pktmirror.agent.shortcuts import shortcut
 from pktmirror.agent.survey import survey
 from pktmirror.agent.traceline import TraceLine
 from pktmirror.agent.tracer import TraceLine as Traces
 from pktmirror.agent.tracer import Tracer
-from pktmirror.agent.ways import splits
+from pktmirror.agent.ways import is_card, splits
 from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
@@ -308,23 +309,27 @@ class Host:
 
     def _make_true(self, desired: DesiredState) -> None:
         links = {link.ifindex: link for link in self.netlink.links()}
-        ways = self._ways(desired, links)
+        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
+        ways = self._ways(desired, links, neighbours)
         wanted, changes = self._planned(desired, ways)
         self._last_good = desired
         if changes:
             self._data_plane.carry_out(changes)
             self._data_plane.tables = applied(self._data_plane.tables, changes)
             _log.info("applied", revision=desired.revision, changes=len(changes))
+        self._data_plane.looked(time.monotonic_ns())
         self._data_plane.forget_predecessors()
         self._applied_revision = desired.revision
-        neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
         self._wanted = replace(wanted, problems={**self._unresolved(wanted, neighbours), **wanted.problems})
         listens = self._listeners.at(targets(wanted), self._devices, time.monotonic())
         self._paths = paths(desired, wanted, Sight(ways, links, neighbours, listens))
 
-    def _ways(self, desired: DesiredState, links: dict[int, Link]) -> dict[RouteQuery, Way]:
+    def _ways(
+        self, desired: DesiredState, links: dict[int, Link], neighbours: dict[tuple[int, str], Neighbour]
+    ) -> dict[RouteQuery, Way]:
         try:
-            return {query: way for query in route_queries(desired) if (way := self._way(query, links)) is not None}
+            found = {query: self._way(query, links, neighbours) for query in route_queries(desired)}
+            return {query: way for query, way in found.items() if way is not None}
         except Uncompilable as error:
             raise _uncompilable(desired, error) from error
 
@@ -338,7 +343,9 @@ class Host:
         except Uncompilable as error:
             raise _uncompilable(desired, error) from error
 
-    def _way(self, query: RouteQuery, links: dict[int, Link]) -> Way | None:
+    def _way(
+        self, query: RouteQuery, links: dict[int, Link], neighbours: dict[tuple[int, str], Neighbour]
+    ) -> Way | None:
         device = None
         if query.device is not None:
             device = next((link.ifindex for link in links.values() if link.name == query.device), None)
@@ -348,7 +355,9 @@ class Host:
         link = None if route is None else links.get(route.ifindex)
         if route is None or link is None or not link.up:
             return None
-        return Way(route.ifindex, route.next_hop, min(route.mtu or link.mtu, link.mtu), route.source, splits(link))
+        mtu = min(route.mtu or link.mtu, link.mtu)
+        short = shortcut(route, query.address, links, neighbours, self._devices)
+        return Way(route.ifindex, route.next_hop, mtu, route.source, splits(link), is_card(link), short)
 
     def _unresolved(self, wanted: Wanted, neighbours: dict[tuple[int, str], Neighbour]) -> dict[str, str]:
         """Sessions whose next hop does not tell its link address: the kernel drops their copies after it took them.

@@ -20,8 +20,8 @@ from pktmirror.kernel.segmentation import take_super_packets
 HOP_PREFIX = "pktm-"  # names of the agent's own devices; inventory leaves them out
 HOP_MTU = 65535
 HOP_QUEUE_PACKETS_MAX = 1000  # as a network card's; beyond, production goes on and copies are not made
-WRAP, FINISH, FINISH_SPLIT, KEEP_APART = "wrap", "finish", "finish_split", "keep_apart"
-PROGRAMS = (WRAP, FINISH, FINISH_SPLIT, KEEP_APART)
+LEAVE_AHEAD, WRAP, FINISH, FINISH_SPLIT, KEEP_APART = "leave_ahead", "wrap", "finish", "finish_split", "keep_apart"
+PROGRAMS = (LEAVE_AHEAD, WRAP, FINISH, FINISH_SPLIT, KEEP_APART)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,24 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What enters ``near`` is received by ``far``, and there by the program."""
+    """What enters ``near`` is received by ``far``, and there by the program; ``ahead`` is one that it meets before."""
 
     near: str
     far: str
     program: str
     splits: bool
     polled: bool
+    ahead: str | None = None
 
     @property
-    def pins(self) -> tuple[str, ...]:
-        """One for each program."""
-        return tuple(map(self.pin, (KEEP_APART, self.program) if self.polled else (self.program,)))
+    def devices(self) -> dict[str, str]:
+        """Where each program is, by its pin."""
+        at = {self.pin(self.program): self.far}
+        if self.polled:
+            at[self.pin(KEEP_APART)] = self.far
+        if self.ahead is not None:
+            at[self.pin(self.ahead)] = self.near
+        return at
 
     def pin(self, program: str) -> str:
         return f"hop-{self.far}-{program}"
@@ -55,15 +61,15 @@ class Hop:
 def hops(prefix: str, lane: int) -> tuple[Hop, Hop, Hop]:
     """The three hops of a lane. The prefix has 12 characters, and a device's name at most 15."""
     return (
-        Hop(f"{prefix}a{lane}", f"{prefix}b{lane}", WRAP, splits=False, polled=False),
+        Hop(f"{prefix}a{lane}", f"{prefix}b{lane}", WRAP, splits=False, polled=False, ahead=LEAVE_AHEAD),
         Hop(f"{prefix}c{lane}", f"{prefix}d{lane}", FINISH, splits=True, polled=True),
         Hop(f"{prefix}e{lane}", f"{prefix}f{lane}", FINISH_SPLIT, splits=True, polled=False),
     )
 
 
-def _is_at(pin: Path, device: Link) -> bool:
+def _is_at(pin: Path, device: Link | None) -> bool:
     """Whether the program of a pin is still at its device; it may have been taken off by force."""
-    if not pin.exists():
+    if device is None or not pin.exists():
         return False
     with bpf.Link.pinned(pin) as link:
         return link.ifindex() == device.ifindex
@@ -93,8 +99,9 @@ class Hops:
 
     def _made(self, hop: Hop, links: Mapping[str, Link]) -> int:
         near, far = links.get(hop.near), links.get(hop.far)
-        pins = [self._pins / name for name in hop.pins]
-        if near is not None and far is not None and near.up and far.up and all(_is_at(pin, far) for pin in pins):
+        pins = {self._pins / pin: links.get(device) for pin, device in hop.devices.items()}
+        is_up = near is not None and far is not None and near.up and far.up
+        if near is not None and is_up and all(_is_at(pin, device) for pin, device in pins.items()):
             return near.ifindex
         for pin in pins:
             pin.unlink(missing_ok=True)
@@ -117,6 +124,10 @@ class Hops:
                 link.pin(self._pins / hop.pin(KEEP_APART))
         with bpf.Link.attach(self._programs[hop.program], far, bpf.TCX_INGRESS) as link:
             link.pin(self._pins / hop.pin(hop.program))
+        if hop.ahead is not None:
+            near = self._link(hop.near).ifindex
+            with bpf.Link.attach(self._programs[hop.ahead], near, bpf.TCX_EGRESS) as link:
+                link.pin(self._pins / hop.pin(hop.ahead))
         self._netlink.set_up(hop.near, hop.far)
 
     def _link(self, name: str) -> Link:

@@ -13,6 +13,7 @@ from pktmirror.agent import abi
 from pktmirror.agent.allotment import Allotment, CarryMeters, DropMeters, PutMeters, WriteMeters
 from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
 from pktmirror.agent.meters import MeterRange
+from pktmirror.agent.shortcuts import Shortcut
 from pktmirror.model.ledger import Stage
 
 
@@ -466,12 +467,17 @@ def _delivery(wanted: WantedDelivery, row: int, generation: int) -> abi.Delivery
         ledger_row=row,
         retired_generation=abi.NO_GENERATION,
         leaves_whole=wanted.leaves_whole,
+        leaves_ahead=wanted.leaves_ahead,
     )
     entry.session_id[:] = wanted.session_id.encode().ljust(abi.SESSION_ID_BYTES, b"\0")
     entry.outer_source_be[:] = abi.address_bytes(wanted.outer_source)
     entry.outer_destination_be[:] = abi.address_bytes(wanted.outer_destination)
     entry.next_hop_be[:] = abi.address_bytes(wanted.next_hop)
     entry.port_be[:] = wanted.port.to_bytes(2)
+    if wanted.shortcut is not None:
+        entry.port_ifindex = wanted.shortcut.ifindex
+        entry.target_mac[:] = wanted.shortcut.target_mac
+        entry.source_mac[:] = wanted.shortcut.source_mac
     return entry
 
 
@@ -488,4 +494,8 @@ def _content(delivery: abi.Delivery) -> WantedDelivery:
         packet_bytes_max=delivery.packet_bytes_max,
         room_bytes_max=delivery.room_bytes_max,
         leaves_whole=bool(delivery.leaves_whole),
+        leaves_ahead=bool(delivery.leaves_ahead),
+        shortcut=Shortcut(delivery.port_ifindex, bytes(delivery.target_mac), bytes(delivery.source_mac))
+        if delivery.port_ifindex
+        else None,
     )

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pktmirror.agent import abi
 from pktmirror.agent.plan import Tables
+from pktmirror.agent.policies import Policies
 from pktmirror.agent.traces import COPIES_WAIT_S, Joined, Policy, packet, request
 from pktmirror.kernel import bpf
 from pktmirror.kernel.ring import Ring
@@ -37,8 +38,8 @@ class TraceLine(Protocol):
 class KernelTrace:
     """The maps of a trace. Another version's copies and records are never seen here: each has maps of its own."""
 
-    def __init__(self, request_: bpf.Map, state: bpf.Map, ring: bpf.Map, interfaces: bpf.Map) -> None:
-        self._request, self._state, self._ring_map, self._interfaces = request_, state, ring, interfaces
+    def __init__(self, request_: bpf.Map, state: bpf.Map, ring: bpf.Map, policies: Policies) -> None:
+        self._request, self._state, self._ring_map, self._policies = request_, state, ring, policies
         self._ring: Ring | None = None
         self._id = 0
 
@@ -68,11 +69,8 @@ class KernelTrace:
 
     def policy(self, ifindex: int) -> abi.InterfacePolicy | None:
         """The policy in force, with its generation; None where the device is not mirrored."""
-        map_id = self._interfaces.get(ifindex.to_bytes(4, "little"))
-        if map_id is None:
-            return None
-        with bpf.Map.of_id(int.from_bytes(map_id, "little")) as policy:
-            return abi.InterfacePolicy.from_buffer_copy(policy.get(_FIRST) or bytes(policy.value_bytes))
+        policy = self._policies.get(ifindex)
+        return None if policy is None else abi.InterfacePolicy.from_buffer_copy(policy)
 
 
 class Tracer:

@@ -156,6 +156,7 @@ def _vpc(vpc: VpcShown) -> RenderableType:
     said = [f"route table {underlay.route_table}", f"outer source {underlay.outer_source}"]
     said += [f"device {underlay.device}"] if underlay.device is not None else []
     said += [f"segmentation by {underlay.segmentation}"] if underlay.segmentation != Segmentation.AUTO.value else []
+    said += ["past bridges of the same host"] if underlay.shortcut else []
     said += [f"over IPv{underlay.family}"] if underlay.family is not None else []
     said += [f"MTU at most {underlay.mtu_max}"] if underlay.mtu_max is not None else []
     lines = [f"  resolvers: {', '.join(vpc.resolvers) or 'none'}", f"  underlay: {', '.join(said)}"]

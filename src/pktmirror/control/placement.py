@@ -175,6 +175,7 @@ def underlay(interface: InterfaceRecord, networks: Networks) -> Underlay:
         device=declared.device,
         mtu_max=declared.mtu_max,
         segmentation=Segmentation(declared.segmentation),
+        shortcut=declared.shortcut,
         outer_source=OuterSource(declared.outer_source),
         family=declared.family,
     )

@@ -22,6 +22,7 @@ _MAP_TYPE_ARRAY = 2
 _PERCPU_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _BPF_ANY = 0
 _BPF_F_MMAPABLE = 1 << 10
+_BATCH = 4096  # of the keys of a map
 _ENOENT = 2
 _OBJ_NAME_BYTES = 15
 _PROG_INFO_BYTES, _VERIFIED_INSNS_AT = 232, 216  # struct bpf_prog_info
@@ -62,6 +63,8 @@ _ffi.cdef(
     int bpf_map_lookup_elem(int fd, const void *key, void *value);
     int bpf_map_delete_elem(int fd, const void *key);
     int bpf_map_get_next_key(int fd, const void *key, void *next_key);
+    int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, void *values, uint32_t *count,
+                             const void *opts);
     int bpf_map_get_fd_by_id(uint32_t id);
     int bpf_obj_pin(int fd, const char *path);
     int bpf_obj_get(const char *path);
@@ -201,6 +204,26 @@ class Map(Handle):
                 return
             yield bytes(_ffi.buffer(next_key))
             key = next_key
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys that have a value, and the value. Many at a time, since each call costs: an array of maps may be
+        large and nearly empty. Not for per-CPU maps."""
+        batch, last, count = _ffi.new("char[]", max(4, self.key_bytes)), _ffi.NULL, _ffi.new("uint32_t *")
+        keys = _ffi.new("char[]", self.key_bytes * _BATCH)
+        values = _ffi.new("char[]", self.value_bytes * _BATCH)
+        done = False
+        while not done:
+            count[0] = _BATCH
+            result = libbpf().bpf_map_lookup_batch(self.fd, last, batch, keys, values, count, _ffi.NULL)
+            done = result == -_ENOENT
+            if not done:
+                _checked(result, "bpf_map_lookup_batch")
+            for index in range(count[0]):
+                yield (
+                    bytes(_ffi.buffer(keys + index * self.key_bytes, self.key_bytes)),
+                    bytes(_ffi.buffer(values + index * self.value_bytes, self.value_bytes)),
+                )
+            last = batch
 
     def memory(self) -> mmap.mmap:
         """All values of an array with BPF_F_MMAPABLE, to be read and written in place."""

@@ -25,6 +25,7 @@ _AF_OF_VERSION = {4: 2, 6: 10}
 _ARPHRD_ETHER = 1
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_SECONDARY = 0x01
+_BR_STATE_FORWARDING = 3
 _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
 _NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
@@ -56,6 +57,8 @@ class Link:
     peer_nsid: int | None
     permanent_mac: str | None
     ethernet: bool = True  # what it carries begins with an Ethernet header
+    filters_vlans: bool = False  # of a bridge
+    forwards: bool = False  # of a bridge's port: it is not blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +401,8 @@ def offloads_of(device: str) -> Offloads | None:
 
 def _link(message: Any) -> Link:
     info = message.get("linkinfo")
+    bridge = info and info.get("kind") == "bridge" and info.get("data")
+    port = info and info.get("slave_kind") == "bridge" and info.get("slave_data")
     return Link(
         ifindex=message["index"],
         name=message.get("ifname"),
@@ -410,6 +415,8 @@ def _link(message: Any) -> Link:
         peer_nsid=message.get("link_netnsid"),
         permanent_mac=message.get("perm_address"),
         ethernet=message["ifi_type"] == _ARPHRD_ETHER,
+        filters_vlans=bool(bridge and bridge.get_attr("IFLA_BR_VLAN_FILTERING")),
+        forwards=bool(port and port.get_attr("IFLA_BRPORT_STATE") == _BR_STATE_FORWARDING),
     )
 
 

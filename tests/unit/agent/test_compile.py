@@ -1,5 +1,6 @@
 """From the document of the control plane to the bytes of the kernel's tables."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import msgspec
@@ -214,6 +215,9 @@ def test_copies_leave_whole_where_nothing_is_left_to_be_done_to_them(
     way = Way(5, IPv4Address("10.0.0.1"), mtu, splits=splits)
     (interface,) = compiled(desired, {QUERY: way}).interfaces
     assert interface.sessions[0].delivery.leaves_whole is whole
+    assert interface.sessions[0].delivery.leaves_ahead is (whole and segmentation is Segmentation.UNDERLAY)
+    (interface,) = compiled(desired, {QUERY: replace(way, is_card=True)}).interfaces
+    assert interface.sessions[0].delivery.leaves_ahead is whole
 
 
 def test_the_question_to_the_route_table_carries_the_underlay() -> None:
