@@ -1,4 +1,8 @@
-"""One control plane for a module; what a test needs beside it, it makes itself."""
+"""One control plane for a module; what a test needs beside it, it makes itself.
+
+The tests of every module run on SQLite, and again on PostgreSQL: those of `ALSO_ON_POSTGRESQL` always, since they
+ask most of a store, the others with ``script/test --all``.
+"""
 
 from collections.abc import Iterator
 from itertools import count
@@ -7,11 +11,31 @@ from typing import Any
 import pytest
 
 from tests.contract.plane import Plane, found, running
+from tests.postgresql import Server
+
+ALSO_ON_POSTGRESQL = {"test_filters", "test_sessions", "test_tags", "test_targets", "test_terraform"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        marks = [] if module in ALSO_ON_POSTGRESQL else [pytest.mark.long]
+        on = ["sqlite", pytest.param("postgresql", marks=marks)]
+        metafunc.parametrize("store", on, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    with running(tmp_path_factory.mktemp("plane") / "state") as plane:
+def store(request: pytest.FixtureRequest) -> str | None:
+    """Where the control plane of the module keeps what it knows: None is SQLite in its state directory."""
+    if request.param == "sqlite":
+        return None
+    server: Server = request.getfixturevalue("postgresql")
+    return server.database()
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory, store: str | None) -> Iterator[Plane]:
+    with running(tmp_path_factory.mktemp("plane") / "state", store=store) as plane:
         yield plane
 
 

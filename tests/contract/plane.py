@@ -20,6 +20,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from pktmirror.control import environment
+from pktmirror.control.store import Store
 from pktmirror.desired import DesiredState, FoundInterface, Report, decode_desired_state, encode
 
 SERVER = """
@@ -73,11 +74,17 @@ class Plane:
     state: Path
     url: str
     process: subprocess.Popen[str]
+    store: str | None = None
+    """The URL of the store; None: SQLite in the state directory."""
     reported: dict[str, FoundInterface] = field(default_factory=dict)
 
     @property
     def token(self) -> str:
         return (self.state / "agent-token").read_text().strip()
+
+    def opened(self) -> Store:
+        """Its store, beside the running server."""
+        return Store.open(self.store or self.state / "pktmirror.sqlite")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,7 +180,7 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
         lines.append(line)
     else:
         raise AssertionError(f"the control plane did not start: {''.join(lines)}")
-    plane = Plane(state, line.strip(), process)
+    plane = Plane(state, line.strip(), process, settings.get("store"))
     try:
         yield plane
     finally:

@@ -19,6 +19,7 @@ import structlog
 import uvicorn
 
 from pktmirror.aws import ApiError
+from pktmirror.control import postgresql
 from pktmirror.control.http import Endpoint
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import Client, StateDirectory
@@ -43,6 +44,8 @@ class Settings:
     region: str = DEFAULT_REGION
     quotas: Quotas = field(default_factory=Quotas)
     eni_forget_s: float | None = None
+    store: str | None = None
+    """The URL of a PostgreSQL database; None: SQLite in the state directory."""
 
 
 def serve(
@@ -64,7 +67,7 @@ def serve(
     _check(settings)
     declared = _declaration(networks_file)
     with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
-        store = Store.open(state.store)
+        store = open_store(state, settings.store)
         try:
             plane = _plane(store, state, settings, declared, networks_file)
             url = _url(listening)
@@ -80,14 +83,41 @@ def serve(
                 plane, state.agent_token(), state.metrics_token(), started=lambda: _announce(url, ready)
             )
             with _stopping(stop) as stop_:
-                asyncio.run(_serve(endpoint, listening, stop_))
+                asyncio.run(_serve(endpoint, store, listening, stop_))
         finally:
             store.close()
+
+
+def open_store(state: StateDirectory, url: str | None, *, migrate: bool = True) -> Store:
+    """The store of a state directory, or the one at a URL, which several state directories may share."""
+    if url is None:
+        return Store.open(state.store, migrate=migrate)
+    if not postgresql.is_url(url):
+        raise Refusal(
+            f"{url.partition(':')[0]!r} is no kind of store.", do="write postgresql://user@host:5432/database"
+        )
+    return Store.open(url, migrate=migrate)
+
+
+def _keys_belong_to(store: Store, state: StateDirectory) -> None:
+    """Refusal where the store is sealed with a key that this directory does not have."""
+    with store.read() as transaction:
+        sealed = transaction.access_keys.count()
+    if sealed and not state.has_key:
+        raise Refusal(
+            f"The store {store.name} is sealed with a key that is not in {state.path}.",
+            found="no file `key`",
+            do=f"copy the file `key` of the first replica's state directory to {state.path / 'key'}, for its owner "
+            "only, or put it back from a backup",
+        )
+    if store.url is not None:
+        state.share_tokens()
 
 
 def _plane(
     store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
 ) -> ControlPlane:
+    _keys_belong_to(store, state)
     try:
         plane = ControlPlane(
             store,
@@ -114,7 +144,7 @@ def _announce(url: str, ready: Callable[[str], None]) -> None:
     ready(url)
 
 
-async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.Event) -> None:
+async def _serve(endpoint: Endpoint, store: Store, listening: socket.socket, stop: threading.Event) -> None:
     config = uvicorn.Config(
         endpoint.app(),
         access_log=False,
@@ -125,12 +155,18 @@ async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.E
         timeout_keep_alive=75,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve([listening]))
-    while not stop.is_set() and not serving.done():
-        await asyncio.sleep(STOP_POLL_S)
-    endpoint.stop()
-    server.should_exit = True
-    await serving
+    loop = asyncio.get_running_loop()
+
+    def changed(revision: int | None) -> None:
+        loop.call_soon_threadsafe(endpoint.changed_elsewhere, revision)
+
+    with store.listening(changed):
+        serving = asyncio.create_task(server.serve([listening]))
+        while not stop.is_set() and not serving.done():
+            await asyncio.sleep(STOP_POLL_S)
+        endpoint.stop()
+        server.should_exit = True
+        await serving
 
 
 class _Server(uvicorn.Server):

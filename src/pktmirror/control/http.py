@@ -147,6 +147,13 @@ class Endpoint:
         for changes in (self.revisions, self.probes, self.trace_orders, self.traces):
             changes.stop()
 
+    def changed_elsewhere(self, revision: int | None) -> None:
+        """Another replica has changed desired state; None: it may have."""
+        if revision is None:
+            self.revisions.wake()
+        else:
+            self.revisions.reached(revision)
+
     def app(self) -> Starlette:
         own = "/pktmirror/v1"
         routes = [

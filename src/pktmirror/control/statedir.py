@@ -94,6 +94,10 @@ class StateDirectory:
             )
         return Key(secret)
 
+    @property
+    def has_key(self) -> bool:
+        return (self.path / KEY).exists()
+
     def agent_token(self) -> str:
         """The bearer token of agents and monitors; made at the first start."""
         return self._token(AGENT_TOKEN, "agents'")
@@ -101,6 +105,12 @@ class StateDirectory:
     def metrics_token(self) -> str:
         """The bearer token with which metrics are read, and nothing else is done; made at the first start."""
         return self._token(METRICS_TOKEN, "metrics'")
+
+    def share_tokens(self) -> None:
+        """Where a token is still to be made, make it of the key: all replicas of a store have one key, so the same
+        tokens."""
+        for name in (AGENT_TOKEN, METRICS_TOKEN):
+            self._kept(name, self.key().derived(name).hex())
 
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""
