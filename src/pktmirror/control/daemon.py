@@ -19,7 +19,6 @@ import structlog
 import uvicorn
 
 from pktmirror.aws import ApiError
-from pktmirror.control import postgresql
 from pktmirror.control.http import Endpoint
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import Client, StateDirectory
@@ -67,7 +66,7 @@ def serve(
     _check(settings)
     declared = _declaration(networks_file)
     with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
-        store = open_store(state, settings.store)
+        store = Store.open(settings.store or state.store)
         try:
             plane = _plane(store, state, settings, declared, networks_file)
             url = _url(listening)
@@ -86,17 +85,6 @@ def serve(
                 asyncio.run(_serve(endpoint, store, listening, stop_))
         finally:
             store.close()
-
-
-def open_store(state: StateDirectory, url: str | None, *, migrate: bool = True) -> Store:
-    """The store of a state directory, or the one at a URL, which several state directories may share."""
-    if url is None:
-        return Store.open(state.store, migrate=migrate)
-    if not postgresql.is_url(url):
-        raise Refusal(
-            f"{url.partition(':')[0]!r} is no kind of store.", do="write postgresql://user@host:5432/database"
-        )
-    return Store.open(url, migrate=migrate)
 
 
 def _keys_belong_to(store: Store, state: StateDirectory) -> None:

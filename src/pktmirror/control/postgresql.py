@@ -35,17 +35,16 @@ _WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({W
 _VERSION = "SELECT version FROM schema_version"
 
 
-def is_url(where: object) -> bool:
-    return isinstance(where, str) and where.startswith(SCHEMES)
-
-
 def described(url: str) -> str:
-    """The database as a person knows it, without its password."""
+    """The database as a person knows it, without its password. Refusal for what is no URL of one."""
     try:
+        if not url.startswith(SCHEMES):
+            raise psycopg.ProgrammingError
         parts = conninfo_to_dict(url)
     except psycopg.Error:
         raise Refusal(
-            "The URL of the store cannot be read.", do="write it as in postgresql://user@host:5432/database"
+            "The URL of the store is none of PostgreSQL.",  # not shown: it may hold a password
+            do="write --store postgresql://user@host:5432/database, or leave it away for SQLite",
         ) from None
     place = parts.get("host") or parts.get("service") or "this machine"
     return f"{parts.get('dbname') or parts.get('user') or 'of this user'} at {place} (PostgreSQL)"

@@ -112,6 +112,11 @@ class StateDirectory:
         for name in (AGENT_TOKEN, METRICS_TOKEN):
             self._kept(name, self.key().derived(name).hex())
 
+    def put_back(self, kept: dict[str, str]) -> None:
+        """Have these files, by name, whatever was there."""
+        for name, text in kept.items():
+            self._write(Path(name).name, text)
+
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""
         credentials = (
@@ -156,6 +161,22 @@ class StateDirectory:
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self.path / name)
+
+
+def kept_files(state_dir: Path) -> dict[str, str]:
+    """By name: what only this directory has, and the store is of no use without; Refusal where the key is missing."""
+    try:
+        return {
+            name: (state_dir / name).read_text(encoding="ascii")
+            for name in (KEY, AGENT_TOKEN, METRICS_TOKEN)
+            if name == KEY or (state_dir / name).exists()
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(
+            f"The files of the state directory {state_dir} cannot be read.",
+            found=str(error),
+            do="run as its owner, or name the directory of `pktmirror serve` with --state",
+        ) from None
 
 
 def client(state_dir: Path) -> Client:

@@ -31,6 +31,9 @@ from pktmirror.networks import Declaration, Networks
 R = TypeVar("R")
 
 _log = structlog.get_logger("control")
+REVISION_LEAP = 1_000_000
+"""More changes than there are between a backup and its restoring."""
+_ROWS_AT_ONCE = 1_000
 _REVISION = "revision"
 _DECLARATION = "networks"
 
@@ -176,6 +179,20 @@ class Transaction:
         self.interfaces.remove(interface_id)
         self.tags.remove(interface_id)
 
+    def take_over(self, other: "Transaction") -> None:
+        """Put all that another store of this version holds in the place of what is here."""
+        tables = [table for table in schema.METADATA.sorted_tables if table is not schema.SCHEMA_VERSION]
+        for table in reversed(tables):
+            self._connection.execute(delete(table))
+        for table in tables:
+            for rows in other._connection.execute(select(table)).mappings().partitions(_ROWS_AT_ONCE):
+                self._connection.execute(table.insert(), [dict(row) for row in rows])
+
+    def leap_revision(self, seen: int) -> None:
+        """Continue with a revision that no agent has seen, of this store, of what it was taken from, or of ``seen``."""
+        self.set_setting(_REVISION, str(max(self.revision, seen) + REVISION_LEAP))
+        self.bumped = True
+
     def dump(self) -> dict[str, list[tuple[object, ...]]]:
         """Every row of every table, for comparison."""
         return {
@@ -197,16 +214,15 @@ class Store:
 
     @classmethod
     def open(cls, where: Path | str, *, migrate: bool = True) -> "Store":
-        """Open or make the store in a file, or in the PostgreSQL database of a URL.
+        """Open or make the store in a file, or in the PostgreSQL database of a URL (a string).
 
         Raises `Refusal` for no store at all, and for one of another version that cannot be brought to this one; where
         ``migrate`` is False, for any other version.
         """
-        if postgresql.is_url(where):
-            url = str(where)
-            store = cls(postgresql.engine(url), postgresql.described(url), url)
+        if isinstance(where, str):
+            store = cls(postgresql.engine(where), postgresql.described(where), where)
         else:
-            store = cls(sqlite.engine(Path(where)), str(where))
+            store = cls(sqlite.engine(where), str(where))
         try:
             store._make_or_migrate(migrate)
         except (SQLAlchemyError, sqlite3.Error, psycopg.Error) as error:
