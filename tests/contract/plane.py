@@ -1,6 +1,7 @@
 """A real control plane in a process of its own, and an agent's side of its HTTP API."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,7 @@ class Plane:
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment(self.state)
+        return {**environment(self.state), "AWS_ENDPOINT_URL": self.url}
 
     def client(self, service: str = "ec2", **config: Any) -> Any:
         known = self.environment
@@ -164,6 +165,7 @@ class Plane:
 @contextmanager
 def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iterator[Plane]:
     """A control plane on a free port; it must end by SIGTERM with exit code 0."""
+    state.parent.mkdir(exist_ok=True)
     networks = state.parent / "networks.toml"
     networks.write_text(networks_toml)
     process = subprocess.Popen(
@@ -188,6 +190,17 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
             code = plane.stop()
             assert code == 0, f"the control plane ended with {code}"
         process.stdout.close()
+
+
+@contextmanager
+def replicas(directory: Path, store: str, **settings: Any) -> Iterator[tuple[Plane, Plane]]:
+    """Two control planes of one store; the second has no more of the first than its key."""
+    with running(directory / "one" / "state", store=store, **settings) as first:
+        second_state = directory / "two" / "state"
+        second_state.mkdir(parents=True)
+        shutil.copy(first.state / "key", second_state / "key")
+        with running(second_state, store=store, **settings) as second:
+            yield first, second
 
 
 def code_of(call: Any, /, **parameters: Any) -> str:

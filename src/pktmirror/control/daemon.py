@@ -145,8 +145,8 @@ async def _serve(endpoint: Endpoint, store: Store, listening: socket.socket, sto
     server = _Server(config)
     loop = asyncio.get_running_loop()
 
-    def changed(revision: int | None) -> None:
-        loop.call_soon_threadsafe(endpoint.changed_elsewhere, revision)
+    def changed(told: str) -> None:
+        loop.call_soon_threadsafe(endpoint.told_elsewhere, told)
 
     with store.listening(changed):
         serving = asyncio.create_task(server.serve([listening]))

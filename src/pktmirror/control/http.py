@@ -65,7 +65,7 @@ from pktmirror.aws import (
     success,
     verify,
 )
-from pktmirror.control.plane import ControlPlane
+from pktmirror.control.plane import PROBES, ControlPlane
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
@@ -137,6 +137,7 @@ class Endpoint:
         self.probes = Revisions()  # asked for
         self.trace_orders = Revisions()  # that agents wait for
         self.traces = Revisions()  # what their askers wait for
+        self._tasks: set[asyncio.Future[None]] = set()
         self._plane = plane
         self._agent_token = agent_token.encode()
         self._metrics_token = metrics_token.encode()
@@ -147,12 +148,23 @@ class Endpoint:
         for changes in (self.revisions, self.probes, self.trace_orders, self.traces):
             changes.stop()
 
-    def changed_elsewhere(self, revision: int | None) -> None:
-        """Another replica has changed desired state; None: it may have."""
-        if revision is None:
+    def told_elsewhere(self, told: str) -> None:
+        """A replica has changed something that others wait for (`Store.listening`)."""
+        if told.isdecimal():
+            self.revisions.reached(int(told))
+            return
+        if told != PROBES:
             self.revisions.wake()
-        else:
-            self.revisions.reached(revision)
+        hearing = asyncio.ensure_future(self._hear())
+        self._tasks.add(hearing)
+        hearing.add_done_callback(self._tasks.discard)
+
+    async def _hear(self) -> None:
+        try:
+            await run_in_threadpool(self._plane.hear, time.time())
+        except ApiError:
+            _log.warning("what other replicas were told cannot be read; it is tried again every second")
+        self.probes.wake()
 
     def app(self) -> Starlette:
         own = "/pktmirror/v1"
@@ -197,8 +209,9 @@ class Endpoint:
         while True:
             try:
                 await self._changing(self._plane.forget_interfaces, time.time())
+                await run_in_threadpool(self._plane.hear, time.time())
             except Exception:  # the next turn may succeed; what failed is in the log
-                _log.exception("interfaces that are gone could not be forgotten")
+                _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def _aws(self, request: Request) -> Response:

@@ -6,24 +6,27 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import structlog
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
 from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
+from pktmirror.control.exchange import PROBE_KINDS, Exchange, Item, Kind, Named
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
-from pktmirror.control.probes import Probes, Verification
+from pktmirror.control.probes import KEPT_S, Probes, Verification
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
 from pktmirror.control.reports import (
     MonitorReport,
+    ProbeReport,
     Received,
     Reports,
     agent_nonsense,
@@ -33,7 +36,7 @@ from pktmirror.control.reports import (
 )
 from pktmirror.control.store import Store, Transaction
 from pktmirror.control.traces import Traces
-from pktmirror.desired import DesiredState, Report
+from pktmirror.desired import DesiredState, Report, decode_report, encode
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
@@ -42,6 +45,10 @@ from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
 from pktmirror.tracing import TraceProgress, TraceWish
 
+_log = structlog.get_logger("control")
+PROBES = "probes"
+"""What replicas notify each other when a probe is asked for."""
+SWEPT_EVERY_S = 60.0
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
 
@@ -73,6 +80,13 @@ class Identity:
     account_id: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
+
+
+class ToldByAgent(msgspec.Struct, frozen=True):
+    """What replicas tell each other of a report: what the host's sessions had sent is more than the last one tells."""
+
+    report: msgspec.Raw
+    sent: dict[str, Tally]
 
 
 class ControlPlane:
@@ -108,6 +122,11 @@ class ControlPlane:
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
+        self._sent_by_host: dict[str, set[str]] = {}  # the sessions that each agent has ever told of
+        self._exchange = Exchange(store)
+        self._hearing = threading.Lock()
+        self._pruned_at: int | None = None  # the revision whose sessions alone are remembered
+        self._swept_at_s = now_s
         self.identity = self._identity(now_s)
         self.networks_applied: list[str] = []
         if networks is not None:
@@ -125,6 +144,7 @@ class ControlPlane:
         writes = operations.offered(call).writes
         mirrored: Minutes = {}
         if call.service == "monitoring":
+            self.hear(now_s)
             with self._counting:
                 mirrored = self._instances.by_minute()
         with self._writing(now_s) if writes else self._store.read() as transaction:
@@ -157,10 +177,10 @@ class ControlPlane:
         nonsense = agent_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
-        self._take_in_sent(report)
-        with self._counting:
-            self._instances.told(report, self._instance_of, now_s)
-        self._reports.agents[report.host_id] = Received(report, now_s)
+        self.hear(now_s, (Kind.AGENT, report.host_id))
+        told_others = self._take_in_sent(report, now_s)
+        self._take_in(report, now_s)
+        self._exchange.put(told_others)
         with self._store.read() as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
@@ -190,18 +210,83 @@ class ControlPlane:
         nonsense = monitor_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
+        self.hear(now_s, (Kind.MONITOR, monitor_id))
         monitors = self._reports.monitors
         if monitor_id not in monitors and len(monitors) >= MONITORS_MAX:
             return False
         before = monitors.get(monitor_id)
         anew = [] if before is None else history.monitor_began_anew(before.report, report)
+        document = msgspec.json.encode(report) if self._exchange.is_shared else b""
+        told_others = Item(Kind.MONITOR, monitor_id, now_s, document)
         if anew:
             with self._store.write() as transaction:
                 for stream in anew:
                     history.carry_stream(transaction, stream)
+                self._exchange.put(told_others, within=transaction)
         monitors[monitor_id] = Received(report, now_s)
-        self._probes.monitor_told(monitor_id, report)
+        for arrival in report.probes:
+            if self._probes.arrived(monitor_id, report.clock, arrival):
+                document = msgspec.json.encode((monitor_id, report.clock, arrival))
+                self._exchange.put(Item(Kind.PROBE_ARRIVED, arrival.token, now_s, document))
+        self._exchange.put(told_others)
         return True
+
+    def hear(self, now_s: float, *only: Named) -> None:
+        """Take in what other replicas were told; where ``only`` is given, no more than that."""
+        if not self._exchange.is_shared:
+            return
+        with self._hearing:
+            for item in self._exchange.news(*only):
+                try:
+                    self._heard(item)
+                except msgspec.DecodeError as error:  # of a replica of another version
+                    _log.warning("an item of another replica cannot be read", kind=item.kind, error=str(error))
+            if not only:
+                self._forget_what_is_gone(now_s)
+
+    def _heard(self, item: Item) -> None:
+        match item.kind:
+            case Kind.AGENT:
+                known = self._reports.agents.get(item.name)
+                if known is None or known.received_at_s < item.told_at_s:
+                    agents = msgspec.json.decode(item.document, type=ToldByAgent)
+                    self._remember_sent(item.name, agents.sent)
+                    self._take_in(decode_report(bytes(agents.report)), item.told_at_s)
+            case Kind.MONITOR:
+                told = self._reports.monitors.get(item.name)
+                if told is None or told.received_at_s < item.told_at_s:
+                    monitors_report = msgspec.json.decode(item.document, type=MonitorReport)
+                    self._reports.monitors[item.name] = Received(monitors_report, item.told_at_s)
+            case Kind.PROBE:
+                self._probes.asked_elsewhere(item.document)
+            case Kind.PROBE_ANSWER:
+                host_id, answer = msgspec.json.decode(item.document, type=tuple[str, ProbeAnswer])
+                self._probes.answered(host_id, [answer], item.told_at_s)
+            case Kind.PROBE_ARRIVED:
+                arrived = msgspec.json.decode(item.document, type=tuple[str, str, ProbeReport])
+                self._probes.arrived(*arrived)
+
+    def _forget_what_is_gone(self, now_s: float) -> None:
+        """Forget what another replica has forgotten, and the sessions that were deleted there."""
+        for kind, name in self._exchange.gone():
+            if kind == Kind.AGENT:
+                self._reports.agents.pop(name, None)
+            elif kind == Kind.MONITOR:
+                self._reports.monitors.pop(name, None)
+        with self._store.read() as transaction:
+            revision = transaction.revision
+            if revision != self._pruned_at:
+                remembered = {*self._reports.sent, *self._outer_sources}
+                self._forget_sessions(remembered - {record.session_id for record in transaction.sessions.where()})
+                self._pruned_at = revision
+        if now_s - self._swept_at_s > SWEPT_EVERY_S:
+            self._swept_at_s = now_s
+            self._exchange.remove_older(PROBE_KINDS, now_s - KEPT_S)
+
+    def _take_in(self, report: Report, now_s: float) -> None:
+        with self._counting:
+            self._instances.told(report, self._instance_of, now_s)
+        self._reports.agents[report.host_id] = Received(report, now_s)
 
     def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
         """Ask for a probe on the way of a session's copies. Raises ApiError for a session that is not there."""
@@ -216,10 +301,16 @@ class ControlPlane:
         request = ProbeRequest(
             probe_id=secrets.token_hex(8), session_id=session_id, token=new_token(shared_token).hex()
         )
-        return self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+        self.hear(now_s)
+        asked = self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+        if asked.probe_id is not None and self._exchange.is_shared:
+            item = Item(Kind.PROBE, asked.probe_id, now_s, self._probes.document(asked.probe_id))
+            self._exchange.put(item, notify=PROBES)
+        return asked
 
     def probe(self, probe_id: str, now_s: float) -> Verification:
         """What is known of a probe. Raises ApiError for one that was not asked for, or is forgotten."""
+        self.hear(now_s)
         found = self._probes.of(probe_id, self._reports, now_s)
         if found is None:
             raise ApiError("InvalidProbeId.NotFound", f"The probe '{errors.echo(probe_id)}' is not known", 404)
@@ -227,17 +318,22 @@ class ControlPlane:
 
     def probes_asked_of(self, host_id: str, now_s: float) -> list[ProbeRequest]:
         """The probes that an agent is to send."""
+        if self._probes.asked_of(host_id, now_s):
+            self.hear(now_s)  # it may have answered another replica
         return self._probes.asked_of(host_id, now_s)
 
     def probes_answered(self, host_id: str, answers: tuple[ProbeAnswer, ...], now_s: float) -> None:
         """Take in what an agent did of what it was asked."""
         self._probes.answered(host_id, answers, now_s)
+        for answer in answers:
+            self._exchange.put(Item(Kind.PROBE_ANSWER, answer.probe_id, now_s, msgspec.json.encode((host_id, answer))))
 
     def forget_host(self, host_id: str, now_s: float) -> None:
         """Delete a host that reports no more, with its interfaces and their sessions.
 
         Raises ApiError for one that is not known, and for one that reports: its interfaces would be back at once.
         """
+        self.hear(now_s)
         told = self._reports.agents.get(host_id)
         if told is not None and now_s - told.received_at_s <= status.AGENT_SILENT_S:
             raise ApiError(
@@ -253,12 +349,14 @@ class ControlPlane:
             transaction.hosts.remove(host_id)
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
+        self._exchange.remove(Kind.AGENT, host_id)
 
     def forget_interface(self, interface_id: str, now_s: float) -> None:
         """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
 
         Raises ApiError for one that is not known, and for one that is there: it would be back at once, as a new one.
         """
+        self.hear(now_s)
         with self._writing(now_s) as transaction:
             record = _interface(transaction, interface_id)
             if record.attached and self._silent_s(record.host_id, now_s) <= status.AGENT_SILENT_S:
@@ -272,6 +370,7 @@ class ControlPlane:
 
     def ask_trace(self, wish: TraceWish, now_s: float) -> TraceProgress:
         """Begin a live trace of an interface; ApiError where there is nobody to do it."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             record = _interface(transaction, wish.interface_id)
         silent_s = self._silent_s(record.host_id, now_s)
@@ -323,6 +422,7 @@ class ControlPlane:
 
     def status(self, now_s: float) -> dict[str, Any]:
         """What runs where, and each session's problem or None."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
         problems = status.problems(resources, self._reports, now_s)
@@ -375,6 +475,7 @@ class ControlPlane:
     def ledger(self, now_s: float, *, with_rules: bool = False) -> dict[str, Any]:
         """The ledger of all sessions, with all rules where they are asked for, and of the interfaces that agents
         mirror."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
@@ -402,6 +503,7 @@ class ControlPlane:
 
     def metrics(self, now_s: float) -> bytes:
         """All figures, for Prometheus."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
             hosts = transaction.hosts.where()
@@ -445,26 +547,48 @@ class ControlPlane:
         """A transaction that may delete sessions: what they had sent is remembered with it."""
         with self._store.write() as transaction:
             yield transaction
+            if transaction.removed_sessions:
+                self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)
             removed = transaction.removed_sessions
-        for session_id in removed:
+        self._forget_sessions(removed)
+
+    def _forget_sessions(self, session_ids: Iterable[str]) -> None:
+        for session_id in session_ids:
             self._reports.sent.pop(session_id, None)
+            for sessions in [*self._sent_by_host.values()]:
+                sessions.discard(session_id)
             self._outer_sources.pop(session_id, None)
             with self._counting:
                 self._instances.ended(session_id)
 
-    def _take_in_sent(self, report: Report) -> None:
-        """Remember what each session has sent, and carry on where the counters of one begin anew."""
+    def _take_in_sent(self, report: Report, now_s: float) -> Item:
+        """Remember what each session has sent, and carry on where the counters of one begin anew; what other replicas
+        are to be told."""
         known = self._reports.sent
+        told = {session.session_id: sent(session.directions) for session in report.sessions}
+        with self._store.read() as transaction:
+            told = {id_: now for id_, now in told.items() if id_ in known or transaction.sessions.get(id_) is not None}
+        item = Item(Kind.AGENT, report.host_id, now_s, self._told_others(report, told))
         anew = history.agent_began_anew(known, report)
         if anew:
             with self._store.write() as transaction:
                 for session_id, before in anew.items():
                     history.carry_session(transaction, session_id, before)
-        told = {session.session_id: sent(session.directions) for session in report.sessions}
-        with self._store.read() as transaction:
-            there = {id_ for id_ in told if id_ in known or transaction.sessions.get(id_) is not None}
-        known.update((session_id, told[session_id]) for session_id in there)
+                self._exchange.put(item, within=transaction)  # none of them carries it a second time
+        self._remember_sent(report.host_id, told)
+        return item
+
+    def _told_others(self, report: Report, told: Mapping[str, Tally]) -> bytes:
+        if not self._exchange.is_shared:
+            return b""
+        known = self._reports.sent
+        silent = {id_: known[id_] for id_ in [*self._sent_by_host.get(report.host_id, ())] if id_ in known}
+        return msgspec.json.encode(ToldByAgent(report=msgspec.Raw(encode(report)), sent={**silent, **told}))
+
+    def _remember_sent(self, host_id: str, told: Mapping[str, Tally]) -> None:
+        self._reports.sent.update(told)
+        self._sent_by_host.setdefault(host_id, set()).update(told)
 
     def _instance_of(self, session_id: str) -> str | None:
         """The instance that a session's source belongs to, empty for none; None for a session that is not there."""

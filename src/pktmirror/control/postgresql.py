@@ -31,7 +31,9 @@ LISTEN_LOOK_S = 0.25
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # READ COMMITTED: a snapshot taken before the lock is had would miss what the writer before has done.
-_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({WRITERS})"
+_APART = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_LOCK = f"SELECT pg_advisory_xact_lock({WRITERS})"
+_WRITE = f"{_APART}; {_LOCK}"
 _VERSION = "SELECT version FROM schema_version"
 
 
@@ -53,7 +55,8 @@ def described(url: str) -> str:
 def engine(url: str) -> Engine:
     """Transactions of the option ``writes`` are alone; the others see one snapshot and cannot write.
 
-    Those of the option ``version`` raise `OtherVersion` where the tables are not of that.
+    Those of the option ``version`` raise `OtherVersion` where the tables are not of that. Those of the option ``apart``
+    are neither: for tables that no writer and no version of them depends on.
     """
     made = create_engine(
         "postgresql+psycopg://",
@@ -83,6 +86,11 @@ def check(connection: Connection) -> None:
             found=f"the encoding {encoding}",
             do="make a database for pktmirror alone: createdb --encoding=UTF8 --template=template0 NAME",
         )
+
+
+def lock_writers(connection: Connection) -> None:
+    """Be the one writer until the transaction ends."""
+    connection.exec_driver_sql(_LOCK)
 
 
 def notify(connection: Connection, told: str) -> None:
@@ -178,9 +186,12 @@ def _loses_commits(connection: "psycopg.Connection[Any]") -> bool:
 def _begin(connection: Connection) -> None:
     server = connection.connection.dbapi_connection
     assert isinstance(server, psycopg.Connection)
-    writes = connection.get_execution_options().get("writes", False)
-    expected = connection.get_execution_options().get("version")
-    statement = _WRITE if writes else _READ
+    options = connection.get_execution_options()
+    if options.get("apart", False):
+        server.execute(_APART)
+        return
+    expected = options.get("version")
+    statement = _WRITE if options.get("writes", False) else _READ
     # One message, so one round trip; several statements in one cannot be prepared.
     cursor = server.execute(statement if expected is None else f"{statement}; {_VERSION}", prepare=False)
     if expected is not None:

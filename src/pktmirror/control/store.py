@@ -179,6 +179,11 @@ class Transaction:
         self.interfaces.remove(interface_id)
         self.tags.remove(interface_id)
 
+    @property
+    def connection(self) -> Connection:
+        """For what is beside the store's tables and belongs to this transaction (`exchange`)."""
+        return self._connection
+
     def take_over(self, other: "Transaction") -> None:
         """Put all that another store of this version holds in the place of what is here."""
         tables = [table for table in schema.METADATA.sorted_tables if table is not schema.SCHEMA_VERSION]
@@ -249,15 +254,21 @@ class Store:
                 postgresql.notify(connection, str(transaction.revision))
 
     @contextmanager
-    def listening(self, told: Callable[[int | None], None]) -> Iterator[None]:
-        """Call ``told``, in a thread of its own, with each revision that any replica makes, and with None when some may
-        have been missed. Nothing where the store is one process's."""
+    def apart(self) -> Iterator[Connection]:
+        """A transaction for what is beside the store's own tables; of PostgreSQL only."""
+        with self._answering(), self._begun(apart=True) as connection:
+            yield connection
+
+    @contextmanager
+    def listening(self, told: Callable[[str], None]) -> Iterator[None]:
+        """Call ``told``, in a thread of its own, with each revision that any replica makes, with what `exchange`
+        notifies, and with "" when some may have been missed. Nothing where the store is one process's."""
         if self.url is None:
             yield
             return
         listener = postgresql.Listener(
             self.url,
-            lambda payload: told(int(payload) if payload.isdecimal() else None),
+            told,
             lambda error: _log.warning("the store's notifications are not heard", store=self.name, error=error),
         )
         listener.start()
