@@ -18,7 +18,7 @@ from tests.postgresql import Server
 
 SQLITE, POSTGRESQL, REPLICAS = "sqlite", "postgresql", "replicas"
 ALSO_ON_POSTGRESQL = {"test_filters", "test_sessions", "test_tags", "test_targets", "test_terraform"}
-ALSO_ON_REPLICAS = {"test_agents", "test_ledger", "test_probes", "test_sessions", "test_streams"}
+ALSO_ON_REPLICAS = {"test_agents", "test_explain", "test_ledger", "test_probes", "test_sessions", "test_streams"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

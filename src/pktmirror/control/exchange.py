@@ -6,7 +6,7 @@ after which agents and monitors tell again within seconds. In a store of one pro
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,11 +39,16 @@ class Kind(StrEnum):
     PROBE = "probe"
     PROBE_ANSWER = "probe-answer"
     PROBE_ARRIVED = "probe-arrived"
+    TRACE = "trace"
+    TRACE_READ = "trace-read"
+    TRACE_BATCH = "trace-batch"
+    TRACE_STOP = "trace-stop"
     AGENT = "agent"
     MONITOR = "monitor"
 
 
-PROBE_KINDS = (Kind.PROBE, Kind.PROBE_ANSWER, Kind.PROBE_ARRIVED)
+LASTING = (Kind.AGENT, Kind.MONITOR)
+"""What stays until it is removed; the others are over in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +97,12 @@ class Exchange:
         with self._lock:
             self._known.pop((kind, name), None)
 
-    def remove_older(self, kinds: Sequence[Kind], than_s: float) -> None:
+    def remove_older(self, than_s: float) -> None:
+        """Remove what is not lasting and was told before."""
         if not self.is_shared:
             return
         with self._store.apart() as connection:
-            connection.execute(delete(_TABLE).where(_TABLE.c.kind.in_(kinds), _TABLE.c.told_at_s < than_s))
+            connection.execute(delete(_TABLE).where(_TABLE.c.kind.not_in(LASTING), _TABLE.c.told_at_s < than_s))
 
     def news(self, *only: Named) -> list[Item]:
         """What others have told since the last time it was asked for, of these alone or of all; it may hold what this
@@ -106,7 +112,7 @@ class Exchange:
         with self._lock, self._store.apart() as connection:
             items = [*self._read(connection, only)]
             self._known.update(((item.kind, item.name), item.told_at_s) for item in items)
-        return sorted(items, key=lambda item: [*Kind].index(item.kind))
+        return sorted(items, key=lambda item: ([*Kind].index(item.kind), item.name))
 
     def gone(self) -> list[Named]:
         """What was known and is there no more; forgotten here, too."""

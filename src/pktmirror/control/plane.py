@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,12 @@ import structlog
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
 from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
-from pktmirror.control.exchange import PROBE_KINDS, Exchange, Item, Kind, Named
+from pktmirror.control.exchange import Exchange, Item, Kind, Named
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
-from pktmirror.control.probes import KEPT_S, Probes, Verification
+from pktmirror.control.probes import Probes, Verification
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
 from pktmirror.control.reports import (
     MonitorReport,
@@ -43,12 +43,12 @@ from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
 from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
-from pktmirror.tracing import TraceProgress, TraceWish
+from pktmirror.tracing import TraceBatch, TraceProgress, TraceWish
 
 _log = structlog.get_logger("control")
-PROBES = "probes"
-"""What replicas notify each other when a probe is asked for."""
-SWEPT_EVERY_S = 60.0
+PROBES, TRACES = "probes", "traces"
+"""What replicas notify each other when there is news of these that somebody waits for."""
+SWEPT_EVERY_S, EXCHANGED_KEPT_S = 60.0, 1200.0
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
 
@@ -257,11 +257,21 @@ class ControlPlane:
                 if told is None or told.received_at_s < item.told_at_s:
                     monitors_report = msgspec.json.decode(item.document, type=MonitorReport)
                     self._reports.monitors[item.name] = Received(monitors_report, item.told_at_s)
+            case Kind.TRACE:
+                self.traces.asked_elsewhere(item.document)
+            case Kind.TRACE_READ:
+                self.traces.read_elsewhere(item.name, item.told_at_s)
+            case Kind.TRACE_BATCH:
+                host_id, number, batch = msgspec.json.decode(item.document, type=tuple[str, int, TraceBatch])
+                self.traces.tell(host_id, batch, item.told_at_s, number)
+            case Kind.TRACE_STOP:
+                with suppress(ApiError):  # it has been forgotten meanwhile
+                    self.traces.stop(item.name, item.told_at_s)
             case Kind.PROBE:
                 self._probes.asked_elsewhere(item.document)
             case Kind.PROBE_ANSWER:
-                host_id, answer = msgspec.json.decode(item.document, type=tuple[str, ProbeAnswer])
-                self._probes.answered(host_id, [answer], item.told_at_s)
+                answerer, answer = msgspec.json.decode(item.document, type=tuple[str, ProbeAnswer])
+                self._probes.answered(answerer, [answer], item.told_at_s)
             case Kind.PROBE_ARRIVED:
                 arrived = msgspec.json.decode(item.document, type=tuple[str, str, ProbeReport])
                 self._probes.arrived(*arrived)
@@ -281,7 +291,7 @@ class ControlPlane:
                 self._pruned_at = revision
         if now_s - self._swept_at_s > SWEPT_EVERY_S:
             self._swept_at_s = now_s
-            self._exchange.remove_older(PROBE_KINDS, now_s - KEPT_S)
+            self._exchange.remove_older(now_s - EXCHANGED_KEPT_S)
 
     def _take_in(self, report: Report, now_s: float) -> None:
         with self._counting:
@@ -382,7 +392,34 @@ class ControlPlane:
                 f"The agent of {record.host_id} has not reported for {silent_s:.0f} s, and it is the one to trace. "
                 "Start `pktmirror agent` there",
             )
-        return self.traces.ask(wish, record.host_id, record.found.key, now_s)
+        asked = self.traces.ask(wish, record.host_id, record.found.key, now_s)
+        if self._exchange.is_shared:
+            item = Item(Kind.TRACE, asked.trace_id, now_s, self.traces.document(asked.trace_id))
+            self._exchange.put(item, notify=TRACES)
+        return asked
+
+    def trace_told(self, host_id: str, batch: TraceBatch, now_s: float) -> bool:
+        """Take in what an agent traced; whether more is wanted."""
+        self.hear(now_s)
+        number = self.traces.batches(batch.trace_id)
+        wanted = self.traces.tell(host_id, batch, now_s)
+        if self.traces.batches(batch.trace_id) > number and self._exchange.is_shared:
+            document = msgspec.json.encode((host_id, number, batch))
+            item = Item(Kind.TRACE_BATCH, f"{batch.trace_id}/{number:06}", now_s, document)
+            self._exchange.put(item, notify=TRACES)
+        return wanted
+
+    def trace_awaited(self, trace_id: str, now_s: float) -> None:
+        """Whoever asked for a trace is there and waits for more of it."""
+        self.hear(now_s)
+        if self.traces.knows(trace_id):
+            self._exchange.put(Item(Kind.TRACE_READ, trace_id, now_s, b""))
+
+    def stop_trace(self, trace_id: str, now_s: float) -> None:
+        """End a trace; ApiError for one that is not known."""
+        self.hear(now_s)
+        self.traces.stop(trace_id, now_s)
+        self._exchange.put(Item(Kind.TRACE_STOP, trace_id, now_s, b""), notify=TRACES)
 
     def declared(self) -> dict[str, Any]:
         """The declaration, and what it means here and now."""

@@ -23,6 +23,8 @@ IDLE_IN_TRANSACTION_MS = 10_000
 """A replica that stands still with the lock in its hands loses it."""
 CONNECT_S = 5
 CHANNEL = "pktmirror"
+EVERYTHING = ""
+"""What is told when notifications may have been missed."""
 WRITERS, REPLICAS = 0x706B746D69727201, 0x706B746D69727202
 """Advisory locks of a database: whoever writes has the first, every running replica shares the second."""
 SERVER_VERSION_MIN = 130_000
@@ -103,7 +105,7 @@ class OtherVersion(Exception):
 
 
 class Listener:
-    """Calls ``told`` with what a replica has notified, and with "" when something may have been missed.
+    """Calls ``told`` with what a replica has notified, and with EVERYTHING when something may have been missed.
 
     It also holds the lock that replicas share, for as long as it is connected.
     """
@@ -135,7 +137,7 @@ class Listener:
     def _listen(self, connection: "psycopg.Connection[Any]") -> None:
         share(connection)
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-        payloads = [""]
+        payloads = [EVERYTHING]
         while not self._stop.is_set():
             for payload in payloads:
                 self._told(payload)

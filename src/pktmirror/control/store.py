@@ -33,6 +33,7 @@ R = TypeVar("R")
 _log = structlog.get_logger("control")
 REVISION_LEAP = 1_000_000
 """More changes than there are between a backup and its restoring."""
+EVERYTHING = postgresql.EVERYTHING
 _ROWS_AT_ONCE = 1_000
 _REVISION = "revision"
 _DECLARATION = "networks"
@@ -262,7 +263,7 @@ class Store:
     @contextmanager
     def listening(self, told: Callable[[str], None]) -> Iterator[None]:
         """Call ``told``, in a thread of its own, with each revision that any replica makes, with what `exchange`
-        notifies, and with "" when some may have been missed. Nothing where the store is one process's."""
+        notifies, and with EVERYTHING when some may have been missed. Nothing where the store is one process's."""
         if self.url is None:
             yield
             return
