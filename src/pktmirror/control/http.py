@@ -65,7 +65,8 @@ from pktmirror.aws import (
     success,
     verify,
 )
-from pktmirror.control.plane import PROBES, ControlPlane
+from pktmirror.control.plane import ControlPlane
+from pktmirror.control.replicas import PROBES
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.store import EVERYTHING
 from pktmirror.control.traces import ASKER_GONE_S

@@ -6,27 +6,26 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import structlog
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
 from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
-from pktmirror.control.exchange import Exchange, Item, Kind, Named
+from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
 from pktmirror.control.probes import Probes, Verification
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
+from pktmirror.control.replicas import Replicas
 from pktmirror.control.reports import (
     MonitorReport,
-    ProbeReport,
     Received,
     Reports,
     agent_nonsense,
@@ -36,7 +35,7 @@ from pktmirror.control.reports import (
 )
 from pktmirror.control.store import Store, Transaction
 from pktmirror.control.traces import Traces
-from pktmirror.desired import DesiredState, Report, decode_report, encode
+from pktmirror.desired import DesiredState, Report
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
@@ -45,10 +44,6 @@ from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
 from pktmirror.tracing import TraceBatch, TraceProgress, TraceWish
 
-_log = structlog.get_logger("control")
-PROBES, TRACES = "probes", "traces"
-"""What replicas notify each other when there is news of these that somebody waits for."""
-SWEPT_EVERY_S, EXCHANGED_KEPT_S = 60.0, 1200.0
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
 
@@ -80,13 +75,6 @@ class Identity:
     account_id: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
-
-
-class ToldByAgent(msgspec.Struct, frozen=True):
-    """What replicas tell each other of a report: what the host's sessions had sent is more than the last one tells."""
-
-    report: msgspec.Raw
-    sent: dict[str, Tally]
 
 
 class ControlPlane:
@@ -122,11 +110,15 @@ class ControlPlane:
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
-        self._sent_by_host: dict[str, set[str]] = {}  # the sessions that each agent has ever told of
-        self._exchange = Exchange(store)
-        self._hearing = threading.Lock()
-        self._pruned_at: int | None = None  # the revision whose sessions alone are remembered
-        self._swept_at_s = now_s
+        self._replicas = Replicas(
+            store,
+            self._reports,
+            self._probes,
+            self.traces,
+            take_in=self._take_in,
+            forget=self._forget_sessions,
+            now_s=now_s,
+        )
         self.identity = self._identity(now_s)
         self.networks_applied: list[str] = []
         if networks is not None:
@@ -177,10 +169,10 @@ class ControlPlane:
         nonsense = agent_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
-        self.hear(now_s, (Kind.AGENT, report.host_id))
-        told_others = self._take_in_sent(report, now_s)
+        self._replicas.hear(now_s, (Kind.AGENT, report.host_id))
+        sent_by_session = self._take_in_sent(report, now_s)
         self._take_in(report, now_s)
-        self._exchange.put(told_others)
+        self._replicas.agent_told(report, sent_by_session, now_s)
         with self._store.read() as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
@@ -210,88 +202,27 @@ class ControlPlane:
         nonsense = monitor_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
-        self.hear(now_s, (Kind.MONITOR, monitor_id))
+        self._replicas.hear(now_s, (Kind.MONITOR, monitor_id))
         monitors = self._reports.monitors
         if monitor_id not in monitors and len(monitors) >= MONITORS_MAX:
             return False
         before = monitors.get(monitor_id)
         anew = [] if before is None else history.monitor_began_anew(before.report, report)
-        document = msgspec.json.encode(report) if self._exchange.is_shared else b""
-        told_others = Item(Kind.MONITOR, monitor_id, now_s, document)
         if anew:
             with self._store.write() as transaction:
                 for stream in anew:
                     history.carry_stream(transaction, stream)
-                self._exchange.put(told_others, within=transaction)
+                self._replicas.monitor_told(monitor_id, report, now_s, transaction)  # none of them carries it again
         monitors[monitor_id] = Received(report, now_s)
         for arrival in report.probes:
             if self._probes.arrived(monitor_id, report.clock, arrival):
-                document = msgspec.json.encode((monitor_id, report.clock, arrival))
-                self._exchange.put(Item(Kind.PROBE_ARRIVED, arrival.token, now_s, document))
-        self._exchange.put(told_others)
+                self._replicas.probe_arrived(monitor_id, report.clock, arrival, now_s)
+        self._replicas.monitor_told(monitor_id, report, now_s)
         return True
 
-    def hear(self, now_s: float, *only: Named) -> None:
-        """Take in what other replicas were told; where ``only`` is given, no more than that."""
-        if not self._exchange.is_shared:
-            return
-        with self._hearing:
-            for item in self._exchange.news(*only):
-                try:
-                    self._heard(item)
-                except msgspec.DecodeError as error:  # of a replica of another version
-                    _log.warning("an item of another replica cannot be read", kind=item.kind, error=str(error))
-            if not only:
-                self._forget_what_is_gone(now_s)
-
-    def _heard(self, item: Item) -> None:
-        match item.kind:
-            case Kind.AGENT:
-                known = self._reports.agents.get(item.name)
-                if known is None or known.received_at_s < item.told_at_s:
-                    agents = msgspec.json.decode(item.document, type=ToldByAgent)
-                    self._remember_sent(item.name, agents.sent)
-                    self._take_in(decode_report(bytes(agents.report)), item.told_at_s)
-            case Kind.MONITOR:
-                told = self._reports.monitors.get(item.name)
-                if told is None or told.received_at_s < item.told_at_s:
-                    monitors_report = msgspec.json.decode(item.document, type=MonitorReport)
-                    self._reports.monitors[item.name] = Received(monitors_report, item.told_at_s)
-            case Kind.TRACE:
-                self.traces.asked_elsewhere(item.document)
-            case Kind.TRACE_READ:
-                self.traces.read_elsewhere(item.name, item.told_at_s)
-            case Kind.TRACE_BATCH:
-                host_id, number, batch = msgspec.json.decode(item.document, type=tuple[str, int, TraceBatch])
-                self.traces.tell(host_id, batch, item.told_at_s, number)
-            case Kind.TRACE_STOP:
-                with suppress(ApiError):  # it has been forgotten meanwhile
-                    self.traces.stop(item.name, item.told_at_s)
-            case Kind.PROBE:
-                self._probes.asked_elsewhere(item.document)
-            case Kind.PROBE_ANSWER:
-                answerer, answer = msgspec.json.decode(item.document, type=tuple[str, ProbeAnswer])
-                self._probes.answered(answerer, [answer], item.told_at_s)
-            case Kind.PROBE_ARRIVED:
-                arrived = msgspec.json.decode(item.document, type=tuple[str, str, ProbeReport])
-                self._probes.arrived(*arrived)
-
-    def _forget_what_is_gone(self, now_s: float) -> None:
-        """Forget what another replica has forgotten, and the sessions that were deleted there."""
-        for kind, name in self._exchange.gone():
-            if kind == Kind.AGENT:
-                self._reports.agents.pop(name, None)
-            elif kind == Kind.MONITOR:
-                self._reports.monitors.pop(name, None)
-        with self._store.read() as transaction:
-            revision = transaction.revision
-            if revision != self._pruned_at:
-                remembered = {*self._reports.sent, *self._outer_sources}
-                self._forget_sessions(remembered - {record.session_id for record in transaction.sessions.where()})
-                self._pruned_at = revision
-        if now_s - self._swept_at_s > SWEPT_EVERY_S:
-            self._swept_at_s = now_s
-            self._exchange.remove_older(now_s - EXCHANGED_KEPT_S)
+    def hear(self, now_s: float) -> None:
+        """Take in what other replicas were told since the last time."""
+        self._replicas.hear(now_s)
 
     def _take_in(self, report: Report, now_s: float) -> None:
         with self._counting:
@@ -313,9 +244,8 @@ class ControlPlane:
         )
         self.hear(now_s)
         asked = self._probes.ask(session, resources, self._reports, request, within_s, now_s)
-        if asked.probe_id is not None and self._exchange.is_shared:
-            item = Item(Kind.PROBE, asked.probe_id, now_s, self._probes.document(asked.probe_id))
-            self._exchange.put(item, notify=PROBES)
+        if asked.probe_id is not None:
+            self._replicas.probe_asked(asked.probe_id, now_s)
         return asked
 
     def probe(self, probe_id: str, now_s: float) -> Verification:
@@ -335,8 +265,7 @@ class ControlPlane:
     def probes_answered(self, host_id: str, answers: tuple[ProbeAnswer, ...], now_s: float) -> None:
         """Take in what an agent did of what it was asked."""
         self._probes.answered(host_id, answers, now_s)
-        for answer in answers:
-            self._exchange.put(Item(Kind.PROBE_ANSWER, answer.probe_id, now_s, msgspec.json.encode((host_id, answer))))
+        self._replicas.probes_answered(host_id, answers, now_s)
 
     def forget_host(self, host_id: str, now_s: float) -> None:
         """Delete a host that reports no more, with its interfaces and their sessions.
@@ -359,7 +288,7 @@ class ControlPlane:
             transaction.hosts.remove(host_id)
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
-        self._exchange.remove(Kind.AGENT, host_id)
+        self._replicas.host_forgotten(host_id)
 
     def forget_interface(self, interface_id: str, now_s: float) -> None:
         """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
@@ -393,9 +322,7 @@ class ControlPlane:
                 "Start `pktmirror agent` there",
             )
         asked = self.traces.ask(wish, record.host_id, record.found.key, now_s)
-        if self._exchange.is_shared:
-            item = Item(Kind.TRACE, asked.trace_id, now_s, self.traces.document(asked.trace_id))
-            self._exchange.put(item, notify=TRACES)
+        self._replicas.trace_asked(asked.trace_id, now_s)
         return asked
 
     def trace_told(self, host_id: str, batch: TraceBatch, now_s: float) -> bool:
@@ -403,23 +330,21 @@ class ControlPlane:
         self.hear(now_s)
         number = self.traces.batches(batch.trace_id)
         wanted = self.traces.tell(host_id, batch, now_s)
-        if self.traces.batches(batch.trace_id) > number and self._exchange.is_shared:
-            document = msgspec.json.encode((host_id, number, batch))
-            item = Item(Kind.TRACE_BATCH, f"{batch.trace_id}/{number:06}", now_s, document)
-            self._exchange.put(item, notify=TRACES)
+        if self.traces.batches(batch.trace_id) > number:
+            self._replicas.trace_told(host_id, number, batch, now_s)
         return wanted
 
     def trace_awaited(self, trace_id: str, now_s: float) -> None:
         """Whoever asked for a trace is there and waits for more of it."""
         self.hear(now_s)
         if self.traces.knows(trace_id):
-            self._exchange.put(Item(Kind.TRACE_READ, trace_id, now_s, b""))
+            self._replicas.trace_awaited(trace_id, now_s)
 
     def stop_trace(self, trace_id: str, now_s: float) -> None:
         """End a trace; ApiError for one that is not known."""
         self.hear(now_s)
         self.traces.stop(trace_id, now_s)
-        self._exchange.put(Item(Kind.TRACE_STOP, trace_id, now_s, b""), notify=TRACES)
+        self._replicas.trace_stopped(trace_id, now_s)
 
     def declared(self) -> dict[str, Any]:
         """The declaration, and what it means here and now."""
@@ -593,39 +518,24 @@ class ControlPlane:
     def _forget_sessions(self, session_ids: Iterable[str]) -> None:
         for session_id in session_ids:
             self._reports.sent.pop(session_id, None)
-            for sessions in [*self._sent_by_host.values()]:
-                sessions.discard(session_id)
             self._outer_sources.pop(session_id, None)
             with self._counting:
                 self._instances.ended(session_id)
 
-    def _take_in_sent(self, report: Report, now_s: float) -> Item:
-        """Remember what each session has sent, and carry on where the counters of one begin anew; what other replicas
-        are to be told."""
+    def _take_in_sent(self, report: Report, now_s: float) -> dict[str, Tally]:
+        """Remember what each session has sent, by its id, and carry on where the counters of one begin anew."""
         known = self._reports.sent
         told = {session.session_id: sent(session.directions) for session in report.sessions}
         with self._store.read() as transaction:
             told = {id_: now for id_, now in told.items() if id_ in known or transaction.sessions.get(id_) is not None}
-        item = Item(Kind.AGENT, report.host_id, now_s, self._told_others(report, told))
         anew = history.agent_began_anew(known, report)
         if anew:
             with self._store.write() as transaction:
                 for session_id, before in anew.items():
                     history.carry_session(transaction, session_id, before)
-                self._exchange.put(item, within=transaction)  # none of them carries it a second time
-        self._remember_sent(report.host_id, told)
-        return item
-
-    def _told_others(self, report: Report, told: Mapping[str, Tally]) -> bytes:
-        if not self._exchange.is_shared:
-            return b""
-        known = self._reports.sent
-        silent = {id_: known[id_] for id_ in [*self._sent_by_host.get(report.host_id, ())] if id_ in known}
-        return msgspec.json.encode(ToldByAgent(report=msgspec.Raw(encode(report)), sent={**silent, **told}))
-
-    def _remember_sent(self, host_id: str, told: Mapping[str, Tally]) -> None:
-        self._reports.sent.update(told)
-        self._sent_by_host.setdefault(host_id, set()).update(told)
+                self._replicas.agent_told(report, told, now_s, transaction)  # none of them carries it again
+        known.update(told)
+        return told
 
     def _instance_of(self, session_id: str) -> str | None:
         """The instance that a session's source belongs to, empty for none; None for a session that is not there."""
