@@ -21,6 +21,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from pktmirror.control import environment
+from pktmirror.control.statedir import SHARED
 from pktmirror.control.store import Store
 from pktmirror.desired import DesiredState, FoundInterface, Report, decode_desired_state, encode
 
@@ -194,11 +195,12 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
 
 @contextmanager
 def replicas(directory: Path, store: str, **settings: Any) -> Iterator[tuple[Plane, Plane]]:
-    """Two control planes of one store; the second has no more of the first than its key."""
+    """Two control planes of one store; the second has the files of the first that are to be copied."""
     with running(directory / "one" / "state", store=store, **settings) as first:
         second_state = directory / "two" / "state"
         second_state.mkdir(parents=True)
-        shutil.copy(first.state / "key", second_state / "key")
+        for name in SHARED:
+            shutil.copy(first.state / name, second_state / name)
         with running(second_state, store=store, **settings) as second:
             yield first, second
 

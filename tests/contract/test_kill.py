@@ -25,7 +25,7 @@ from tests.contract.plane import HOST, found
 from tests.postgresql import Server
 from tests.waiting import wait_until
 
-ROUNDS, ROUNDS_LONG = 8, 200
+ROUNDS, ROUNDS_LONG = 5, 200
 HANDS = 2
 ANSWERS_MAX = 6
 KILL_WITHIN_S = 0.01

@@ -21,7 +21,7 @@ import uvicorn
 from pktmirror.aws import ApiError
 from pktmirror.control.http import Endpoint
 from pktmirror.control.plane import ControlPlane
-from pktmirror.control.statedir import Client, StateDirectory
+from pktmirror.control.statedir import KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
 from pktmirror.model.refusal import Refusal
@@ -87,25 +87,23 @@ def serve(
             store.close()
 
 
-def _keys_belong_to(store: Store, state: StateDirectory) -> None:
-    """Refusal where the store is sealed with a key that this directory does not have."""
+def _check_shared_files(store: Store, state: StateDirectory) -> None:
+    """Refusal where a store that is in use needs files that this directory lacks: new ones would not fit."""
     with store.read() as transaction:
-        sealed = transaction.access_keys.count()
-    if sealed and not state.has_key:
+        is_in_use = transaction.access_keys.count() > 0
+    lacking = [name for name in state.lacks() if store.url is not None or name == KEY]
+    if is_in_use and lacking:
         raise Refusal(
-            f"The store {store.name} is sealed with a key that is not in {state.path}.",
-            found="no file `key`",
-            do=f"copy the file `key` of the first replica's state directory to {state.path / 'key'}, for its owner "
-            "only, or put it back from a backup",
+            f"The store {store.name} is in use, and {state.path} lacks what belongs to it.",
+            found=f"no {', '.join(lacking)}",
+            do="copy these files of another control plane of this store, for their owner only, or restore a backup",
         )
-    if store.url is not None:
-        state.share_tokens()
 
 
 def _plane(
     store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
 ) -> ControlPlane:
-    _keys_belong_to(store, state)
+    _check_shared_files(store, state)
     try:
         plane = ControlPlane(
             store,

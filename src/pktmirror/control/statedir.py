@@ -16,6 +16,7 @@ from pktmirror.model.refusal import Refusal
 
 STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
 AGENT_TOKEN, METRICS_TOKEN = "agent-token", "metrics-token"
+SHARED = (KEY, AGENT_TOKEN, METRICS_TOKEN)
 CREDENTIALS, CONFIG = "aws-credentials", "aws-config"
 CLIENT = "client.json"
 TOKEN_CHARACTERS_MIN = 16
@@ -98,6 +99,10 @@ class StateDirectory:
     def has_key(self) -> bool:
         return (self.path / KEY).exists()
 
+    def lacks(self) -> list[str]:
+        """Which of the files that are the same for all control planes of a store are not there."""
+        return [name for name in SHARED if not (self.path / name).exists()]
+
     def agent_token(self) -> str:
         """The bearer token of agents and monitors; made at the first start."""
         return self._token(AGENT_TOKEN, "agents'")
@@ -105,12 +110,6 @@ class StateDirectory:
     def metrics_token(self) -> str:
         """The bearer token with which metrics are read, and nothing else is done; made at the first start."""
         return self._token(METRICS_TOKEN, "metrics'")
-
-    def share_tokens(self) -> None:
-        """Where a token is still to be made, make it of the key: all replicas of a store have one key, so the same
-        tokens."""
-        for name in (AGENT_TOKEN, METRICS_TOKEN):
-            self._kept(name, self.key().derived(name).hex())
 
     def put_back(self, kept: dict[str, str]) -> None:
         """Have these files, by name, whatever was there."""
@@ -168,7 +167,7 @@ def kept_files(state_dir: Path) -> dict[str, str]:
     try:
         return {
             name: (state_dir / name).read_text(encoding="ascii")
-            for name in (KEY, AGENT_TOKEN, METRICS_TOKEN)
+            for name in SHARED
             if name == KEY or (state_dir / name).exists()
         }
     except (OSError, UnicodeDecodeError) as error:
