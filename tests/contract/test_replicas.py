@@ -106,6 +106,17 @@ def test_a_server_that_was_away_is_used_again(both: tuple[Plane, Plane], postgre
     assert everything(first) == before
 
 
+def test_a_connection_that_died_is_replaced_before_it_is_used(postgresql: Server) -> None:
+    store = Store.open(postgresql.database())
+    for _ in range(3):
+        with store.read() as transaction:
+            assert transaction.revision == 0
+        postgresql.execute(OTHERS_END)
+    with store.write() as transaction:
+        transaction.bump_revision()
+    store.close()
+
+
 def test_a_write_that_is_cut_off_is_told_to_come_again_and_leaves_nothing(postgresql: Server) -> None:
     store = Store.open(postgresql.database())
 

@@ -115,6 +115,10 @@ def _plane(
             now_s=time.time(),
         )
     except ApiError as error:
+        if error.code == "Unavailable":
+            raise Refusal(
+                f"The store {store.name} is away.", found=error.message, do="start again when its server runs"
+            ) from None
         raise Refusal(
             f"The declaration of networks {file} cannot take the place of the one in force.",
             found=error.message,
