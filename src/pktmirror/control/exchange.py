@@ -17,6 +17,8 @@ from sqlalchemy.dialects.postgresql import insert
 from pktmirror.control import postgresql, schema
 from pktmirror.control.store import Store, Transaction
 
+# Beside the store's tables and their version: other columns would take another name, so that replicas of two versions
+# can run side by side for an upgrade.
 _METADATA = MetaData()
 _TABLE = Table(
     "exchange",

@@ -1,6 +1,6 @@
-"""The state directory: the store, the key, the tokens, and the files that make AWS clients ready to use.
+"""The state directory: SQLite's file, the key, the tokens, and the files that make AWS clients ready to use.
 
-One control plane at a time holds it. All its files are for its owner only. An edge module.
+One control plane at a time holds it; several of one PostgreSQL have one each. All its files are for its owner only. An edge module.
 """
 
 import fcntl
@@ -17,6 +17,7 @@ from pktmirror.model.refusal import Refusal
 STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
 AGENT_TOKEN, METRICS_TOKEN = "agent-token", "metrics-token"
 SHARED = (KEY, AGENT_TOKEN, METRICS_TOKEN)
+"""What belongs to the store: in a backup, and the same for all control planes of one."""
 CREDENTIALS, CONFIG = "aws-credentials", "aws-config"
 CLIENT = "client.json"
 TOKEN_CHARACTERS_MIN = 16
