@@ -17,7 +17,7 @@ from tests.contract.plane import Plane, found, replicas, running
 from tests.postgresql import Server
 
 SQLITE, POSTGRESQL, REPLICAS = "sqlite", "postgresql", "replicas"
-ALSO_ON_POSTGRESQL = {"test_filters", "test_sessions", "test_tags", "test_targets"}
+ALSO_ON_POSTGRESQL = {"test_sessions", "test_tags", "test_targets"}
 ALSO_ON_REPLICAS = {"test_agents", "test_explain", "test_ledger", "test_probes", "test_sessions", "test_streams"}
 
 
