@@ -1,6 +1,7 @@
 """The state directory: SQLite's file, the key, the tokens, and the files that make AWS clients ready to use.
 
-One control plane at a time holds it; several of one PostgreSQL have one each. All its files are for its owner only. An edge module.
+One control plane at a time holds it; several of one PostgreSQL have one each. All its files are for its owner only.
+An edge module.
 """
 
 import fcntl
