@@ -174,3 +174,13 @@ def test_quotas_do_not_exceed_the_data_plane(tmp_path: Path) -> None:
 def test_there_is_no_environment_before_the_first_start(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="pktmirror serve"):
         environment(tmp_path)
+
+
+def test_a_store_whose_key_is_lost_is_refused_and_gets_no_other(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(state):
+        pass
+    for name in ("key", "agent-token"):
+        (state / name).unlink()
+    assert refusal("127.0.0.1:0", state).found == "no key", "a token is made anew, which is how it is changed"
+    assert not (state / "key").exists()

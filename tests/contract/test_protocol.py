@@ -14,7 +14,6 @@ from botocore.credentials import Credentials
 
 from pktmirror.aws import BODY_BYTES_MAX
 from pktmirror.control.operations import OPERATIONS
-from pktmirror.control.store import Store
 from tests.contract.conftest import Maker, rule
 from tests.contract.plane import Plane, code_of, refusal_of
 
@@ -23,7 +22,7 @@ EC2 = "{http://ec2.amazonaws.com/doc/2016-11-15/}"
 
 def dump(plane: Plane) -> Any:
     """Every row of the store, read beside the running server."""
-    store = Store.open(plane.state / "pktmirror.sqlite")
+    store = plane.opened()
     try:
         with store.read() as transaction:
             return transaction.dump()

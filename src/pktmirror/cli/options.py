@@ -25,6 +25,16 @@ DEFAULT_STATE = Path("/var/lib/pktmirror")
 State = Annotated[
     Path, typer.Option("--state", envvar="PKTMIRROR_STATE", help="Where the service keeps what must outlive it.")
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="PKTMIRROR_STORE",
+        metavar="URL",
+        help="A PostgreSQL database, postgresql://user@host/database, that replicas share (default: SQLite in the "
+        "state directory). The password is better in ~/.pgpass or PGPASSWORD.",
+    ),
+]
 Control = Annotated[str, typer.Option("--control", envvar="PKTMIRROR_CONTROL", help="The control plane's URL.")]
 Netns = Annotated[
     str | None, typer.Option("--netns", help="The network namespace to work in, by its name in /run/netns.")

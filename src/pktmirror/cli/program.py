@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pktmirror import __version__
 from pktmirror.cli import (
+    backup,
     doctor,
     explain,
     forget,
@@ -50,6 +51,8 @@ app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)
 app.command("forget")(forget.forget)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 @app.callback()

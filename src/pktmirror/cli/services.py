@@ -18,6 +18,7 @@ from pktmirror.cli.options import (
     HostId,
     Netns,
     State,
+    Store,
     budget_of,
     default_host_id,
     read_token,
@@ -34,6 +35,7 @@ def serve(
         DEFAULT_LISTEN
     ),
     state: State = DEFAULT_STATE,
+    store: Store = None,
     networks: Annotated[
         Path | None,
         typer.Option(
@@ -59,7 +61,7 @@ def serve(
 
     Example: [bold]pktmirror serve --listen 127.0.0.1:8773 --state /var/lib/pktmirror[/bold]
     """
-    settings = control.Settings(region=region, quotas=quotas_of(quota or []), eni_forget_s=eni_forget_s)
+    settings = control.Settings(region=region, quotas=quotas_of(quota or []), eni_forget_s=eni_forget_s, store=store)
     control.serve(listen, state, networks, allow_remote=allow_remote, settings=settings, stop=stop_at_signals())
 
 

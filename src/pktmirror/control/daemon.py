@@ -21,7 +21,7 @@ import uvicorn
 from pktmirror.aws import ApiError
 from pktmirror.control.http import Endpoint
 from pktmirror.control.plane import ControlPlane
-from pktmirror.control.statedir import Client, StateDirectory
+from pktmirror.control.statedir import KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
 from pktmirror.model.refusal import Refusal
@@ -43,6 +43,8 @@ class Settings:
     region: str = DEFAULT_REGION
     quotas: Quotas = field(default_factory=Quotas)
     eni_forget_s: float | None = None
+    store: str | None = None
+    """The URL of a PostgreSQL database; None: SQLite in the state directory."""
 
 
 def serve(
@@ -64,7 +66,7 @@ def serve(
     _check(settings)
     declared = _declaration(networks_file)
     with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
-        store = Store.open(state.store)
+        store = Store.open(settings.store or state.store)
         try:
             plane = _plane(store, state, settings, declared, networks_file)
             url = _url(listening)
@@ -80,14 +82,28 @@ def serve(
                 plane, state.agent_token(), state.metrics_token(), started=lambda: _announce(url, ready)
             )
             with _stopping(stop) as stop_:
-                asyncio.run(_serve(endpoint, listening, stop_))
+                asyncio.run(_serve(endpoint, store, listening, stop_))
         finally:
             store.close()
+
+
+def _check_shared_files(store: Store, state: StateDirectory) -> None:
+    """Refusal where a store that is in use needs files that this directory lacks: new ones would not fit."""
+    with store.read() as transaction:
+        is_in_use = transaction.access_keys.count() > 0
+    lacking = [name for name in state.lacks() if store.url is not None or name == KEY]
+    if is_in_use and lacking:
+        raise Refusal(
+            f"The store {store.name} is in use, and {state.path} lacks what belongs to it.",
+            found=f"no {', '.join(lacking)}",
+            do="copy these files of another control plane of this store, for their owner only, or restore a backup",
+        )
 
 
 def _plane(
     store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
 ) -> ControlPlane:
+    _check_shared_files(store, state)
     try:
         plane = ControlPlane(
             store,
@@ -99,6 +115,10 @@ def _plane(
             now_s=time.time(),
         )
     except ApiError as error:
+        if error.code == "Unavailable":
+            raise Refusal(
+                f"The store {store.name} is away.", found=error.message, do="start again when its server runs"
+            ) from None
         raise Refusal(
             f"The declaration of networks {file} cannot take the place of the one in force.",
             found=error.message,
@@ -114,7 +134,7 @@ def _announce(url: str, ready: Callable[[str], None]) -> None:
     ready(url)
 
 
-async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.Event) -> None:
+async def _serve(endpoint: Endpoint, store: Store, listening: socket.socket, stop: threading.Event) -> None:
     config = uvicorn.Config(
         endpoint.app(),
         access_log=False,
@@ -125,12 +145,18 @@ async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.E
         timeout_keep_alive=75,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve([listening]))
-    while not stop.is_set() and not serving.done():
-        await asyncio.sleep(STOP_POLL_S)
-    endpoint.stop()
-    server.should_exit = True
-    await serving
+    loop = asyncio.get_running_loop()
+
+    def changed(told: str) -> None:
+        loop.call_soon_threadsafe(endpoint.told_elsewhere, told)
+
+    with store.listening(changed):
+        serving = asyncio.create_task(server.serve([listening]))
+        while not stop.is_set() and not serving.done():
+            await asyncio.sleep(STOP_POLL_S)
+        endpoint.stop()
+        server.should_exit = True
+        await serving
 
 
 class _Server(uvicorn.Server):

@@ -66,7 +66,9 @@ from pktmirror.aws import (
     verify,
 )
 from pktmirror.control.plane import ControlPlane
+from pktmirror.control.replicas import PROBES
 from pktmirror.control.reports import MonitorReport
+from pktmirror.control.store import EVERYTHING
 from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
 from pktmirror.model.probe import ProbeAnswer
@@ -137,6 +139,7 @@ class Endpoint:
         self.probes = Revisions()  # asked for
         self.trace_orders = Revisions()  # that agents wait for
         self.traces = Revisions()  # what their askers wait for
+        self._hearings: set[asyncio.Future[None]] = set()  # the loop itself keeps no task alive
         self._plane = plane
         self._agent_token = agent_token.encode()
         self._metrics_token = metrics_token.encode()
@@ -146,6 +149,30 @@ class Endpoint:
         """Every long poll is answered now."""
         for changes in (self.revisions, self.probes, self.trace_orders, self.traces):
             changes.stop()
+
+    def told_elsewhere(self, told: str) -> None:
+        """A replica has changed something that others wait for (`Store.listening`)."""
+        if told.isdecimal():
+            self.revisions.reached(int(told))
+            return
+        if told == EVERYTHING:
+            self.revisions.wake()
+        hearing = asyncio.ensure_future(self._hear(told))
+        self._hearings.add(hearing)
+        hearing.add_done_callback(self._hearings.discard)
+
+    async def _hear(self, told: str) -> None:
+        try:
+            await run_in_threadpool(self._plane.hear, time.time())
+        except ApiError:
+            _log.warning("what other replicas were told cannot be read; it is tried again every second")
+        if told in (PROBES, EVERYTHING):
+            self.probes.wake()
+        self._traces_changed()
+
+    def _traces_changed(self) -> None:
+        for changes in (self.trace_orders, self.traces):
+            changes.reached(self._plane.traces.changes)
 
     def app(self) -> Starlette:
         own = "/pktmirror/v1"
@@ -190,8 +217,9 @@ class Endpoint:
         while True:
             try:
                 await self._changing(self._plane.forget_interfaces, time.time())
+                await run_in_threadpool(self._plane.hear, time.time())
             except Exception:  # the next turn may succeed; what failed is in the log
-                _log.exception("interfaces that are gone could not be forgotten")
+                _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def _aws(self, request: Request) -> Response:
@@ -335,7 +363,7 @@ class Endpoint:
         host_id = _name(request)
         body = await _body(request, REPORT_BYTES_MAX)
         batch = _decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
-        wanted = self._plane.traces.tell(host_id, batch, time.time())
+        wanted = await run_in_threadpool(self._plane.trace_told, host_id, batch, time.time())
         self.traces.reached(self._plane.traces.changes)
         return _json({"wanted": wanted})
 
@@ -353,6 +381,7 @@ class Endpoint:
     async def _traced(self, request: Request) -> Response:
         await self._require_signature(request)
         trace_id, after = _name(request), int(_number(request, "after", 0))
+        await run_in_threadpool(self._plane.trace_awaited, trace_id, time.time())
         knows_it_began = _number(request, "began", 0) != 0
 
         def news() -> Response | None:
@@ -365,7 +394,7 @@ class Endpoint:
 
     async def _stop_trace(self, request: Request) -> Response:
         await self._require_signature(request)
-        self._plane.traces.stop(_name(request), time.time())
+        await run_in_threadpool(self._plane.stop_trace, _name(request), time.time())
         self.traces.reached(self._plane.traces.changes)
         return Response(status_code=204)
 

@@ -6,7 +6,7 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +16,14 @@ import msgspec
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
 from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
+from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
 from pktmirror.control.probes import Probes, Verification
 from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
+from pktmirror.control.replicas import Replicas
 from pktmirror.control.reports import (
     MonitorReport,
     Received,
@@ -40,7 +42,7 @@ from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
 from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks, parse, with_address
-from pktmirror.tracing import TraceProgress, TraceWish
+from pktmirror.tracing import TraceBatch, TraceProgress, TraceWish
 
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
@@ -108,6 +110,15 @@ class ControlPlane:
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
+        self._replicas = Replicas(
+            store,
+            self._reports,
+            self._probes,
+            self.traces,
+            take_in=self._take_in,
+            forget=self._forget_sessions,
+            now_s=now_s,
+        )
         self.identity = self._identity(now_s)
         self.networks_applied: list[str] = []
         if networks is not None:
@@ -125,6 +136,7 @@ class ControlPlane:
         writes = operations.offered(call).writes
         mirrored: Minutes = {}
         if call.service == "monitoring":
+            self.hear(now_s)
             with self._counting:
                 mirrored = self._instances.by_minute()
         with self._writing(now_s) if writes else self._store.read() as transaction:
@@ -157,10 +169,10 @@ class ControlPlane:
         nonsense = agent_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
-        self._take_in_sent(report)
-        with self._counting:
-            self._instances.told(report, self._instance_of, now_s)
-        self._reports.agents[report.host_id] = Received(report, now_s)
+        self._replicas.hear(now_s, (Kind.AGENT, report.host_id))
+        sent_by_session = self._take_in_sent(report, now_s)
+        self._take_in(report, now_s)
+        self._replicas.agent_told(report, sent_by_session, now_s)
         with self._store.read() as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
@@ -190,6 +202,7 @@ class ControlPlane:
         nonsense = monitor_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
+        self._replicas.hear(now_s, (Kind.MONITOR, monitor_id))
         monitors = self._reports.monitors
         if monitor_id not in monitors and len(monitors) >= MONITORS_MAX:
             return False
@@ -199,9 +212,22 @@ class ControlPlane:
             with self._store.write() as transaction:
                 for stream in anew:
                     history.carry_stream(transaction, stream)
+                self._replicas.monitor_told(monitor_id, report, now_s, transaction)  # none of them carries it again
         monitors[monitor_id] = Received(report, now_s)
-        self._probes.monitor_told(monitor_id, report)
+        for arrival in report.probes:
+            if self._probes.arrived(monitor_id, report.clock, arrival):
+                self._replicas.probe_arrived(monitor_id, report.clock, arrival, now_s)
+        self._replicas.monitor_told(monitor_id, report, now_s)
         return True
+
+    def hear(self, now_s: float) -> None:
+        """Take in what other replicas were told since the last time."""
+        self._replicas.hear(now_s)
+
+    def _take_in(self, report: Report, now_s: float) -> None:
+        with self._counting:
+            self._instances.told(report, self._instance_of, now_s)
+        self._reports.agents[report.host_id] = Received(report, now_s)
 
     def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
         """Ask for a probe on the way of a session's copies. Raises ApiError for a session that is not there."""
@@ -216,10 +242,15 @@ class ControlPlane:
         request = ProbeRequest(
             probe_id=secrets.token_hex(8), session_id=session_id, token=new_token(shared_token).hex()
         )
-        return self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+        self.hear(now_s)
+        asked = self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+        if asked.probe_id is not None:
+            self._replicas.probe_asked(asked.probe_id, now_s)
+        return asked
 
     def probe(self, probe_id: str, now_s: float) -> Verification:
         """What is known of a probe. Raises ApiError for one that was not asked for, or is forgotten."""
+        self.hear(now_s)
         found = self._probes.of(probe_id, self._reports, now_s)
         if found is None:
             raise ApiError("InvalidProbeId.NotFound", f"The probe '{errors.echo(probe_id)}' is not known", 404)
@@ -227,17 +258,21 @@ class ControlPlane:
 
     def probes_asked_of(self, host_id: str, now_s: float) -> list[ProbeRequest]:
         """The probes that an agent is to send."""
+        if self._probes.asked_of(host_id, now_s):
+            self.hear(now_s)  # it may have answered another replica
         return self._probes.asked_of(host_id, now_s)
 
     def probes_answered(self, host_id: str, answers: tuple[ProbeAnswer, ...], now_s: float) -> None:
         """Take in what an agent did of what it was asked."""
         self._probes.answered(host_id, answers, now_s)
+        self._replicas.probes_answered(host_id, answers, now_s)
 
     def forget_host(self, host_id: str, now_s: float) -> None:
         """Delete a host that reports no more, with its interfaces and their sessions.
 
         Raises ApiError for one that is not known, and for one that reports: its interfaces would be back at once.
         """
+        self.hear(now_s)
         told = self._reports.agents.get(host_id)
         if told is not None and now_s - told.received_at_s <= status.AGENT_SILENT_S:
             raise ApiError(
@@ -253,12 +288,14 @@ class ControlPlane:
             transaction.hosts.remove(host_id)
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
+        self._replicas.host_forgotten(host_id)
 
     def forget_interface(self, interface_id: str, now_s: float) -> None:
         """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
 
         Raises ApiError for one that is not known, and for one that is there: it would be back at once, as a new one.
         """
+        self.hear(now_s)
         with self._writing(now_s) as transaction:
             record = _interface(transaction, interface_id)
             if record.attached and self._silent_s(record.host_id, now_s) <= status.AGENT_SILENT_S:
@@ -272,6 +309,7 @@ class ControlPlane:
 
     def ask_trace(self, wish: TraceWish, now_s: float) -> TraceProgress:
         """Begin a live trace of an interface; ApiError where there is nobody to do it."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             record = _interface(transaction, wish.interface_id)
         silent_s = self._silent_s(record.host_id, now_s)
@@ -283,7 +321,30 @@ class ControlPlane:
                 f"The agent of {record.host_id} has not reported for {silent_s:.0f} s, and it is the one to trace. "
                 "Start `pktmirror agent` there",
             )
-        return self.traces.ask(wish, record.host_id, record.found.key, now_s)
+        asked = self.traces.ask(wish, record.host_id, record.found.key, now_s)
+        self._replicas.trace_asked(asked.trace_id, now_s)
+        return asked
+
+    def trace_told(self, host_id: str, batch: TraceBatch, now_s: float) -> bool:
+        """Take in what an agent traced; whether more is wanted."""
+        self.hear(now_s)
+        number = self.traces.batches(batch.trace_id)
+        wanted = self.traces.tell(host_id, batch, now_s)
+        if self.traces.batches(batch.trace_id) > number:
+            self._replicas.trace_told(host_id, number, batch, now_s)
+        return wanted
+
+    def trace_awaited(self, trace_id: str, now_s: float) -> None:
+        """Whoever asked for a trace is there and waits for more of it."""
+        self.hear(now_s)
+        if self.traces.knows(trace_id):
+            self._replicas.trace_awaited(trace_id, now_s)
+
+    def stop_trace(self, trace_id: str, now_s: float) -> None:
+        """End a trace; ApiError for one that is not known."""
+        self.hear(now_s)
+        self.traces.stop(trace_id, now_s)
+        self._replicas.trace_stopped(trace_id, now_s)
 
     def declared(self) -> dict[str, Any]:
         """The declaration, and what it means here and now."""
@@ -323,6 +384,7 @@ class ControlPlane:
 
     def status(self, now_s: float) -> dict[str, Any]:
         """What runs where, and each session's problem or None."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
         problems = status.problems(resources, self._reports, now_s)
@@ -375,6 +437,7 @@ class ControlPlane:
     def ledger(self, now_s: float, *, with_rules: bool = False) -> dict[str, Any]:
         """The ledger of all sessions, with all rules where they are asked for, and of the interfaces that agents
         mirror."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
@@ -402,6 +465,7 @@ class ControlPlane:
 
     def metrics(self, now_s: float) -> bytes:
         """All figures, for Prometheus."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
             hosts = transaction.hosts.where()
@@ -445,26 +509,33 @@ class ControlPlane:
         """A transaction that may delete sessions: what they had sent is remembered with it."""
         with self._store.write() as transaction:
             yield transaction
+            if transaction.removed_sessions:
+                self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)
             removed = transaction.removed_sessions
-        for session_id in removed:
+        self._forget_sessions(removed)
+
+    def _forget_sessions(self, session_ids: Iterable[str]) -> None:
+        for session_id in session_ids:
             self._reports.sent.pop(session_id, None)
             self._outer_sources.pop(session_id, None)
             with self._counting:
                 self._instances.ended(session_id)
 
-    def _take_in_sent(self, report: Report) -> None:
-        """Remember what each session has sent, and carry on where the counters of one begin anew."""
+    def _take_in_sent(self, report: Report, now_s: float) -> dict[str, Tally]:
+        """Remember what each session has sent, by its id, and carry on where the counters of one begin anew."""
         known = self._reports.sent
+        told = {session.session_id: sent(session.directions) for session in report.sessions}
+        with self._store.read() as transaction:
+            told = {id_: now for id_, now in told.items() if id_ in known or transaction.sessions.get(id_) is not None}
         anew = history.agent_began_anew(known, report)
         if anew:
             with self._store.write() as transaction:
                 for session_id, before in anew.items():
                     history.carry_session(transaction, session_id, before)
-        told = {session.session_id: sent(session.directions) for session in report.sessions}
-        with self._store.read() as transaction:
-            there = {id_ for id_ in told if id_ in known or transaction.sessions.get(id_) is not None}
-        known.update((session_id, told[session_id]) for session_id in there)
+                self._replicas.agent_told(report, told, now_s, transaction)  # none of them carries it again
+        known.update(told)
+        return told
 
     def _instance_of(self, session_id: str) -> str | None:
         """The instance that a session's source belongs to, empty for none; None for a session that is not there."""

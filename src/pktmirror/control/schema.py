@@ -1,6 +1,6 @@
-"""The tables of the store, and how a row becomes a record. Together with `store` the only SQL.
+"""The tables of the store, and how a row becomes a record. With `store` and what that names the only SQL.
 
-A change of any table raises `VERSION`; a store of another version is refused, never guessed at.
+A change of any table raises `VERSION` and adds a step to `migrations`; a store of a later version is refused.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,10 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
 )
+from sqlalchemy import Text as _Text
+from sqlalchemy.dialects import postgresql
 
 from pktmirror.control.records import (
     AccessKeyRecord,
@@ -44,14 +45,22 @@ from pktmirror.model.target import (
     LoadBalancerTarget,
 )
 
-VERSION = 3
+VERSION = 4
 
 R = TypeVar("R")
 Row = dict[str, Any]
 
 METADATA = MetaData()
 
-SCHEMA_VERSION = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
+Text = _Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Text in the order of its code points, as in SQLite, whatever the language of the database."""
+
+SCHEMA_VERSION = Table(
+    "schema_version",
+    METADATA,
+    Column("version", Integer, primary_key=True),
+    Column("written_by", Text),  # the version of pktmirror that made or migrated it
+)
 
 SETTINGS = Table("settings", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
@@ -77,7 +86,7 @@ _TOKENS = Table(
     Column("token_key", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
     Column("result", Text, nullable=False),
-    Column("created_at_s", Float, nullable=False),
+    Column("created_at_s", Float, nullable=False, index=True),  # each create forgets those that are too old
 )
 
 _HOSTS = Table(

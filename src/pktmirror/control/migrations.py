@@ -1,0 +1,69 @@
+"""From the tables of an earlier version to those of this one, a step for each version. With `store` the only SQL.
+
+A step is written once, for both stores, in the words of its day: it names no table of `schema`, which goes on changing.
+All steps run in one transaction, so a store is of one version or another and never between. Versions 1 and 2 were in no
+release; PostgreSQL came with version 4.
+"""
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection
+
+import pktmirror
+from pktmirror.control import schema
+from pktmirror.model.refusal import Refusal
+
+EARLIEST = 3
+
+
+def _to_4(connection: Connection) -> None:
+    """Who wrote the store, for whoever must go back; and client tokens by age."""
+    connection.exec_driver_sql("ALTER TABLE schema_version ADD COLUMN written_by TEXT")
+    connection.exec_driver_sql("CREATE INDEX ix_idempotency_tokens_created_at_s ON idempotency_tokens (created_at_s)")
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4}
+"""By the version that each leads to."""
+
+
+def version(connection: Connection) -> tuple[int | None, str | None]:
+    """The version of the tables and the program that wrote it, as far as it is known; None where there are none."""
+    if not connection.dialect.has_table(connection, "schema_version"):
+        return None, None
+    row = connection.exec_driver_sql("SELECT * FROM schema_version").mappings().first()
+    return (None, None) if row is None else (row["version"], row.get("written_by"))
+
+
+def make(connection: Connection) -> None:
+    """The tables of this version, empty."""
+    schema.METADATA.create_all(connection)
+    connection.execute(schema.SCHEMA_VERSION.insert().values(version=schema.VERSION, written_by=pktmirror.__version__))
+
+
+def migrate(connection: Connection, name: str) -> None:
+    """Bring the tables to this version. Refusal for those that no step leads from, and for a later version's."""
+    found, written_by = version(connection)
+    if found == schema.VERSION:
+        return
+    refuse_later(name, found, written_by)
+    if found is None or found < EARLIEST:
+        raise Refusal(
+            f"The store {name} is of another version of pktmirror.",
+            found=f"store version {found}, and this program reads {EARLIEST} to {schema.VERSION}",
+            do="give an empty directory as --state: that version was in no release",
+        )
+    for step in range(found + 1, schema.VERSION + 1):
+        STEPS[step](connection)
+    connection.execute(schema.SCHEMA_VERSION.update().values(version=schema.VERSION, written_by=pktmirror.__version__))
+
+
+def refuse_later(name: str, found: int | None, written_by: str | None) -> None:
+    """A later version's tables may mean what this one does not know."""
+    if found is not None and found > schema.VERSION:
+        program = f"pktmirror {written_by}" if written_by else "the later pktmirror that wrote it"
+        raise Refusal(
+            f"The store {name} is of a later version of pktmirror.",
+            found=f"store version {found}, written by {program}, and this program knows {schema.VERSION}",
+            do=f"run {program} or a later one; to go back, `pktmirror restore` a backup from before the upgrade "
+            "into an empty --state directory or database",
+        )
