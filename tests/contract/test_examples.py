@@ -134,6 +134,7 @@ def test_the_package_ships_fifteen_examples() -> None:
     assert len(ALL) == 15, [example.name for example in ALL]
 
 
+@pytest.mark.fact(48)
 @pytest.mark.parametrize("example", ALL, ids=lambda example: example.name)
 def test_fact_48_an_official_example_gives_the_documented_json(stage: Stage, example: Example) -> None:
     stage.clear()

@@ -65,6 +65,7 @@ def test_a_poll_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
         assert not waiting.is_alive()
 
 
+@pytest.mark.fact(45)
 def test_fact_45_an_interface_that_is_forgotten_takes_its_sessions_along(tmp_path: Path) -> None:
     with running(tmp_path / "state", eni_forget_s=0.2) as plane:
         ec2 = plane.client()

@@ -13,6 +13,7 @@ def tags_of(ec2: Any, resource_id: str) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
 
 
+@pytest.mark.fact(41)
 def test_fact_41_tags_given_with_a_create_call_are_returned(ec2: Any, make: Maker) -> None:
     def specification(type_: str) -> list[dict[str, Any]]:
         return [{"ResourceType": type_, "Tags": [{"Key": "Name", "Value": type_}, {"Key": "empty"}]}]
@@ -32,6 +33,7 @@ def test_fact_41_tags_given_with_a_create_call_are_returned(ec2: Any, make: Make
         assert tags == {"Name": f"traffic-mirror-{type_}", "empty": ""}
 
 
+@pytest.mark.fact(41)
 def test_fact_41_tags_for_another_type_are_refused(ec2: Any, make: Maker) -> None:
     wrong = {"TagSpecifications": [{"ResourceType": "traffic-mirror-session", "Tags": [{"Key": "a", "Value": "b"}]}]}
     before = ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"]
@@ -41,6 +43,7 @@ def test_fact_41_tags_for_another_type_are_refused(ec2: Any, make: Maker) -> Non
     assert code_of(ec2.create_traffic_mirror_filter_rule, **asked) == "InvalidParameterValue"
 
 
+@pytest.mark.fact(42)
 def test_fact_42_create_overwrites_and_delete_looks_at_the_value(ec2: Any, make: Maker) -> None:
     one, other = make.filter(), make.filter()
     ec2.create_tags(Resources=[one, other], Tags=[{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}])
@@ -57,6 +60,7 @@ def test_fact_42_create_overwrites_and_delete_looks_at_the_value(ec2: Any, make:
     assert tags_of(ec2, other) == {}
 
 
+@pytest.mark.fact(43)
 def test_fact_43_tags_are_found_by_the_type_of_their_resource(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     rule_id = make.rule(filter_id)["TrafficMirrorFilterRuleId"]
@@ -93,6 +97,7 @@ def test_resources_are_found_by_their_tags(ec2: Any, make: Maker) -> None:
         pytest.param([{"Key": "k", "Value": "v" * 257}], "InvalidParameterValue", id="a value too long"),
         pytest.param([{"Key": "k"}, {"Key": "k"}], "InvalidParameterValue", id="a key twice"),
         pytest.param([{"Value": "v"}], "MissingParameter", id="no key"),
+        pytest.param([{"Key": "", "Value": "v"}], "MissingParameter", id="an empty key"),
         pytest.param([{"Key": f"k{n}", "Value": ""} for n in range(51)], "TagLimitExceeded", id="51 tags"),
     ],
 )
@@ -101,6 +106,15 @@ def test_bad_tags_change_nothing(ec2: Any, make: Maker, tags: list[dict[str, str
     asked = {"Resources": [filter_id], "Tags": tags}
     assert code_of(ec2.create_tags, **asked) == code
     assert tags_of(ec2, filter_id) == {}
+
+
+def test_a_tag_to_delete_has_a_key(ec2: Any, make: Maker) -> None:
+    filter_id = make.filter()
+    ec2.create_tags(Resources=[filter_id], Tags=[{"Key": "a", "Value": "b"}])
+    for tag in ({"Value": "b"}, {"Key": "", "Value": "b"}):
+        asked = {"Resources": [filter_id], "Tags": [tag]}
+        assert code_of(ec2.delete_tags, **asked) == "MissingParameter"
+    assert tags_of(ec2, filter_id) == {"a": "b"}
 
 
 def test_tags_of_nothing(ec2: Any, make: Maker) -> None:
