@@ -196,14 +196,24 @@ def test_fact_50_the_xml_is_ec2s(plane: Plane) -> None:
     root = ElementTree.fromstring(answer.text)
     assert answer.status_code == 200
     assert root.tag == f"{EC2}DescribeTrafficMirrorTargetsResponse"
-    assert root.findtext(f"{EC2}requestId")
+    assert root.findtext(f"{EC2}requestId") == answer.headers["x-amzn-requestid"]
     assert root.find(f"{EC2}trafficMirrorTargetSet") is not None
     refused = post(plane, "Action=DeleteTrafficMirrorTarget&Version=2016-11-15&TrafficMirrorTargetId=tmt-1")
     root = ElementTree.fromstring(refused.text)
     assert refused.status_code == 400
     assert root.tag == "Response"
     assert root.findtext("Errors/Error/Code") == "InvalidTrafficMirrorTargetId.NotFound"
-    assert root.findtext("RequestID")
+    assert root.findtext("RequestID") == refused.headers["x-amzn-requestid"]
+
+
+@pytest.mark.parametrize(
+    ("service_name", "method"),
+    [("ec2", "describe_vpcs"), ("sts", "get_caller_identity"), ("cloudwatch", "list_metrics")],
+)
+def test_each_answer_has_an_id_of_its_own(plane: Plane, service_name: str, method: str) -> None:
+    call = getattr(plane.client(service_name), method)
+    ids = {call()["ResponseMetadata"]["RequestId"] for _ in range(3)}
+    assert len(ids) == 3
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ PROBE_WITHIN_S = 5.0
 OWN_SERVICE = "pktmirror"
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_EVERY_S = 1.0
+REQUEST_ID_HEADER = "x-amzn-RequestId"
 CLIENT_DISCONNECTED = "ClientDisconnected"
 """Counted like a refusal; no client ever sees it."""
 
@@ -195,7 +196,14 @@ class Endpoint:
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def _aws(self, request: Request) -> Response:
+        """The request id stands in the answer's body, where the protocol has a place for it, and in a header, which is
+        where the SDK for JavaScript looks."""
         request_id = str(uuid.uuid4())
+        response = await self._answered(request, request_id)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        return response
+
+    async def _answered(self, request: Request, request_id: str) -> Response:
         service = "ec2"
         try:
             signed = await _signed(request, BODY_BYTES_MAX)
