@@ -117,6 +117,33 @@ def test_quotas_are_settings(tmp_path: Path) -> None:
     assert not serving.is_alive()
 
 
+def test_the_quotas_are_the_published_ones_until_the_operator_says_otherwise() -> None:
+    assert Quotas() == Quotas(
+        sessions_per_account=10_000,
+        sessions_per_interface=3,
+        targets_per_account=10_000,
+        filters_per_account=10_000,
+        rules_per_filter=10,
+        sources_per_interface_target=10,
+    )
+
+
+def test_quotas_may_be_raised(tmp_path: Path) -> None:
+    raised = Quotas(sessions_per_interface=5, sources_per_interface_target=12)
+    with running(tmp_path / "state", quotas=raised) as plane:
+        make = Maker(plane, plane.client())
+        asked = make.session_parameters()
+        for number in range(1, 6):
+            make.session(**asked | {"SessionNumber": number})
+        for source in make.interfaces(11):
+            last = make.session(**asked | {"NetworkInterfaceId": source})
+        create = plane.client().create_traffic_mirror_session
+        assert code_of(create, **asked | {"SessionNumber": 6}) == "TrafficMirrorSessionsPerInterfaceLimitExceeded"
+        more = asked | {"NetworkInterfaceId": make.interface()}
+        assert code_of(create, **more) == "TrafficMirrorSourcesPerTargetLimitExceeded"
+        assert last["TrafficMirrorTargetId"] == asked["TrafficMirrorTargetId"]
+
+
 def refusal(*arguments: Any, **more: Any) -> Refusal:
     """Why a start is refused; one that is not refused ends at once."""
     stop = threading.Event()

@@ -1,5 +1,6 @@
 """What all calls share: tokens, dry runs, errors, signatures. Numbers are those of the facts in the specification."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -124,6 +125,18 @@ def test_whatever_is_asked_of_something_unknown_it_is_not_found(plane: Plane, ki
         assert "'x-1' does not exist" in (error.findtext("Message") or "")
 
 
+def test_a_token_that_comes_many_times_at_once_makes_one_thing(plane: Plane, ec2: Any) -> None:
+    with ThreadPoolExecutor(8) as callers:
+        made = list(
+            callers.map(
+                lambda _: ec2.create_traffic_mirror_filter(ClientToken="at-once", Description="at once"), range(16)
+            )
+        )
+    assert len({answer["TrafficMirrorFilter"]["TrafficMirrorFilterId"] for answer in made}) == 1
+    asked = {"Filters": [{"Name": "description", "Values": ["at once"]}]}
+    assert len(ec2.describe_traffic_mirror_filters(**asked)["TrafficMirrorFilters"]) == 1
+
+
 def test_a_client_token_belongs_to_its_call(ec2: Any, make: Maker) -> None:
     make.filter(ClientToken="shared")
     make.target(NetworkInterfaceId=make.interface(), ClientToken="shared")
@@ -214,6 +227,31 @@ def test_each_answer_has_an_id_of_its_own(plane: Plane, service_name: str, metho
     call = getattr(plane.client(service_name), method)
     ids = {call()["ResponseMetadata"]["RequestId"] for _ in range(3)}
     assert len(ids) == 3
+
+
+def get(plane: Plane, query: str, signed_query: str | None = None) -> httpx.Response:
+    """As `curl --aws-sigv4` does it; ``signed_query`` is what was signed in the place of what is sent."""
+    known = plane.environment
+    request = AWSRequest("GET", f"{plane.url}/?{query if signed_query is None else signed_query}")
+    credentials = Credentials(known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"])
+    SigV4Auth(credentials, "ec2", "local-1").add_auth(request)
+    return httpx.get(f"{plane.url}/?{query}", headers=dict(request.headers.items()), trust_env=False)
+
+
+def test_a_call_may_stand_in_the_query_of_a_get(plane: Plane, make: Maker) -> None:
+    known, other = make.filter(Description="a b+c"), make.filter()
+    asked = (
+        "Action=DescribeTrafficMirrorFilters&Filter.1.Name=description&Filter.1.Value.1=a%20b%2Bc&Version=2016-11-15"
+    )
+    answer = get(plane, asked)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/xml")
+    assert known in answer.text
+    assert other not in answer.text
+    forged = get(plane, asked.replace("a%20b%2Bc", "*"), signed_query=asked)
+    assert forged.status_code == 401
+    assert get(plane, "Colour=red").status_code == 400
+    assert httpx.get(f"{plane.url}/?{asked}", trust_env=False).status_code == 403
 
 
 @pytest.mark.parametrize(

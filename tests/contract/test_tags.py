@@ -89,6 +89,34 @@ def test_resources_are_found_by_their_tags(ec2: Any, make: Maker) -> None:
         assert interface["TagSet"] == [{"Key": "team", "Value": "red"}]
 
 
+@pytest.mark.parametrize("kind", ["target", "filter", "filter_rule", "session"])
+def test_each_kind_is_found_by_its_tags_with_wildcards(ec2: Any, make: Maker, kind: str) -> None:
+    made = {
+        "target": make.target,
+        "filter": make.filter,
+        "filter_rule": lambda: make.rule(make.filter())["TrafficMirrorFilterRuleId"],
+        "session": lambda: make.session()["TrafficMirrorSessionId"],
+    }[kind]
+    red, reddish, plain = made(), made(), made()
+    ec2.create_tags(Resources=[red], Tags=[{"Key": "colour", "Value": "red"}, {"Key": "shape", "Value": "*"}])
+    ec2.create_tags(Resources=[reddish], Tags=[{"Key": "colour", "Value": "reddish"}])
+    describe = getattr(ec2, f"describe_traffic_mirror_{kind}s")
+    member = "TrafficMirror" + "".join(part.title() for part in kind.split("_"))
+
+    def found(*filters: tuple[str, str]) -> set[str]:
+        asked = [{"Name": name, "Values": [value]} for name, value in filters]
+        listed = describe(Filters=asked)[f"{member}s"]
+        return {item[f"{member}Id"] for item in listed} & {red, reddish, plain}
+
+    assert found(("tag:colour", "red")) == {red}
+    assert found(("tag:colour", "red*")) == {red, reddish}
+    assert found(("tag:colour", "red????")) == {reddish}
+    assert found(("tag:shape", "\\*")) == {red}
+    assert found(("tag-key", "col*")) == {red, reddish}
+    assert found(("tag-key", "colour"), ("tag:shape", "?")) == {red}
+    assert found(("tag:Colour", "*")) == set()
+
+
 @pytest.mark.parametrize(
     ("tags", "code"),
     [
