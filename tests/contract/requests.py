@@ -30,9 +30,9 @@ _FITTING = {
 _BALANCER = "arn:aws:elasticloadbalancing:us-east-1:111122223333:loadbalancer/net/a/1"
 _WORDS = (
     "", "*", "?", "\\", "a", "eni-1", "tmf-", "ingress", "accept", "amazon-dns", "0.0.0.0/0", "::/0", "fe80::%1/64",
-    "10.0.0.0/255.0.0.0", "description", "tag:a", "tag:", "tag-key", "protocol", "packet-length", "aws:x", "٣/٣",
-    "pktmirror:packets-per-second", "traffic-mirror-filter", "\x00", "\ud800", "é" * 200, "x" * 300, "<&>\r\n",
-    _BALANCER,
+    "10.0.0.0/255.0.0.0", "10.0.0.0/33", "999.0.0.0/8", "::/129", "1:2/3", "description", "tag:a", "tag:", "tag-key",
+    "protocol", "packet-length", "aws:x", "٣/٣", "pktmirror:packets-per-second", "traffic-mirror-filter", "\x00",
+    "\ud800", "é" * 200, "x" * 300, "<&>\r\n", _BALANCER,
 )  # fmt: skip
 _NUMBERS = (-(2**31), -1, 0, 256, 8500, 8501, 32766, 32767, 65535, 65536, (1 << 24) - 1, 1 << 24, 2**31 - 1)
 _PARTS = ("Action", "Version", "Filter", "Name", "Value", "Tag", "Key", "ResourceId", "DryRun", "1", "2", "0", "")
@@ -42,14 +42,30 @@ _HEADERS = ("authorization", "x-amz-date", "content-type", "x-amz-security-token
 
 @dataclass(frozen=True)
 class Sent:
-    """A request before it is signed for ``service``. ``changed`` are headers put in the place of signed ones;
-    ``operation`` is named where it is a whole call of EC2."""
+    """A request before it is signed for ``service``. ``operation`` is named where it is a whole call of EC2."""
 
     service: str
     body: bytes
     operation: str | None = None
     headers: tuple[tuple[str, str], ...] = (("content-type", FORM),)
-    changed: tuple[tuple[str, str], ...] = ()
+    changed: "Changed | None" = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A header that is changed after signing: ``inserted`` overwrites what it had, from ``at`` (of 1) on or from the
+    beginning to the end."""
+
+    name: str
+    inserted: str
+    at: float | None
+
+    def of(self, headers: Mapping[str, str]) -> dict[str, str]:
+        signed = next((value for name, value in headers.items() if name.lower() == self.name), "")
+        begin = 0 if self.at is None else int(self.at * len(signed))
+        rest = "" if self.at is None else signed[begin + len(self.inserted) :]
+        kept = {name: value for name, value in headers.items() if name.lower() != self.name}
+        return kept | {self.name: signed[:begin] + self.inserted + rest}
 
 
 class Fuzz:
@@ -97,15 +113,15 @@ class Fuzz:
     def _document(self) -> Sent:
         operation = self._random.choice([*JSON_OPERATIONS, "x"])
         headers = (("x-amz-target", f"GraniteServiceVersion20100801.{operation}"),)
-        return Sent("monitoring", json.dumps(self._json(4)).encode(), headers=headers)
+        fields = self._random.sample(_FIELDS, self._random.randrange(4))
+        document = {name: self._json(3) for name in fields} if self._random.random() < 0.9 else self._json(1)
+        return Sent("monitoring", json.dumps(document).encode(), headers=headers)
 
     def _with_a_header(self) -> Sent:
         name, random = self._random.choice(_HEADERS), self._random
-        value = "".join(chr(random.randrange(32, 256)) for _ in range(random.randrange(40)))
-        if random.random() < 0.3:
-            value = f"AWS4-HMAC-SHA256 Credential={value}"
-        whole = self._call()
-        return Sent("ec2", whole.body, changed=((name, value),))
+        inserted = "".join(chr(random.randrange(32, 256)) for _ in range(random.choice([1, 1, 2, 9, 40])))
+        at = random.random() if random.random() < 0.7 else None
+        return Sent("ec2", self._call().body, changed=Changed(name, inserted, at))
 
     def _pair(self) -> str:
         return f"&{'.'.join(self._random.choices(_PARTS, k=self._random.randrange(5)))}={self._random.choice(_WORDS)}"
@@ -156,9 +172,13 @@ class Fuzz:
         if name in _FITTING:
             return self._id(_FITTING[name])
         if name.endswith("CidrBlock"):
-            return random.choice(["0.0.0.0/0", "0.0.0.0/0", "10.0.0.0/8", "::/0"])
+            return random.choice(["0.0.0.0/0", "0.0.0.0/0", "10.0.0.0/8", "::/0", "10.0.0.0/33"])
         if name == "NetworkLoadBalancerArn":
             return _BALANCER
+        if name == "Key":
+            return random.choice(["a", "b", "pktmirror:packets-per-second"])
+        if name == "ResourceType":
+            return f"traffic-mirror-{random.choice(['target', 'filter', 'filter-rule', 'session'])}"
         if shape.enum:
             return str(random.choice(shape.enum))
         return random.choice(_WORDS).encode("utf-8", "replace").decode()

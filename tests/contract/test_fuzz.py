@@ -43,8 +43,8 @@ class Conversation:
     async def send(self, request: Sent) -> int:
         """The status of the answer, which is well-formed."""
         headers = self._endpoint.signed(request.body, dict(request.headers), request.service)
-        for name, value in request.changed:
-            headers = {known: kept for known, kept in headers.items() if known.lower() != name} | {name: value}
+        if request.changed is not None:
+            headers = request.changed.of(headers)
         status, answer = await self._endpoint.post(request.body, headers)
         assert status == 200 or 400 <= status < 500, f"{status} for {request}: {answer!r}"
         if answer.startswith(b"<?xml"):
