@@ -14,6 +14,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from pktmirror.aws import Call
 from pktmirror.control.http import Endpoint
 from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.control.plane import ControlPlane
@@ -82,7 +83,7 @@ class InProcess:
 
 
 class Beginning:
-    """A store with interfaces in it, of which each `endpoint` gets a fresh copy."""
+    """A store with interfaces, a target, a filter, a rule and a session, of which each `endpoint` gets a fresh copy."""
 
     def __init__(self, directory: Path, interfaces: tuple[FoundInterface, ...], quotas: Quotas) -> None:
         self._directory, self._quotas = directory, quotas
@@ -90,7 +91,8 @@ class Beginning:
         with self._over(self._first) as made:
             report = Report(host_id=HOST, agent_version="test", applied_revision=0, interfaces=interfaces)
             made.plane.agent_reported(report, time.time())
-            self.interface_ids = [str(known["interface_id"]) for known in made.plane.interfaces()]
+            interface_ids = [str(known["interface_id"]) for known in made.plane.interfaces()]
+            self.ids = [*interface_ids, *_session(made.plane, interface_ids[-1], interface_ids[0])]
 
     @contextmanager
     def endpoint(self) -> Iterator[InProcess]:
@@ -110,3 +112,23 @@ class Beginning:
             yield InProcess(store, self._quotas)
         finally:
             store.close()
+
+
+def _session(plane: ControlPlane, source: str, target: str) -> list[str]:
+    """Make a session and what it needs; the ids of all."""
+
+    def made(kind: str, **parameters: object) -> str:
+        call = Call("ec2", f"CreateTrafficMirror{kind}", parameters)
+        return str(plane.perform(call, time.time())[f"TrafficMirror{kind}"][f"TrafficMirror{kind}Id"])
+
+    target_id, filter_id = made("Target", NetworkInterfaceId=target), made("Filter")
+    in_filter = {"TrafficMirrorFilterId": filter_id}
+    blocks = {"SourceCidrBlock": "0.0.0.0/0", "DestinationCidrBlock": "0.0.0.0/0"}
+    rule_id = made("FilterRule", **in_filter, **blocks, TrafficDirection="ingress", RuleNumber=9, RuleAction="accept")
+    of_target = {"TrafficMirrorTargetId": target_id}
+    return [
+        target_id,
+        filter_id,
+        rule_id,
+        made("Session", **in_filter, **of_target, NetworkInterfaceId=source, SessionNumber=9),
+    ]

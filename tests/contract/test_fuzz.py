@@ -37,7 +37,7 @@ class Conversation:
     """Requests that follow each other, and the ids of what they have made."""
 
     def __init__(self, beginning: Beginning, endpoint: InProcess) -> None:
-        self.known: dict[str, list[str]] = {kind: [] for kind in KINDS} | {"eni": list(beginning.interface_ids)}
+        self.known = {kind: [id_ for id_ in beginning.ids if id_.startswith(f"{kind}-")] for kind in KINDS}
         self._endpoint = endpoint
 
     async def send(self, request: Sent) -> int:
