@@ -1,5 +1,7 @@
 """What all calls share: tokens, dry runs, errors, signatures. Numbers are those of the facts in the specification."""
 
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,26 @@ def get(plane: Plane, query: str, signed_query: str | None = None) -> httpx.Resp
     credentials = Credentials(known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"])
     SigV4Auth(credentials, "ec2", "local-1").add_auth(request)
     return httpx.get(f"{plane.url}/?{query}", headers=dict(request.headers.items()), trust_env=False)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.parametrize("way", [[], ["--get"]], ids=["POST", "GET"])
+def test_curl_signs_by_itself(plane: Plane, make: Maker, way: list[str]) -> None:
+    """Names in their order: curl up to 8 signs a query as it stands, where it has to be sorted."""
+    known, filter_id = plane.environment, make.filter()
+    asked = f"Action=DescribeTrafficMirrorFilters&TrafficMirrorFilterId.1={filter_id}&Version=2016-11-15"
+    key = f"{known['AWS_ACCESS_KEY_ID']}:{known['AWS_SECRET_ACCESS_KEY']}"
+    signing = ["--aws-sigv4", f"aws:amz:{known['AWS_REGION']}:ec2", "--config", "-"]
+    ran = subprocess.run(
+        ["curl", "--silent", "--show-error", "--noproxy", "*", *signing, *way, "--data", asked, f"{plane.url}/"],
+        input=f'user = "{key}"',
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    found = ElementTree.fromstring(ran.stdout).findtext(f".//{EC2}trafficMirrorFilterId")
+    assert found == filter_id, ran.stdout
 
 
 def test_a_call_may_stand_in_the_query_of_a_get(plane: Plane, make: Maker) -> None:
