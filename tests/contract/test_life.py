@@ -65,6 +65,7 @@ def test_a_poll_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
         assert not waiting.is_alive()
 
 
+@pytest.mark.fact(45)
 def test_fact_45_an_interface_that_is_forgotten_takes_its_sessions_along(tmp_path: Path) -> None:
     with running(tmp_path / "state", eni_forget_s=0.2) as plane:
         ec2 = plane.client()
@@ -114,6 +115,33 @@ def test_quotas_are_settings(tmp_path: Path) -> None:
         stop.set()
         serving.join(10)
     assert not serving.is_alive()
+
+
+def test_the_quotas_are_the_published_ones_until_the_operator_says_otherwise() -> None:
+    assert Quotas() == Quotas(
+        sessions_per_account=10_000,
+        sessions_per_interface=3,
+        targets_per_account=10_000,
+        filters_per_account=10_000,
+        rules_per_filter=10,
+        sources_per_interface_target=10,
+    )
+
+
+def test_quotas_may_be_raised(tmp_path: Path) -> None:
+    raised = Quotas(sessions_per_interface=5, sources_per_interface_target=12)
+    with running(tmp_path / "state", quotas=raised) as plane:
+        make = Maker(plane, plane.client())
+        asked = make.session_parameters()
+        for number in range(1, 6):
+            make.session(**asked | {"SessionNumber": number})
+        for source in make.interfaces(11):
+            last = make.session(**asked | {"NetworkInterfaceId": source})
+        create = plane.client().create_traffic_mirror_session
+        assert code_of(create, **asked | {"SessionNumber": 6}) == "TrafficMirrorSessionsPerInterfaceLimitExceeded"
+        more = asked | {"NetworkInterfaceId": make.interface()}
+        assert code_of(create, **more) == "TrafficMirrorSourcesPerTargetLimitExceeded"
+        assert last["TrafficMirrorTargetId"] == asked["TrafficMirrorTargetId"]
 
 
 def refusal(*arguments: Any, **more: Any) -> Refusal:

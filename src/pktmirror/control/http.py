@@ -2,6 +2,7 @@
 
 ============================================  ======================================================
 ``POST /``                                    EC2 and STS, signed (SigV4); XML; and CloudWatch; JSON
+``GET /?Action=…``                            the same of EC2 and STS, the form in the place of the query
 ``GET /pktmirror/v1/agents/HOST/desired``     long poll of an agent, bearer token; JSON, or 204
 ``POST /pktmirror/v1/agents/HOST/report``     an agent's report, bearer token
 ``GET /pktmirror/v1/agents/HOST/trace``       long poll: the live trace that is wanted of a host, or 204;
@@ -78,8 +79,10 @@ REPORT_BYTES_MAX = 16 * 1024 * 1024
 WAIT_S_MAX = 60.0
 PROBE_WITHIN_S = 5.0
 OWN_SERVICE = "pktmirror"
+FORM_TYPE = "application/x-www-form-urlencoded"
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_EVERY_S = 1.0
+REQUEST_ID_HEADER = "x-amzn-RequestId"
 CLIENT_DISCONNECTED = "ClientDisconnected"
 """Counted like a refusal; no client ever sees it."""
 
@@ -178,7 +181,7 @@ class Endpoint:
         own = "/pktmirror/v1"
         routes = [
             Route("/", self._aws, methods=["POST"]),
-            Route("/", _welcome, methods=["GET"]),
+            Route("/", self._aws_or_welcome, methods=["GET"]),
             Route("/metrics", self._own(self._metrics), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/desired", self._own(self._agents_desired), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/report", self._own(self._agent_report), methods=["POST"]),
@@ -222,8 +225,18 @@ class Endpoint:
                 _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
 
+    async def _aws_or_welcome(self, request: Request) -> Response:
+        return await (self._aws(request) if request.url.query else _welcome(request))
+
     async def _aws(self, request: Request) -> Response:
+        """The request id stands in the answer's body, where the protocol has a place for it, and in a header, which is
+        where the SDK for JavaScript looks."""
         request_id = str(uuid.uuid4())
+        response = await self._answered(request, request_id)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        return response
+
+    async def _answered(self, request: Request, request_id: str) -> Response:
         service = "ec2"
         try:
             signed = await _signed(request, BODY_BYTES_MAX)
@@ -236,7 +249,7 @@ class Endpoint:
                 call = json.parse(service, request.headers.get(json.TARGET_HEADER, ""), signed.body)
                 result = await self._changing(self._plane.perform, call, time.time())
                 return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
-            call = parse(service, request.headers.get("content-type", ""), signed.body)
+            call = parse(service, *_form(signed, request.headers.get("content-type", "")))
             result = await self._changing(self._plane.perform, call, time.time())
             return Response(success(call, result, request_id), 200, media_type=CONTENT_TYPE)
         except ApiError as refusal:
@@ -526,6 +539,13 @@ async def _signed(request: Request, bytes_max: int) -> SignedRequest:
     query: bytes = request.scope["query_string"]
     body = await _body(request, bytes_max)
     return SignedRequest(request.method, path.decode("latin-1"), query.decode("latin-1"), headers, body)
+
+
+def _form(signed: SignedRequest, content_type: str) -> tuple[str, bytes]:
+    """The content type and the text of a form: the body, or the query of a GET."""
+    if signed.method == "GET":
+        return FORM_TYPE, signed.query.encode("latin-1")
+    return content_type, signed.body
 
 
 async def _body(request: Request, bytes_max: int) -> bytes:

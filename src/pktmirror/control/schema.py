@@ -39,10 +39,13 @@ from pktmirror.control.records import (
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
 from pktmirror.model.target import (
+    GATEWAY_LOAD_BALANCER_ENDPOINT,
     NETWORK_INTERFACE,
     NETWORK_LOAD_BALANCER,
+    EndpointTarget,
     InterfaceTarget,
     LoadBalancerTarget,
+    Target,
 )
 
 VERSION = 4
@@ -213,6 +216,8 @@ def _target_row(record: TargetRecord) -> Row:
             type_ = NETWORK_INTERFACE
         case LoadBalancerTarget(resource):
             type_ = NETWORK_LOAD_BALANCER
+        case EndpointTarget(resource):
+            type_ = GATEWAY_LOAD_BALANCER_ENDPOINT
     return {
         "target_id": record.target_id,
         "type": type_,
@@ -222,8 +227,14 @@ def _target_row(record: TargetRecord) -> Row:
 
 
 def _target(row: Row) -> TargetRecord:
-    kind = InterfaceTarget if row["type"] == NETWORK_INTERFACE else LoadBalancerTarget
-    return TargetRecord(row["target_id"], kind(row["resource"]), row["description"])
+    return TargetRecord(row["target_id"], _TARGET_KINDS[row["type"]](row["resource"]), row["description"])
+
+
+_TARGET_KINDS: dict[str, Callable[[str], Target]] = {
+    NETWORK_INTERFACE: InterfaceTarget,
+    NETWORK_LOAD_BALANCER: LoadBalancerTarget,
+    GATEWAY_LOAD_BALANCER_ENDPOINT: EndpointTarget,
+}
 
 
 def _filter_row(record: FilterRecord) -> Row:

@@ -19,7 +19,6 @@ from pktmirror.model.limits import Quotas
 from pktmirror.networks import Networks
 
 PARTITION = "aws"
-FILTER_VALUES_MAX = 200
 
 Result = dict[str, Any]
 Description = Annotated[str, msgspec.Meta(max_length=255)]

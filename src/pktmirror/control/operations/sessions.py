@@ -211,16 +211,17 @@ def _check_number_is_free(record: SessionRecord, transaction: Transaction) -> No
 
 
 def _check_target_has_room(record: SessionRecord, target: TargetRecord, context: Context) -> None:
-    """An interface target takes a limited number of sources; a load balancer does not count (fact 21)."""
+    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21)."""
     if not isinstance(target.target, InterfaceTarget):
         return
     others = context.transaction.sessions.where(target_id=target.target_id)
     sources = {other.interface_id for other in others if other.session_id != record.session_id}
-    quota = context.quotas.sources_per_interface_target
-    if len(sources | {record.interface_id}) > quota:
+    wanted = len(sources | {record.interface_id})
+    if wanted > context.quotas.sources_per_interface_target:
         raise ApiError(
             "TrafficMirrorSourcesPerTargetLimitExceeded",
-            f"Sources per interface-target limit reached ({quota}): {target.target_id}",
+            f"Sources per interface-target limit reached ({wanted}): {target.target_id} takes "
+            f"{context.quotas.sources_per_interface_target}",
         )
 
 
