@@ -25,10 +25,11 @@ from pktmirror.agent.compile import (
     compile_state,
     route_queries,
 )
-from pktmirror.agent.controller import Controller, refuse_bad_url
+from pktmirror.agent.controller import Controller
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.figures import session_figures
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.line import Uplink, refuse_bad_url
 from pktmirror.agent.listeners import Listeners
 from pktmirror.agent.locks import alone, forget_killed
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
@@ -101,19 +102,14 @@ def run(settings: Settings, stop: threading.Event, ready: threading.Event | None
 
 def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, ready: threading.Event | None) -> None:
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    uplink = Uplink(settings.control_url, settings.token, settings.host_id)
     controller = Controller(
-        settings.control_url,
-        settings.token,
-        settings.host_id,
-        settings.state_dir / f"desired-{settings.host_id}.json",
-        on_change=lambda: _wake(wake_write),
+        uplink, settings.state_dir / f"desired-{settings.host_id}.json", on_change=lambda: _wake(wake_write)
     )
-    traces = TraceLine(settings.control_url, settings.token, settings.host_id, on_change=lambda: _wake(wake_write))
+    traces = TraceLine(uplink, on_change=lambda: _wake(wake_write))
     try:
         host = inside.run(_open, settings)
-        probes = ProbeLine(
-            settings.control_url, settings.token, settings.host_id, lambda asked: inside.run(host.probe, asked)
-        )
+        probes = ProbeLine(uplink, lambda asked: inside.run(host.probe, asked))
         try:
             events = inside.run(host.netlink.watch)
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
@@ -137,6 +133,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
     finally:
         traces.stop()
         controller.stop()
+        uplink.close()
         os.close(wake_read)
         os.close(wake_write)
 

@@ -1,86 +1,54 @@
 """The agent's line to the control plane: what is followed, what is kept, and what is told when that fails."""
 
-import http.server
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pktmirror.agent.controller import Controller, refuse_bad_url
+from pktmirror.agent.controller import Controller
+from pktmirror.agent.line import refuse_bad_url
 from pktmirror.desired import DesiredState, Report, decode_desired_state, decode_report, encode
 from pktmirror.model.refusal import Refusal
+from tests.unit.agent import plane as stub
+from tests.unit.agent.plane import HOST
 from tests.waiting import wait_until
 
-HOST = "host-1"
 WITHIN_S = 5.0
 
 
-class Plane(http.server.ThreadingHTTPServer):
+class Plane(stub.Plane):
     """Answers with `answer` until the agent has revision `known`, and keeps the reports."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(self._desired, self._report)
         self.answer = b""
-        self.asked: list[int] = []
         self.reports: list[Report] = []
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def desire(self, revision: int, host_id: str = HOST) -> DesiredState:
         state = DesiredState(host_id=host_id, revision=revision)
         self.answer = encode(state)
         return state
 
-    def end(self) -> None:
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
+    def _desired(self, query: str) -> bytes | None:
+        known = int(query.split("after=")[1].split("&", maxsplit=1)[0])
+        return None if not self.answer or f'"revision":{known},'.encode() in self.answer else self.answer
 
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Plane
-
-    def do_GET(self) -> None:
-        known = int(self.path.split("after=")[1].split("&")[0])
-        self.server.asked.append(known)
-        answer = self.server.answer
-        if not answer or f'"revision":{known},'.encode() in answer:
-            self._say(204)
-        else:
-            self._say(200, answer)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.reports.append(decode_report(body))
-        self._say(204)
-
-    def _say(self, status: int, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def _report(self, body: bytes) -> bool:
+        self.reports.append(decode_report(body))
+        return True
 
 
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     plane = Plane()
-    yield plane
-    plane.end()
+    with stub.answering(plane):
+        yield plane
 
 
 @contextmanager
 def following(plane: Plane, kept: Path, on_change: Callable[[], None] = lambda: None) -> Iterator[Controller]:
-    controller = Controller(plane.url, "token", HOST, kept, on_change=on_change, retry_s=0.01)
+    controller = Controller(plane.uplink(), kept, on_change=on_change, retry_s=0.01)
     controller.start()
     try:
         yield controller
@@ -148,7 +116,7 @@ def test_a_disk_that_keeps_nothing_is_a_problem_and_never_the_end_of_following(p
 def test_an_agent_that_starts_knows_what_was_kept(plane: Plane, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     kept.write_bytes(encode(DesiredState(host_id=HOST, revision=7)))
-    controller = Controller(plane.url, "token", HOST, kept, on_change=lambda: None)
+    controller = Controller(plane.uplink(), kept, on_change=lambda: None)
     assert revision(controller) == 7
     controller.stop()  # which was never started
 
@@ -163,7 +131,7 @@ def test_what_was_kept_and_is_no_document_of_this_host_is_not_taken(
     else:
         kept.write_bytes(what)
     plane.desire(1)
-    controller = Controller(plane.url, "token", HOST, kept, on_change=lambda: None, retry_s=0.01)
+    controller = Controller(plane.uplink(), kept, on_change=lambda: None, retry_s=0.01)
     assert controller.desired is None
     controller.start()
     follows_to(controller, 1)
