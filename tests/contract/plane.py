@@ -73,6 +73,7 @@ class Plane:
     state: Path
     url: str
     process: subprocess.Popen[str]
+    tls_url: str | None = None
     reported: dict[str, FoundInterface] = field(default_factory=dict)
 
     @property
@@ -173,7 +174,10 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
         lines.append(line)
     else:
         raise AssertionError(f"the control plane did not start: {''.join(lines)}")
-    plane = Plane(state, line.strip(), process)
+    tls_url = None
+    if settings.get("listen_tls") is not None:
+        tls_url = next(said for said in process.stdout if said.startswith("https://")).strip()
+    plane = Plane(state, line.strip(), process, tls_url)
     try:
         yield plane
     finally:

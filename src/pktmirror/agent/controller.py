@@ -3,8 +3,6 @@
 What was last desired is kept on disk: an agent that starts without its control plane makes true what it knew.
 """
 
-import contextlib
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import httpx
 import msgspec
 import structlog
 
+from pktmirror.agent.identity import write_at_once
 from pktmirror.agent.line import RETRY_S, Line, Uplink
 from pktmirror.desired import DesiredState, Report, decode_desired_state, encode
 
@@ -105,7 +104,7 @@ class Controller:
     def _keep(self, document: bytes) -> None:
         """What cannot be kept is followed all the same, told, and tried again at the next answer."""
         try:
-            _write_at_once(self._kept, document)
+            write_at_once(self._kept, document)
         except OSError as error:
             self._unkept = document
             problem = f"the desired state cannot be kept for the next start: {error}"
@@ -115,17 +114,3 @@ class Controller:
         else:
             self._unkept = None
             self._problems = ()
-
-
-def _write_at_once(path: Path, document: bytes) -> None:
-    """All of the document or none, readable by its owner alone; nothing is left of a failure."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(document)
-        fresh.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        raise

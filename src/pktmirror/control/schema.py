@@ -27,8 +27,10 @@ from pktmirror.control.records import (
     CarriedRecord,
     EndedSessionRecord,
     FilterRecord,
+    HostCertificateRecord,
     HostRecord,
     InterfaceRecord,
+    JoinTokenRecord,
     RuleRecord,
     SessionRecord,
     StreamRecord,
@@ -44,7 +46,7 @@ from pktmirror.model.target import (
     LoadBalancerTarget,
 )
 
-VERSION = 3
+VERSION = 4
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -181,6 +183,25 @@ _CARRIED = Table(
     Column("written_bytes", BigInteger, nullable=False),
 )
 
+_JOIN_TOKENS = Table(
+    "join_tokens",
+    METADATA,
+    Column("token_id", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("host_id", Text, index=True),
+    Column("expires_at_s", Float, nullable=False),
+    Column("used_by", Text),
+)
+
+_HOST_CERTIFICATES = Table(
+    "host_certificates",
+    METADATA,
+    Column("serial", Text, primary_key=True),
+    Column("host_id", Text, nullable=False, index=True),
+    Column("ends_at_s", Float, nullable=False),
+    Column("revoked_at_s", Float),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping(Generic[R]):
@@ -287,6 +308,8 @@ SESSIONS = _plain(_SESSIONS, "session_id", SessionRecord)
 STREAMS = _plain(_STREAMS, "entry", StreamRecord)
 ENDED_SESSIONS = _plain(_ENDED_SESSIONS, "session_id", EndedSessionRecord)
 CARRIED = _plain(_CARRIED, "subject", CarriedRecord)
+JOIN_TOKENS = _plain(_JOIN_TOKENS, "token_id", JoinTokenRecord)
+HOST_CERTIFICATES = _plain(_HOST_CERTIFICATES, "serial", HostCertificateRecord)
 INTERFACES: Mapping[InterfaceRecord] = Mapping(_INTERFACES, "interface_id", _interface_row, _interface)
 TARGETS: Mapping[TargetRecord] = Mapping(_TARGETS, "target_id", _target_row, _target)
 FILTERS: Mapping[FilterRecord] = Mapping(_FILTERS, "filter_id", _filter_row, _filter)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pktmirror.control.authority import Authority
 from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.model.refusal import Refusal
 
@@ -18,6 +19,7 @@ STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
 AGENT_TOKEN, METRICS_TOKEN = "agent-token", "metrics-token"
 CREDENTIALS, CONFIG = "aws-credentials", "aws-config"
 CLIENT = "client.json"
+CA, CA_KEY, SERVER = "ca.pem", "ca-key.pem", "server.pem"
 TOKEN_CHARACTERS_MIN = 16
 
 _TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},}}")  # what a header can carry
@@ -101,6 +103,26 @@ class StateDirectory:
     def metrics_token(self) -> str:
         """The bearer token with which metrics are read, and nothing else is done; made at the first start."""
         return self._token(METRICS_TOKEN, "metrics'")
+
+    def authority(self, now_s: float) -> Authority:
+        """The CA of hosts and servers; made when it is first asked for."""
+        if not (self.path / CA).exists():
+            made = Authority.made(now_s)
+            self._write(CA_KEY, made.key_pem.decode())  # the first: a key without its certificate has signed nothing
+            self._write(CA, made.certificate_pem.decode())
+        try:
+            return Authority.of((self.path / CA).read_bytes(), (self.path / CA_KEY).read_bytes())
+        except OSError as error:
+            raise Refusal(
+                f"The CA in {self.path} cannot be read.",
+                found=str(error),
+                do=f"put back the file {CA_KEY} that belongs to {CA}; without them all hosts must join again",
+            ) from None
+
+    def write_server_certificate(self, pem: bytes) -> Path:
+        """Key and certificates in one file, as a TLS context takes them."""
+        self._write(SERVER, pem.decode())
+        return self.path / SERVER
 
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""

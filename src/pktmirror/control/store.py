@@ -118,6 +118,8 @@ class Transaction:
         self.streams = Collection(connection, schema.STREAMS)
         self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
         self.carried = Collection(connection, schema.CARRIED)
+        self.join_tokens = Collection(connection, schema.JOIN_TOKENS)
+        self.host_certificates = Collection(connection, schema.HOST_CERTIFICATES)
         self.tags = Tags(connection)
         self.removed_sessions: list[str] = []
         """The ids of the sessions that this transaction has removed."""
