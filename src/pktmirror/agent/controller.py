@@ -3,7 +3,9 @@
 What was last desired is kept on disk: an agent that starts without its control plane makes true what it knew.
 """
 
+import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,10 @@ from pktmirror.desired import DesiredState, Report, decode_desired_state, encode
 
 _log = structlog.get_logger("agent")
 
+RELIST_S = 300.0
+"""How often the whole is asked for whatever is known, so that no mistake about what is known lasts."""
 _LAST_REPORT_S = 5.0
+_NOTHING = -1
 
 
 class Controller:
@@ -27,10 +32,20 @@ class Controller:
     in the reports until the document is kept.
     """
 
-    def __init__(self, uplink: Uplink, kept: Path, *, on_change: Callable[[], None], retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self,
+        uplink: Uplink,
+        kept: Path,
+        *,
+        on_change: Callable[[], None],
+        retry_s: float = RETRY_S,
+        relist_s: float = RELIST_S,
+    ) -> None:
         self._uplink = uplink
         self._kept = kept
         self._on_change = on_change
+        self._relist_s = relist_s
+        self._relist_at_s = 0.0  # the first question is for the whole
         self._report: Report | None = None
         self._report_is_new = threading.Event()
         self._unkept: bytes | None = None
@@ -62,15 +77,23 @@ class Controller:
     def _watch_once(self) -> None:
         if self._unkept is not None:
             self._keep(self._unkept)
-        known = -1 if self.desired is None else self.desired.revision
-        document = self._uplink.ask("desired", after=known)
+        document = self._uplink.ask("desired", after=self._known())
         if document is None:
             return
         desired = self._decoded(document)
+        if self._is_relisting():
+            self._relist_at_s = time.monotonic() + self._relist_s * random.uniform(0.8, 1.2)
         if desired != self.desired and not self._watch.stopping:
             self._keep(document)
             self.desired = desired
             self._on_change()
+
+    def _known(self) -> int:
+        """The revision after which something else is waited for."""
+        return _NOTHING if self.desired is None or self._is_relisting() else self.desired.revision
+
+    def _is_relisting(self) -> bool:
+        return time.monotonic() >= self._relist_at_s
 
     def _report_once(self) -> None:
         self._report_is_new.wait()

@@ -4,6 +4,7 @@ A slow or absent control plane never delays the data plane: each line has a thre
 raises ends its line; it is told once, and tried again.
 """
 
+import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ _log = structlog.get_logger("agent")
 WAIT_S = 20
 """How long the control plane may keep a question until there is something to answer."""
 RETRY_S = 1.0
+RETRY_S_MAX = 5.0
 _CONNECT_TIMEOUT_S = 5.0
 _SAID_CHARACTERS_MAX = 300
 _EXPECTED = (httpx.HTTPError, msgspec.DecodeError, Refusal, OSError)
@@ -38,6 +40,12 @@ def refuse_bad_url(url: str) -> None:
             return
         found = f"the scheme {parsed.scheme!r} and the host {parsed.host!r}"
     raise Refusal(f"{url!r} is not the URL of a control plane.", found=found, do="write it as in http://127.0.0.1:8773")
+
+
+def pause_s(failures: int, retry_s: float, drawn: float) -> float:
+    """The wait after so many failures in a row; ``drawn`` in [0, 1) keeps hosts from coming back all at once."""
+    longest_s = min(retry_s * 2.0 ** min(failures - 1, 16), max(retry_s, RETRY_S_MAX))
+    return longest_s * (0.5 + 0.5 * drawn)
 
 
 class Uplink:
@@ -136,7 +144,8 @@ class Uplink:
 
 
 class Line:
-    """``turn`` is repeated in a thread of its own until `stop`, and after each that fails there is a pause.
+    """``turn`` is repeated in a thread of its own until `stop`, and after each that fails there is a pause
+    (`pause_s`).
 
     ``broken`` is called then too. That the control plane is away, or does not accept the agent, is told by the lines
     with ``tells_absence`` alone, as all would say the same.
@@ -157,6 +166,7 @@ class Line:
         self._broken = broken
         self._tells_absence = tells_absence
         self._retry_s = retry_s
+        self._failures = 0  # in a row
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name=f"agent-{name}", daemon=True)
 
@@ -189,7 +199,8 @@ class Line:
                     return
                 self._broken()
                 self._tell(error)
-                self._stop.wait(self._retry_s)
+                self._failures += 1
+                self._stop.wait(pause_s(self._failures, self._retry_s, random.random()))
             else:
                 self._answered()
 
@@ -197,6 +208,7 @@ class Line:
         if self.problem is not None and self._tells_absence:
             _log.info("the control plane answers again", line=self._name)
         self.problem = None
+        self._failures = 0
 
     def _tell(self, error: Exception) -> None:
         problem, before = str(error), self.problem

@@ -8,7 +8,7 @@ import pytest
 
 from pktmirror.agent.controller import Controller
 from pktmirror.agent.line import refuse_bad_url
-from pktmirror.desired import DesiredState, Report, decode_desired_state, decode_report, encode
+from pktmirror.desired import DesiredState, ExclusionDocument, Report, decode_desired_state, decode_report, encode
 from pktmirror.model.refusal import Refusal
 from tests.unit.agent import plane as stub
 from tests.unit.agent.plane import HOST
@@ -23,6 +23,7 @@ class Plane(stub.Plane):
     def __init__(self) -> None:
         super().__init__(self._desired, self._report)
         self.answer = b""
+        self.asked_after: list[int] = []
         self.reports: list[Report] = []
 
     def desire(self, revision: int, host_id: str = HOST) -> DesiredState:
@@ -32,6 +33,7 @@ class Plane(stub.Plane):
 
     def _desired(self, query: str) -> bytes | None:
         known = int(query.split("after=")[1].split("&", maxsplit=1)[0])
+        self.asked_after.append(known)
         return None if not self.answer or f'"revision":{known},'.encode() in self.answer else self.answer
 
     def _report(self, body: bytes) -> bool:
@@ -47,8 +49,10 @@ def plane() -> Iterator[Plane]:
 
 
 @contextmanager
-def following(plane: Plane, kept: Path, on_change: Callable[[], None] = lambda: None) -> Iterator[Controller]:
-    controller = Controller(plane.uplink(), kept, on_change=on_change, retry_s=0.01)
+def following(
+    plane: Plane, kept: Path, on_change: Callable[[], None] = lambda: None, relist_s: float = 300.0
+) -> Iterator[Controller]:
+    controller = Controller(plane.uplink(), kept, on_change=on_change, retry_s=0.01, relist_s=relist_s)
     controller.start()
     try:
         yield controller
@@ -162,6 +166,27 @@ def test_nothing_that_goes_wrong_with_a_change_ends_the_following(plane: Plane, 
         follows_to(controller, 1)
         plane.desire(2)
         follows_to(controller, 2)
+
+
+def test_what_was_kept_is_followed_from_the_whole_whatever_its_revision(plane: Plane, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    stale = DesiredState(host_id=HOST, revision=7, exclusions=(ExclusionDocument(why="of another store"),))
+    kept.write_bytes(encode(stale))
+    state = plane.desire(7)
+    with following(plane, kept) as controller:
+        wait_until(lambda: controller.desired == state, WITHIN_S, "the revision alone was compared")
+        wait_until(lambda: 7 in plane.asked_after, WITHIN_S, "it never waits for a change")
+    assert plane.asked_after[0] == -1
+    assert plane.asked_after.count(-1) == 1, "from then on it waits for what comes after"
+
+
+def test_the_whole_is_asked_for_again_whatever_is_known(plane: Plane, tmp_path: Path) -> None:
+    with following(plane, tmp_path / "kept.json", relist_s=0.05) as controller:
+        plane.desire(3)
+        follows_to(controller, 3)
+        other = DesiredState(host_id=HOST, revision=3, exclusions=(ExclusionDocument(why="missed"),))
+        plane.answer = encode(other)
+        wait_until(lambda: controller.desired == other, WITHIN_S, "what was missed stays missed")
 
 
 @pytest.mark.parametrize("url", ["foo", "", "http://", "http://127.0.0.1:bad", "ftp://127.0.0.1", "127.0.0.1:8773"])
