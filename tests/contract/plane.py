@@ -104,7 +104,8 @@ class Plane:
 
     def report(self, *interfaces: FoundInterface, host: str = HOST, **more: Any) -> None:
         """Report exactly these interfaces of a host."""
-        told = Report(host_id=host, agent_version="test", applied_revision=0, interfaces=interfaces, **more)
+        known = {"agent_version": "test", "applied_revision": 0} | more
+        told = Report(host_id=host, interfaces=interfaces, **known)
         answer = self.agent("POST", f"agents/{host}/report", content=encode(told))
         assert answer.status_code == 204, answer.text
 

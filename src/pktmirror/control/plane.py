@@ -165,11 +165,14 @@ class ControlPlane:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
             told = self._outer_sources_told(transaction, report)
+            confirmed = history.ends_confirmed(transaction, report)
         fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
-        if fresh and not (changed or deleted or told):
+        if fresh and not (changed or deleted or told or confirmed):
             return
         with self._writing(now_s) as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
+            for end in confirmed:
+                transaction.unconfirmed_ends.remove(end.session_id)
             for record in changed:
                 transaction.interfaces.put(record)
             history.interfaces_changed(transaction, changed)
@@ -251,6 +254,8 @@ class ControlPlane:
             for interface in transaction.interfaces.where(host_id=host_id):
                 transaction.remove_interface(interface.interface_id)
             transaction.hosts.remove(host_id)
+            for end in transaction.unconfirmed_ends.where(host_id=host_id):
+                transaction.unconfirmed_ends.remove(end.session_id)
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
 
@@ -325,6 +330,7 @@ class ControlPlane:
         """What runs where, and each session's problem or None."""
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
+            ends = transaction.unconfirmed_ends.where()
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
         capped = reports.capped(self._reports)
@@ -353,6 +359,15 @@ class ControlPlane:
                     "path": paths.get(session.session_id),
                 }
                 for session in resources.sessions
+            ],
+            "deleted_sessions": [
+                {
+                    "session_id": end.session_id,
+                    "host_id": end.host_id,
+                    "deleted_s_ago": now_s - end.ended_at_s,
+                    "problem": status.still_mirroring(end.host_id),
+                }
+                for end in ends
             ],
             "monitors": [
                 {

@@ -135,6 +135,16 @@ class EndedSessionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class UnconfirmedEndRecord:
+    """A session that was deleted, whose host has not said yet that it has applied this revision or a later one."""
+
+    session_id: str
+    host_id: str
+    revision: int
+    ended_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedRecord:
     """What counters had come to before they began anew.
 

@@ -36,6 +36,7 @@ from pktmirror.control.records import (
     StreamRecord,
     TargetRecord,
     TokenRecord,
+    UnconfirmedEndRecord,
 )
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
@@ -173,6 +174,15 @@ _ENDED_SESSIONS = Table(
     Column("ended_at_s", Float, nullable=False),
 )
 
+_UNCONFIRMED_ENDS = Table(
+    "unconfirmed_ends",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("host_id", Text, nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("ended_at_s", Float, nullable=False),
+)
+
 _CARRIED = Table(
     "carried_figures",
     METADATA,
@@ -307,6 +317,7 @@ HOSTS = _plain(_HOSTS, "host_id", HostRecord)
 SESSIONS = _plain(_SESSIONS, "session_id", SessionRecord)
 STREAMS = _plain(_STREAMS, "entry", StreamRecord)
 ENDED_SESSIONS = _plain(_ENDED_SESSIONS, "session_id", EndedSessionRecord)
+UNCONFIRMED_ENDS = _plain(_UNCONFIRMED_ENDS, "session_id", UnconfirmedEndRecord)
 CARRIED = _plain(_CARRIED, "subject", CarriedRecord)
 JOIN_TOKENS = _plain(_JOIN_TOKENS, "token_id", JoinTokenRecord)
 HOST_CERTIFICATES = _plain(_HOST_CERTIFICATES, "serial", HostCertificateRecord)

@@ -32,6 +32,11 @@ def not_placed(session: SessionRecord, resources: Resources) -> str | None:
     return None
 
 
+def still_mirroring(host_id: str) -> str:
+    """Of a session that was deleted, as long as its host has not said that it has applied that."""
+    return f"still mirroring on {host_id}"
+
+
 def agent_silence(host_id: str, reports: Reports, now_s: float) -> str | None:
     """Since when an agent has said nothing; None where it reports."""
     told = reports.agents.get(host_id)

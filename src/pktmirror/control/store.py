@@ -117,12 +117,13 @@ class Transaction:
         self.sessions = Collection(connection, schema.SESSIONS)
         self.streams = Collection(connection, schema.STREAMS)
         self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
+        self.unconfirmed_ends = Collection(connection, schema.UNCONFIRMED_ENDS)
         self.carried = Collection(connection, schema.CARRIED)
         self.join_tokens = Collection(connection, schema.JOIN_TOKENS)
         self.host_certificates = Collection(connection, schema.HOST_CERTIFICATES)
         self.tags = Tags(connection)
-        self.removed_sessions: list[str] = []
-        """The ids of the sessions that this transaction has removed."""
+        self.removed_sessions: dict[str, str] = {}
+        """The sessions that this transaction has removed, by id, and the host of each."""
 
     @property
     def revision(self) -> int:
@@ -156,8 +157,11 @@ class Transaction:
 
     def remove_session(self, session_id: str) -> None:
         """A session and its tags."""
+        session = self.sessions.get(session_id)
+        interface = None if session is None else self.interfaces.get(session.interface_id)
+        if interface is not None:
+            self.removed_sessions[session_id] = interface.host_id
         self.sessions.remove(session_id)
-        self.removed_sessions.append(session_id)
         self.tags.remove(session_id)
 
     def remove_interface(self, interface_id: str) -> None:
