@@ -28,6 +28,7 @@ class Line:
     directory: Path
     namespace_gone_s: float
     monitor_address: str = "0.0.0.0"
+    identity: agent.Identity | None = None  # of a host that has joined: its agent goes by TLS
     _ends: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     @property
@@ -40,8 +41,8 @@ class Line:
 
     def start_agent(self) -> None:
         settings = agent.Settings(
-            self.plane.url,
-            self.plane.token,
+            self.plane.url if self.identity is None else self.plane.tls_url or "",
+            self.identity or self.plane.token,
             self.host_id,
             self.directory,
             self.lab.namespace("host"),
