@@ -26,6 +26,7 @@ from pktmirror.agent.renewal import Renewal
 from pktmirror.cli.program import app
 from pktmirror.control.authority import HOST_S, Authority, pem_of, requested_key
 from pktmirror.desired import Report, decode_desired_state, encode
+from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, found, running
@@ -212,6 +213,20 @@ def test_a_host_reads_and_writes_what_is_its_own_and_nothing_of_another(plane: P
     as_other.close()
 
 
+def test_a_monitor_reports_under_the_name_of_its_host_and_no_other(plane: Plane, join: Any) -> None:
+    host = join()
+    report = msgspec.json.encode({"listening": "10.0.0.9:4789"})
+    mine = Uplink(tls(plane), host.identity, host.name, kind="monitors")
+    other = Uplink(tls(plane), host.identity, "monitor", kind="monitors")
+    mine.tell("report", report)
+    with refused("CertificateOfAnotherHost", plane):
+        other.tell("report", report)
+    assert [each["monitor_id"] for each in plane.own("status")["monitors"]] == [host.name]
+    assert host.identity.joined.probe_key == probe_key(plane.token).hex()
+    for uplink in (mine, other):
+        uplink.close()
+
+
 def test_by_tls_the_shared_token_opens_no_hosts_state_whatever_a_header_says(plane: Plane, join: Any) -> None:
     host = join()
     headers = {"authorization": f"Bearer {plane.token}", "x-forwarded-proto": "http", "x-forwarded-for": "127.0.0.1"}
@@ -232,7 +247,7 @@ def with_certificate_of(authority: Authority, trusted: Plane, name: str, directo
     certificate = authority.for_host(requested_key(request), name, time.time())
     pem = of_key(pem_of(certificate).decode(), key, authority.certificate_pem.decode())
     ca = (trusted.state / "ca.pem").read_text()
-    return Identity.keep(directory, name, Joined(control_url=tls(trusted), ca=ca), pem)
+    return Identity.keep(directory, name, Joined(control_url=tls(trusted), ca=ca, probe_key="00"), pem)
 
 
 def test_a_certificate_of_another_ca_or_one_not_given_out_is_refused(plane: Plane, join: Any, tmp_path: Path) -> None:

@@ -36,12 +36,16 @@ class Line:
         return f"{self.lab.name}-line"
 
     @property
+    def control_url(self) -> str:
+        return self.plane.url if self.identity is None else self.plane.tls_url or ""
+
+    @property
     def bpffs(self) -> Path:
         return BPFFS / self.host_id
 
     def start_agent(self) -> None:
         settings = agent.Settings(
-            self.plane.url if self.identity is None else self.plane.tls_url or "",
+            self.control_url,
             self.identity or self.plane.token,
             self.host_id,
             self.directory,
@@ -56,8 +60,9 @@ class Line:
             f"[{self.monitor_address}]:4789",
             self.directory / "captures",
             self.lab.namespace("monitor"),
-            self.plane.url,
-            self.plane.token,
+            self.control_url,
+            self.identity or self.plane.token,
+            self.host_id,
         )
         self._start("monitor", lambda stop, ready: monitor.run(settings, stop, lambda _: ready.set()))
 

@@ -13,6 +13,7 @@ from tests.contract.test_joins import tls, token
 from tests.lab.arrivals import Collector
 from tests.lab.line import WITHIN_S, Line
 from tests.lab.test_interface_life import say, session_of
+from tests.lab.test_verify import ARRIVED, verify
 from tests.lab.topologies import VPC
 from tests.waiting import wait_until
 
@@ -79,3 +80,15 @@ def test_what_was_desired_outlives_the_control_plane_and_a_reboot_and_a_deletion
             assert len(collector.copies()) == 10
             whole.end("agent")
         collector.close()
+
+
+def test_a_monitor_of_a_host_that_has_joined_reports_by_tls_and_knows_probes(lab: Build, tmp_path: Path) -> None:
+    with joined(lab(VPC), tmp_path) as whole:
+        whole.start_monitor()
+        session_id = session_of(whole, "web")
+        whole.wait_for_problem(session_id, None)
+        say(whole, 3)
+        whole.wait_until_collected(session_id, 3)
+        assert [each["monitor_id"] for each in whole.plane.own("status")["monitors"]] == [whole.host_id]
+        assert verify(whole, session_id)[0] == ARRIVED
+        assert whole.row(session_id)["sent"]["packets"] == 3

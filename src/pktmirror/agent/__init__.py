@@ -8,13 +8,17 @@ from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, cpus, look, purge_ho
 from pktmirror.agent.departures import NAMESPACE_GONE_S
 from pktmirror.agent.identity import Identity
 from pktmirror.agent.joining import join
+from pktmirror.agent.line import Uplink
+from pktmirror.agent.renewal import Renewal
 
 __all__ = [
     "DEFAULT_BPFFS",
     "NAMESPACE_GONE_S",
     "OBJECT",
     "Identity",
+    "Renewal",
     "Settings",
+    "Uplink",
     "cpus",
     "is_agent_id",
     "join",

@@ -22,10 +22,14 @@ _RENEWED_IN_LAST = 3  # the last third of its life, so that a control plane may 
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """The control plane that a host has joined; ``ca`` is PEM, and the only one that counts."""
+    """The control plane that a host has joined; ``ca`` is PEM, and the only one that counts.
+
+    ``probe_key`` is that of its probes, in hexadecimal.
+    """
 
     control_url: str
     ca: str
+    probe_key: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pktmirror.agent.identity import Identity, Joined, new_key, of_key, trusting
 from pktmirror.agent.line import refuse_bad_url
-from pktmirror.model.join import PLANE_NAME, Certified, JoinRequest, JoinToken
+from pktmirror.model.join import PLANE_NAME, HostJoined, JoinRequest, JoinToken
 from pktmirror.model.refusal import Refusal
 
 TIMEOUT_S = 10.0
@@ -50,11 +50,12 @@ def join(url: str, token_text: str, host_id: str, state_dir: Path) -> Identity:
     extensions = {"sni_hostname": PLANE_NAME}
     answer = _asked("POST", f"{url}/pktmirror/v1/join", trusting(ca), content=document, extensions=extensions)
     try:
-        pem = of_key(msgspec.json.decode(answer, type=Certified).certificate, key, ca)
+        joined = msgspec.json.decode(answer, type=HostJoined)
+        pem = of_key(joined.certificate, key, ca)
     except (ValueError, msgspec.DecodeError) as error:
         raise _not_understood(url, str(error)) from None
     try:
-        return Identity.keep(state_dir, host_id, Joined(control_url=url, ca=ca), pem)
+        return Identity.keep(state_dir, host_id, Joined(control_url=url, ca=ca, probe_key=joined.probe_key), pem)
     except OSError as error:
         raise Refusal(
             f"The certificate of {host_id} cannot be kept in {state_dir}.",

@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import msgspec
@@ -51,12 +51,17 @@ def pause_s(failures: int, retry_s: float, drawn: float) -> float:
 class Uplink:
     """What an agent shows and asks at the control plane, as the host ``host_id``. Safe to use from several threads.
 
+    So does a monitor, as ``kind`` "monitors".
+
     ``credential`` is the token that the agents of a control plane share, or what the host has of its joining. Every
     question raises `Refusal` where the agent is not accepted, and httpx.HTTPError where there is no good answer.
     """
 
-    def __init__(self, url: str, credential: str | Identity, host_id: str) -> None:
+    def __init__(
+        self, url: str, credential: str | Identity, host_id: str, *, kind: Literal["agents", "monitors"] = "agents"
+    ) -> None:
         self.host_id = host_id
+        self._kind = kind
         self._url = url.rstrip("/")
         self._credential = credential
         self._shown = b""  # the key and certificate that the client was made with
@@ -87,7 +92,7 @@ class Uplink:
             self._former.close()
 
     def _opened(self) -> httpx.Client:
-        base_url = f"{self._url}/pktmirror/v1/agents/{self.host_id}"
+        base_url = f"{self._url}/pktmirror/v1/{self._kind}/{self.host_id}"
         timeout = httpx.Timeout(_CONNECT_TIMEOUT_S, read=WAIT_S + 5.0)
         # The control plane is named by the operator; no proxy stands between.
         match self._credential:
@@ -133,9 +138,10 @@ class Uplink:
                 found=str(error),
                 do="name that one with --control; or join this one with `pktmirror agent join` and a token of it",
             )
+        if self.reopen():  # another process of this host has renewed it: the next try shows it
+            return error
         ended = self._credential.certificate().not_valid_after_utc
         if ended < datetime.now(UTC):
-            self.reopen()
             return Refusal(
                 f"The certificate of this host ended on {ended:%Y-%m-%d %H:%M} UTC.",
                 do="check the clock; and join again with `pktmirror agent join` and a token for this host",

@@ -18,8 +18,8 @@ from pktmirror.cli.options import (
     Netns,
     State,
     budget_of,
+    control_of,
     default_host_id,
-    read_token,
     stop_at_signals,
 )
 from pktmirror.model.limits import Quotas
@@ -139,7 +139,7 @@ def agent_(
     if context.invoked_subcommand is not None:
         return
     host_id = host_id or default_host_id(netns_name)
-    url, credential = _control_of(control_url, token_file, state, host_id)
+    url, credential = control_of(control_url, token_file, state, host_id)
     settings = agent.Settings(
         control_url=url,
         credential=credential,
@@ -151,18 +151,6 @@ def agent_(
         budget=budget_of(budget_packets_per_second, budget_bits_per_second),
     )
     agent.run(settings, stop_at_signals())
-
-
-def _control_of(
-    url: str | None, token_file: Path | None, state: Path, host_id: str
-) -> tuple[str, str | agent.Identity]:
-    """Which control plane, and what is shown to it: what this host has of its joining, or the token that is named."""
-    joined = None
-    if token_file is None and (url is None or url.startswith("https:")) and agent.is_agent_id(host_id):
-        joined = agent.Identity.found(state, host_id)
-    if joined is not None:
-        return url or joined.joined.control_url, joined
-    return url or DEFAULT_CONTROL, read_token(token_file or state / "agent-token")
 
 
 def env(state: State = DEFAULT_STATE) -> None:

@@ -30,6 +30,7 @@ from pktmirror.control.statedir import Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
+from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, networks, parse
 
@@ -100,7 +101,10 @@ def serve(
             authority = state.authority(time.time())
             names = (*own_names(secured.getsockname()[0]), *settings.tls_names)
             certificate = ServerCertificate(authority, names, state.write_server_certificate, time.time())
-            tls, joins = (secured, certificate), Joins(store, authority, host_certificate_s=settings.host_certificate_s)
+            tls = secured, certificate
+            joins = Joins(
+                store, authority, probe_key(state.agent_token()), host_certificate_s=settings.host_certificate_s
+            )
         urls = [_url(listening), *([] if secured is None else [_url(secured, "https")])]
         endpoint = Endpoint(
             plane,

@@ -79,7 +79,7 @@ from pktmirror.control.tls import came_by_tls, shown
 from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
 from pktmirror.model.join import JoinRequest, RenewalRequest, TokenWish
-from pktmirror.model.probe import ProbeAnswer
+from pktmirror.model.probe import ProbeAnswer, probe_key
 from pktmirror.tracing import TraceBatch, TraceWish
 
 REPORT_BYTES_MAX = 16 * 1024 * 1024
@@ -150,6 +150,7 @@ class Endpoint:
         self.traces = Revisions()  # what their askers wait for
         self._plane = plane
         self._agent_token = agent_token.encode()
+        self._probe_key = probe_key(agent_token)
         self._metrics_token = metrics_token.encode()
         self._joins = joins
         self._started = started
@@ -327,7 +328,7 @@ class Endpoint:
         within_s = _number(request, "within_s", PROBE_WITHIN_S)
         if not 0 < within_s <= WAIT_S_MAX:
             raise errors.invalid_value("within_s", str(within_s), f"Expected a number up to {WAIT_S_MAX:.0f}")
-        asked = await run_in_threadpool(self._plane.ask_probe, _name(request), within_s, self._agent_token, time.time())
+        asked = await run_in_threadpool(self._plane.ask_probe, _name(request), within_s, self._probe_key, time.time())
         self.probes.wake()
         return _json(asked)
 

@@ -21,7 +21,7 @@ from pktmirror.control.authority import (
 )
 from pktmirror.control.records import HostCertificateRecord, JoinTokenRecord
 from pktmirror.control.store import Store, Transaction
-from pktmirror.model.join import RANDOM_BYTES, Certified, JoinRequest, JoinToken, TokenMade, TokenWish
+from pktmirror.model.join import RANDOM_BYTES, Certified, HostJoined, JoinRequest, JoinToken, TokenMade, TokenWish
 
 TOKEN_S_MAX = 7 * 86400.0
 TOKEN_REMEMBERED_S = 30 * 86400.0
@@ -29,18 +29,23 @@ TOKEN_REMEMBERED_S = 30 * 86400.0
 
 
 class Joins:
-    """Safe to use from several threads. Each refusal is an ApiError, and then nothing has changed."""
+    """Safe to use from several threads. Each refusal is an ApiError, and then nothing has changed.
+
+    ``probe_key`` is what a host's monitor is to know probes by.
+    """
 
     def __init__(
         self,
         store: Store,
         authority: Authority,
+        probe_key: bytes,
         *,
         host_certificate_s: float = HOST_S,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._store = store
         self._authority = authority
+        self._probe_key = probe_key
         self._host_certificate_s = host_certificate_s
         self._random = random
 
@@ -61,7 +66,7 @@ class Joins:
             transaction.join_tokens.put(record)
         return TokenMade(token=str(token), expires_at_s=record.expires_at_s)
 
-    def join(self, request: JoinRequest, now_s: float) -> Certified:
+    def join(self, request: JoinRequest, now_s: float) -> HostJoined:
         """A token becomes the certificate of a host. Those that the host had before are revoked by it."""
         key = requested_key(request.csr)
         with self._store.write() as transaction:
@@ -77,7 +82,7 @@ class Joins:
             certificate = self._issued(transaction, key, request.host_id, now_s)
             used = JoinTokenRecord(token.token_id, token.digest, token.host_id, token.expires_at_s, request.host_id)
             transaction.join_tokens.put(used)
-        return Certified(certificate=pem_of(certificate).decode())
+        return HostJoined(certificate=pem_of(certificate).decode(), probe_key=self._probe_key.hex())
 
     def renew(self, host_id: str, csr: str, now_s: float) -> Certified:
         """The next certificate of a host that has shown the one before, which goes on until its end."""

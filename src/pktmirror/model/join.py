@@ -78,6 +78,13 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     csr: str
 
 
+class HostJoined(msgspec.Struct, frozen=True, kw_only=True):
+    """The certificate that was asked for (PEM), and by which key the host's monitor knows probes, in hexadecimal."""
+
+    certificate: str
+    probe_key: str
+
+
 class RenewalRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A host that shows its certificate asks for the next."""
 
@@ -85,7 +92,7 @@ class RenewalRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certified(msgspec.Struct, frozen=True, kw_only=True):
-    """The certificate that was asked for (PEM)."""
+    """The next certificate (PEM)."""
 
     certificate: str
 

@@ -51,7 +51,7 @@ def test_what_a_host_keeps_is_for_its_owner_alone_and_found_again(tmp_path: Path
     state = tmp_path / "state"
     assert Identity.found(state, "host-1") is None
     key, certificate = certified()
-    joined = Joined(control_url="https://control.example:8774", ca=CA)
+    joined = Joined(control_url="https://control.example:8774", ca=CA, probe_key="00")
     kept = Identity.keep(state, "host-1", joined, of_key(certificate, key, CA))
     found = Identity.found(state, "host-1")
     assert found == kept
@@ -68,7 +68,9 @@ def test_what_a_host_keeps_is_for_its_owner_alone_and_found_again(tmp_path: Path
 @pytest.mark.parametrize("damaged", ["joined-host-1.json", "joined-host-1.pem"])
 def test_what_is_damaged_is_refused_with_a_way_out(tmp_path: Path, damaged: str) -> None:
     key, certificate = certified()
-    Identity.keep(tmp_path, "host-1", Joined(control_url="https://x", ca=CA), of_key(certificate, key, CA))
+    Identity.keep(
+        tmp_path, "host-1", Joined(control_url="https://x", ca=CA, probe_key="00"), of_key(certificate, key, CA)
+    )
     (tmp_path / damaged).write_bytes(b"x")
     with pytest.raises(Refusal, match="join again"):
         Identity.found(tmp_path, "host-1")

@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def joins(store: Store) -> Joins:
-    return Joins(store, AUTHORITY)
+    return Joins(store, AUTHORITY, b"probe key")
 
 
 def token(joins: Joins, host_id: str | None = None, now_s: float = NOW_S) -> str:
