@@ -349,6 +349,18 @@ def test_any_client_reaches_the_whole_api_by_tls_with_the_ca(plane: Plane, make:
         client().describe_traffic_mirror_filters()
 
 
+def test_the_commands_reach_it_from_anywhere_by_tls_with_the_ca(plane: Plane) -> None:
+    variables = {**plane.environment, "AWS_ENDPOINT_URL": tls(plane), "AWS_CA_BUNDLE": str(plane.state / "ca.pem")}
+    shown = CliRunner().invoke(app, ["status", "--json"], env=variables)
+    assert shown.exit_code == 0, shown.exception
+    assert msgspec.json.decode(shown.stdout)["account_id"] == plane.own("status")["account_id"]
+    assert CliRunner().invoke(app, ["interfaces"], env=variables).exit_code == 0
+    for strange in ("", str(plane.state / "aws-config"), str(plane.state / "nowhere")):
+        refused_ = CliRunner().invoke(app, ["status"], env=variables | {"AWS_CA_BUNDLE": strange}).exception
+        assert isinstance(refused_, Refusal)
+        assert "does not answer" in str(refused_)
+
+
 def test_without_tls_nobody_joins_and_the_command_says_what_is_missing(tmp_path: Path) -> None:
     with running(tmp_path / "state") as plane:
         status, said = pktmirror(plane.state, "agent", "token")
