@@ -521,12 +521,14 @@ class ControlPlane:
     def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
         told = self._reports.agents.get(host.host_id)
         reported_at_s = host.reported_at_s if told is None else told.received_at_s
+        agent_version = host.agent_version if told is None else told.report.agent_version
+        apart = status.apart(agent_version, pktmirror.__version__)
         return {
             "host_id": host.host_id,
-            "agent_version": host.agent_version if told is None else told.report.agent_version,
+            "agent_version": agent_version,
             "reported_s_ago": now_s - reported_at_s,
             "applied_revision": None if told is None else told.report.applied_revision,
-            "problems": [] if told is None else list(told.report.problems),
+            "problems": [*([] if told is None else told.report.problems), *([] if apart is None else [apart])],
             "stray_packets": 0 if told is None else told.report.strays.packets,
             "budget": None if told is None else told.report.budget,
         }

@@ -22,7 +22,7 @@ from pktmirror.control.authority import Authority, Shown, key_pem_of, pem_of
 _PEER = "pktmirror.peer"
 
 
-class Overheard:
+class PeerKnown:
     """Puts into the scope of each request who is at the other end of its connection."""
 
     def __init__(self, app: ASGIApp, shown: Shown | None) -> None:
@@ -43,7 +43,7 @@ class TlsProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        self.app = Overheard(self.app, Shown.of(der) if der else None)
+        self.app = PeerKnown(self.app, Shown.of(der) if der else None)
 
     def shutdown(self) -> None:
         """A connection that is idle ends at once: by TLS it would else wait for its client, which waits too."""

@@ -176,8 +176,9 @@ def test_a_token_lasts_for_some_days_at_most(store: Store, joins: Joins, valid_s
 def test_a_weak_key_or_no_proof_of_it_gets_nothing_and_costs_no_token(store: Store, joins: Joins) -> None:
     text = token(joins)
     weak = csr_of(rsa.generate_private_key(65537, 1024))
-    body = CSR.splitlines()
-    tampered = "\n".join([*body[:-2], "A" * len(body[-2]), body[-1]])
+    der = x509.load_pem_x509_csr(CSR.encode()).public_bytes(serialization.Encoding.DER)
+    unproved = x509.load_der_x509_csr(der[:-1] + bytes([der[-1] ^ 1]))  # the end of its signature
+    tampered = unproved.public_bytes(serialization.Encoding.PEM).decode()
     for csr in (weak, tampered, "", "é", pem_of(AUTHORITY.certificate).decode()):
         asked = JoinRequest(token=text, host_id="host-1", csr=csr)
         assert code(store, joins.join, asked, NOW_S) == "InvalidParameterValue"
