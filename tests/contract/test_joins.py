@@ -310,6 +310,7 @@ def test_a_certificate_is_renewed_before_it_ends_and_the_one_before_still_counts
     shortly_before_its_end_s = time.time() + HOST_S - 3600
     assert Renewal(host.uplink, host.identity, clock=lambda: shortly_before_its_end_s).renew_if_due()
     assert host.serial != first
+    assert not host.uplink.reopen(), "it shows the next one already"
     host.report()
     assert before.ask("desired", after=-1) is not None
     assert plane.own_answer(f"hosts/{host.name}/certificates", method="DELETE").status_code == 204

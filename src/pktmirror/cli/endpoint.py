@@ -173,6 +173,7 @@ class Endpoint:
             raise self._not_understood(str(error)) from None
 
     def _answer(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
+        ca = self.access.ca_bundle
         try:
             request = AWSRequest(method, url, data=body)
             SigV4Auth(self._credentials, _SERVICE, self.access.region).add_auth(request)
@@ -185,9 +186,7 @@ class Endpoint:
                 headers=dict(request.headers.items()),
                 timeout=timeout,
                 trust_env=False,
-                verify=True
-                if self.access.ca_bundle is None
-                else ssl.create_default_context(cafile=self.access.ca_bundle),
+                verify=ca is None or ssl.create_default_context(cafile=ca),
             )
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
