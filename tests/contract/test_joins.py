@@ -241,16 +241,18 @@ def test_by_tls_the_shared_token_opens_no_hosts_state_whatever_a_header_says(pla
     assert (answer.status_code, answer.json()["code"]) == (403, "AuthFailure"), "a token is shown by TLS alone"
 
 
-def with_certificate_of(authority: Authority, trusted: Plane, name: str, directory: Path) -> Identity:
+def with_certificate_of(
+    authority: Authority, trusted: Plane, name: str, directory: Path, made_at_s: float | None = None
+) -> Identity:
     """A host that trusts the control plane, with a certificate that it has never seen."""
     key, request = new_key()
-    certificate = authority.for_host(requested_key(request), name, time.time())
+    certificate = authority.for_host(requested_key(request), name, made_at_s or time.time())
     pem = of_key(pem_of(certificate).decode(), key, authority.certificate_pem.decode())
     ca = (trusted.state / "ca.pem").read_text()
     return Identity.keep(directory, name, Joined(control_url=tls(trusted), ca=ca, probe_key="00"), pem)
 
 
-def test_a_certificate_of_another_ca_or_one_not_given_out_is_refused(plane: Plane, join: Any, tmp_path: Path) -> None:
+def test_a_certificate_of_another_ca_or_unknown_or_ended_is_refused(plane: Plane, join: Any, tmp_path: Path) -> None:
     host = join()
     forged = with_certificate_of(Authority.made(time.time()), plane, host.name, tmp_path / "forged")
     uplink = Uplink(tls(plane), forged, host.name)
@@ -262,6 +264,11 @@ def test_a_certificate_of_another_ca_or_one_not_given_out_is_refused(plane: Plan
     with refused("CertificateUnknown", plane):
         stray.ask("desired", after=-1)
     stray.close()
+    long_ago_s = time.time() - HOST_S - 3600
+    ended = Uplink(tls(plane), with_certificate_of(own, plane, host.name, tmp_path / "ended", long_ago_s), host.name)
+    with pytest.raises(Refusal, match="The certificate of this host ended on"):
+        ended.ask("desired", after=-1)
+    ended.close()
     host.report()
 
 

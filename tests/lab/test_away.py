@@ -82,6 +82,7 @@ def test_what_was_desired_outlives_the_control_plane_and_a_reboot_and_a_deletion
         collector.close()
 
 
+@pytest.mark.long
 def test_a_monitor_of_a_host_that_has_joined_reports_by_tls_and_knows_probes(lab: Build, tmp_path: Path) -> None:
     with joined(lab(VPC), tmp_path) as whole:
         whole.start_monitor()

@@ -1,6 +1,5 @@
 """A host in a network of its own joins a control plane in another, as processes, over TLS; and what ends a host."""
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pktmirror.agent.apply import pins_of
 from pktmirror.agent.locks import bpffs_lock
+from pktmirror.cli.endpoint import Endpoint
+from pktmirror.cli.program import app
 from pktmirror.kernel import bpffs, netns
 from pktmirror.kernel.netlink import Netlink
 from tests.lab.test_agent_process import PKTMIRROR, START_S
@@ -53,8 +55,9 @@ class Two:
         return self._said(self.remote, *words)
 
     def status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.on_control("status", "--json"))
-        return answer
+        with netns.Visitor(self.control) as inside:
+            found = Endpoint.found(self.control_state)
+            return inside.run(found.get, "status", dict[str, Any])
 
     def start(self, place: str, *words: str, until: str) -> "subprocess.Popen[str]":
         """A service that has said so much; its log goes to a file, which nobody has to read."""
@@ -75,10 +78,11 @@ class Two:
         return next((host for host in self.status()["hosts"] if host["host_id"] == HOST), None)
 
     def _said(self, place: str, *words: str) -> str:
-        argv = netns.command(place, [str(PKTMIRROR), *words])
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=START_S, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        """The output of a command in a network; the services alone are processes."""
+        with netns.Visitor(place) as inside:
+            done = inside.run(CliRunner().invoke, app, words)
+        assert done.exit_code == 0, done.exception
+        return str(done.stdout).strip()
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_a_second_host_joins_is_followed_revoked_and_ended(two: Two) -> None:
     assert agent.poll() is None, "mirroring goes on as last desired"
     assert pins(two)
     there = pins(two)
-    stop = ("agent", "stop", f"--host-id={HOST}", f"--bpffs={two.bpffs}")
+    stop = ("agent", "stop", f"--host-id={HOST}", f"--bpffs={two.bpffs}", f"--netns={two.remote}")
     two.on_remote(*stop)
     assert agent.poll() == 0
     assert pins(two) == there, "its end is not the end of mirroring"
