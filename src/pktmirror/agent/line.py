@@ -64,6 +64,12 @@ class Uplink:
         self._kind = kind
         self._url = url.rstrip("/")
         self._credential = credential
+        if isinstance(credential, Identity) and httpx.URL(url).scheme != "https":
+            raise Refusal(
+                f"{url} is not by TLS, and this host has joined a control plane by TLS.",
+                do=f"name {credential.joined.control_url}; or the agents' token with --token-file",
+            )
+        self._opening = threading.Lock()
         self._shown = b""  # the key and certificate that the client was made with
         self._former: httpx.Client | None = None
         self._client = self._opened()
@@ -79,12 +85,13 @@ class Uplink:
 
     def reopen(self) -> bool:
         """Show from now on the certificate that is kept now; whether it is another. What is under way is finished."""
-        if isinstance(self._credential, str) or self._credential.pem.read_bytes() == self._shown:
-            return False
-        if self._former is not None:
-            self._former.close()
-        self._former, self._client = self._client, self._opened()
-        return True
+        with self._opening:
+            if isinstance(self._credential, str) or self._credential.pem.read_bytes() == self._shown:
+                return False
+            if self._former is not None:
+                self._former.close()
+            self._former, self._client = self._client, self._opened()
+            return True
 
     def close(self) -> None:
         self._client.close()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pktmirror.agent.identity import Identity, Joined, due_at_s, new_key, of_key
+from pktmirror.agent.line import Uplink
 from pktmirror.model.refusal import Refusal
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,6 +64,15 @@ def test_what_a_host_keeps_is_for_its_owner_alone_and_found_again(tmp_path: Path
     }
     assert state.stat().st_mode & 0o777 == 0o700
     assert Identity.found(state, "host-2") is None
+
+
+def test_a_host_that_has_joined_asks_nobody_without_tls(tmp_path: Path) -> None:
+    key, certificate = certified()
+    joined = Joined(control_url="https://control.example:8774", ca=CA, probe_key="00")
+    identity = Identity.keep(tmp_path, "host-1", joined, of_key(certificate, key, CA))
+    with pytest.raises(Refusal, match="not by TLS"):
+        Uplink("http://127.0.0.1:8773", identity, "host-1")
+    Uplink("https://127.0.0.1:8774", identity, "host-1").close()
 
 
 @pytest.mark.parametrize("damaged", ["joined-host-1.json", "joined-host-1.pem"])
