@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 from typer.testing import CliRunner
 
 from pktmirror.cli.program import app
@@ -14,6 +15,14 @@ from tests.contract.plane import HOST, Plane, running
 def still(plane: Plane) -> dict[str, str]:
     """By session id: what is said of a deleted session that is not confirmed."""
     return {each["session_id"]: each["problem"] for each in plane.own("status")["deleted_sessions"]}
+
+
+def counted(plane: Plane, host: str) -> float:
+    """The same as the metrics have it."""
+    headers = {"authorization": f"Bearer {(plane.state / 'metrics-token').read_text().strip()}"}
+    text = httpx.get(f"{plane.url}/metrics", headers=headers, trust_env=False).text
+    [line] = re.findall(rf'^pktmirror_agent_still_mirroring{{host="{host}"}} (\S+)$', text, re.MULTILINE)
+    return float(line)
 
 
 def reported(plane: Plane, applied_revision: int) -> None:
@@ -39,6 +48,7 @@ def test_a_deletion_is_shown_until_its_host_has_applied_it(plane: Plane, ec2: An
     shown = CliRunner().invoke(app, ["status"], env={"PKTMIRROR_STATE": str(plane.state), "COLUMNS": "200"}).stdout
     assert re.search(rf"{deleted}, deleted \d+ s ago: still mirroring on {HOST}", " ".join(shown.split())), shown
     other = delete(ec2, second)
+    assert counted(plane, HOST) == 2
     reported(plane, at - 1)
     plane.report(host="host-2", applied_revision=revision(plane))
     assert still(plane).keys() == {deleted, other}, "neither what was before it confirms it, nor another host"
@@ -46,6 +56,7 @@ def test_a_deletion_is_shown_until_its_host_has_applied_it(plane: Plane, ec2: An
     assert still(plane).keys() == {other}
     reported(plane, revision(plane))
     assert still(plane) == {}
+    assert (counted(plane, HOST), counted(plane, "host-2")) == (0, 0)
     sessions = plane.own("status")["sessions"]
     assert kept["TrafficMirrorSessionId"] in [each["session_id"] for each in sessions]
 

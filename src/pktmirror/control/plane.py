@@ -420,6 +420,7 @@ class ControlPlane:
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
             hosts = transaction.hosts.where()
+            ends = transaction.unconfirmed_ends.where()
         problems = status.problems(resources, self._reports, now_s)
         with self._counting:
             instances = {instance_id: dict(figures) for instance_id, figures in self._instances.totals.items()}
@@ -439,6 +440,7 @@ class ControlPlane:
                 },
                 instances=instances,
                 refused=self.refused.counts(),
+                unconfirmed=tuple(end.host_id for end in ends),
             )
         )
 
