@@ -79,6 +79,7 @@ class Plane:
     process: subprocess.Popen[str]
     store: str | None = None
     """The URL of the store; None: SQLite in the state directory."""
+    tls_url: str | None = None
     reported: dict[str, FoundInterface] = field(default_factory=dict)
 
     @property
@@ -113,7 +114,8 @@ class Plane:
 
     def report(self, *interfaces: FoundInterface, host: str = HOST, **more: Any) -> None:
         """Report exactly these interfaces of a host."""
-        told = Report(host_id=host, agent_version="test", applied_revision=0, interfaces=interfaces, **more)
+        known = {"agent_version": "test", "applied_revision": 0} | more
+        told = Report(host_id=host, interfaces=interfaces, **known)
         answer = self.agent("POST", f"agents/{host}/report", content=encode(told))
         assert answer.status_code == 204, answer.text
 
@@ -184,7 +186,10 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
         lines.append(line)
     else:
         raise AssertionError(f"the control plane did not start: {''.join(lines)}")
-    plane = Plane(state, line.strip(), process, settings.get("store"))
+    tls_url = None
+    if settings.get("listen_tls") is not None:
+        tls_url = next(said for said in process.stdout if said.startswith("https://")).strip()
+    plane = Plane(state, line.strip(), process, settings.get("store"), tls_url)
     try:
         yield plane
     finally:

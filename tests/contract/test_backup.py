@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pktmirror.cli.program import app
 from pktmirror.control import back_up, restore
+from pktmirror.control.statedir import SHARED
 from pktmirror.control.store import REVISION_LEAP, Store
 from pktmirror.model.refusal import Refusal
 from tests.contract.conftest import Maker
@@ -47,9 +48,7 @@ def test_a_backup_of_a_running_control_plane_comes_back_in_either_kind_of_store(
     state = tmp_path / "state"
     restored = restore(file, state, other, replace=False)
     assert restored.revision == desired.revision + REVISION_LEAP
-    assert {path.name for path in state.iterdir()} == {"lock", "key", "agent-token", "metrics-token"} | (
-        set() if other else {"pktmirror.sqlite"}
-    )
+    assert {path.name for path in state.iterdir()} == {"lock", *SHARED} | (set() if other else {"pktmirror.sqlite"})
     with running(state, store=other) as again:
         assert everything(again) == before
         known = again.desired()

@@ -161,7 +161,11 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 def test_only_loopback_without_being_told_otherwise(tmp_path: Path) -> None:
-    assert "0.0.0.0" in str(refusal("0.0.0.0:0", tmp_path / "state"))
+    said = str(refusal("0.0.0.0:0", tmp_path / "state"))
+    assert "0.0.0.0" in said
+    assert "--listen-tls" in said
+    assert "--allow-remote-without-tls" in said
+    assert not (tmp_path / "state").exists()
     assert "no address" in str(refusal("localhost", tmp_path / "state"))
 
 

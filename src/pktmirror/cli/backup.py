@@ -17,7 +17,7 @@ def backup(
 ) -> None:
     """Write all that a control plane knows into one file, also while it runs.
 
-    The file holds the key and the tokens of the state directory too: keep it as you would keep them.
+    The file holds the key, the tokens and the CA of the state directory too: keep it as you would keep them.
 
     Example: [bold]pktmirror backup /srv/backup/pktmirror-monday[/bold]
     """

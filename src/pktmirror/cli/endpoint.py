@@ -6,6 +6,7 @@ Our own API goes by httpx, the EC2 calls by a botocore client. Whatever fails on
 import json
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,13 +64,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A control plane and a key for it; ``session`` is what botocore's own session is told beside them."""
+    """A control plane and a key for it; ``session`` is what botocore's own session is told beside them.
+
+    ``ca_bundle`` is the file of the CAs that its certificate may be of, as AWS clients have it; None: the usual ones.
+    """
 
     url: str
     region: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
     session: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: str | None = None
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> "Access":
@@ -94,6 +99,7 @@ class Access:
             variables["AWS_ACCESS_KEY_ID"],
             variables["AWS_SECRET_ACCESS_KEY"],
             {name: variables[variable] for variable, name in _SESSION_VARIABLES.items() if variables.get(variable)},
+            variables.get("AWS_CA_BUNDLE") or None,
         )
 
 
@@ -167,15 +173,22 @@ class Endpoint:
             raise self._not_understood(str(error)) from None
 
     def _answer(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
+        ca = self.access.ca_bundle
         try:
             request = AWSRequest(method, url, data=body)
             SigV4Auth(self._credentials, _SERVICE, self.access.region).add_auth(request)
             timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
             # No proxy: the operator named the control plane, and nothing stands between.
             return httpx.request(
-                method, url, content=body, headers=dict(request.headers.items()), timeout=timeout, trust_env=False
+                method,
+                url,
+                content=body,
+                headers=dict(request.headers.items()),
+                timeout=timeout,
+                trust_env=False,
+                verify=ca is None or ssl.create_default_context(cafile=ca),
             )
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
 
     def _ec2(self) -> Any:
@@ -188,6 +201,7 @@ class Endpoint:
             endpoint_url=self.access.url,
             aws_access_key_id=self.access.access_key_id,
             aws_secret_access_key=self.access.secret_access_key,
+            verify=self.access.ca_bundle or True,
             config=Config(
                 proxies={},
                 retries={"total_max_attempts": 1},

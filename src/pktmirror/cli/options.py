@@ -77,6 +77,16 @@ def default_host_id(netns_name: str | None) -> str:
     return name if netns_name is None else f"{name}-{netns_name}"
 
 
+def control_of(url: str | None, token_file: Path | None, state: Path, host_id: str) -> tuple[str, str | agent.Identity]:
+    """Which control plane, and what is shown to it: what this host has of its joining, or the token that is named."""
+    joined = None
+    if token_file is None and (url is None or url.startswith("https:")) and agent.is_agent_id(host_id):
+        joined = agent.Identity.found(state, host_id)
+    if joined is not None:
+        return url or joined.joined.control_url, joined
+    return url or DEFAULT_CONTROL, read_token(token_file or state / "agent-token")
+
+
 def read_token(file: Path) -> str:
     """The agents' token from its file; Refusal where there is none, or what is there can be none."""
     try:

@@ -17,6 +17,7 @@ from pktmirror.cli import (
     explain,
     forget,
     interfaces,
+    joining,
     lab,
     ledger,
     monitor,
@@ -40,7 +41,7 @@ app.add_typer(lab.app, name="lab")
 app.add_typer(network.app, name="network")
 app.command("up")(up.up)
 app.command("serve")(services.serve)
-app.command("agent")(services.agent_)
+app.add_typer(joining.app, name="agent")
 app.command("monitor")(monitor.monitor_)
 status.add_to(app)
 interfaces.add_to(app)

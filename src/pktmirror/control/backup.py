@@ -2,7 +2,7 @@
 
 The file is a SQLite store of its own, whichever kind it was made from, so a backup of one kind can be restored into the
 other. It holds what the store held at one moment, also while control planes run, and the files of the state directory
-without which that cannot be read: the key and the tokens. So it is as secret as they are.
+without which that cannot be read: the key, the tokens and the CA. So it is as secret as they are.
 """
 
 import contextlib

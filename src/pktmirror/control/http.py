@@ -3,6 +3,11 @@
 ============================================  ======================================================
 ``POST /``                                    EC2 and STS, signed (SigV4); XML; and CloudWatch; JSON
 ``GET /?Action=…``                            the same of EC2 and STS, the form in the place of the query
+``GET /pktmirror/v1/ca``                      the certificate of the own CA, where there is TLS; PEM
+``POST /pktmirror/v1/join-tokens``            signed for the service ``pktmirror``: make a token for a host
+``POST /pktmirror/v1/join``                   a token and a request for a certificate: the certificate of a host
+``POST /pktmirror/v1/agents/HOST/certificate`` by TLS, with the host's certificate: its next one
+``DELETE /pktmirror/v1/hosts/HOST/certificates`` signed: revoke all certificates of a host; 204
 ``GET /pktmirror/v1/agents/HOST/desired``     long poll of an agent, bearer token; JSON, or 204
 ``POST /pktmirror/v1/agents/HOST/report``     an agent's report, bearer token
 ``GET /pktmirror/v1/agents/HOST/trace``       long poll: the live trace that is wanted of a host, or 204;
@@ -27,6 +32,8 @@
 ``PUT /pktmirror/v1/interfaces/ENI/address``  signed: declare its primary address (plain text); ``DELETE``
                                               takes the declared one away; the changes, as JSON
 ============================================  ======================================================
+
+What an agent asks by TLS needs its host's certificate and no token, and what else it asks the token and no certificate.
 
 Every refusal has a code and is counted by it. What goes wrong here is logged, and nothing of it is in the answer.
 An edge module.
@@ -66,13 +73,16 @@ from pktmirror.aws import (
     success,
     verify,
 )
+from pktmirror.control.joins import HOSTS, Joins
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.replicas import PROBES
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.store import EVERYTHING
+from pktmirror.control.tls import came_by_tls, shown
 from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
-from pktmirror.model.probe import ProbeAnswer
+from pktmirror.model.join import JoinRequest, RenewalRequest, TokenWish
+from pktmirror.model.probe import ProbeAnswer, probe_key
 from pktmirror.tracing import TraceBatch, TraceWish
 
 REPORT_BYTES_MAX = 16 * 1024 * 1024
@@ -128,7 +138,7 @@ class Revisions:
 
 class Endpoint:
     """The routes over one control plane. ``agent_token`` is what agents and monitors show, ``metrics_token`` what may
-    read the metrics."""
+    read the metrics. ``joins`` None: there is no TLS, so no host can join."""
 
     def __init__(
         self,
@@ -136,6 +146,7 @@ class Endpoint:
         agent_token: str,
         metrics_token: str,
         *,
+        joins: Joins | None = None,
         started: Callable[[], None] = lambda: None,
     ) -> None:
         self.revisions = Revisions()
@@ -145,12 +156,14 @@ class Endpoint:
         self._hearings: set[asyncio.Future[None]] = set()  # the loop itself keeps no task alive
         self._plane = plane
         self._agent_token = agent_token.encode()
+        self._probe_key = probe_key(agent_token)
         self._metrics_token = metrics_token.encode()
+        self._joins = joins
         self._started = started
 
     def stop(self) -> None:
         """Every long poll is answered now."""
-        for changes in (self.revisions, self.probes, self.trace_orders, self.traces):
+        for changes in self._polled_for():
             changes.stop()
 
     def told_elsewhere(self, told: str) -> None:
@@ -158,8 +171,10 @@ class Endpoint:
         if told.isdecimal():
             self.revisions.reached(int(told))
             return
-        if told == EVERYTHING:
-            self.revisions.wake()
+        if told in (HOSTS, EVERYTHING):
+            self.wake()
+        if told == HOSTS:
+            return
         hearing = asyncio.ensure_future(self._hear(told))
         self._hearings.add(hearing)
         hearing.add_done_callback(self._hearings.discard)
@@ -177,12 +192,25 @@ class Endpoint:
         for changes in (self.trace_orders, self.traces):
             changes.reached(self._plane.traces.changes)
 
+    def wake(self) -> None:
+        """Every long poll looks again, at who asks too."""
+        for changes in self._polled_for():
+            changes.wake()
+
+    def _polled_for(self) -> tuple[Revisions, ...]:
+        return self.revisions, self.probes, self.trace_orders, self.traces
+
     def app(self) -> Starlette:
         own = "/pktmirror/v1"
         routes = [
             Route("/", self._aws, methods=["POST"]),
             Route("/", self._aws_or_welcome, methods=["GET"]),
             Route("/metrics", self._own(self._metrics), methods=["GET"]),
+            Route(f"{own}/ca", self._own(self._ca), methods=["GET"]),
+            Route(f"{own}/join-tokens", self._own(self._make_join_token), methods=["POST"]),
+            Route(f"{own}/join", self._own(self._join), methods=["POST"]),
+            Route(f"{own}/agents/{{name}}/certificate", self._own(self._renew), methods=["POST"]),
+            Route(f"{own}/hosts/{{name}}/certificates", self._own(self._revoke), methods=["DELETE"]),
             Route(f"{own}/agents/{{name}}/desired", self._own(self._agents_desired), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/report", self._own(self._agent_report), methods=["POST"]),
             Route(f"{own}/agents/{{name}}/trace", self._own(self._agents_trace), methods=["GET"]),
@@ -289,7 +317,6 @@ class Endpoint:
         return Response(status_code=400)
 
     async def _agents_desired(self, request: Request) -> Response:
-        self._require_agent(request)
         host_id = _name(request)
         after = _number(request, "after", -1.0)
 
@@ -303,10 +330,14 @@ class Endpoint:
     async def _polled(
         self, request: Request, changes: "Revisions", answer: Callable[[], Awaitable[Response | None]]
     ) -> Response:
-        """The answer as soon as there is one; 204 where there is none in time."""
+        """The answer to an agent as soon as there is one; 204 where there is none in time.
+
+        Whether it is that agent is asked each time: one that is revoked while it waits is told nothing more.
+        """
         until_s = time.monotonic() + min(_number(request, "wait_s", 0.0), WAIT_S_MAX)
         while True:
             changed = changes.next()
+            await self._require_agent(request)
             found = await answer()
             if found is not None:
                 return found
@@ -319,7 +350,6 @@ class Endpoint:
                 return Response(status_code=204)
 
     async def _agents_probes(self, request: Request) -> Response:
-        self._require_agent(request)
         host_id = _name(request)
 
         async def asked() -> Response | None:
@@ -329,7 +359,7 @@ class Endpoint:
         return await self._polled(request, self.probes, asked)
 
     async def _probes_answered(self, request: Request) -> Response:
-        self._require_agent(request)
+        await self._require_agent(request)
         host_id = _name(request)
         body = await _body(request, BODY_BYTES_MAX)
         answers = _decoded(lambda document: msgspec.json.decode(document, type=tuple[ProbeAnswer, ...]), body)
@@ -341,7 +371,7 @@ class Endpoint:
         within_s = _number(request, "within_s", PROBE_WITHIN_S)
         if not 0 < within_s <= WAIT_S_MAX:
             raise errors.invalid_value("within_s", str(within_s), f"Expected a number up to {WAIT_S_MAX:.0f}")
-        asked = await run_in_threadpool(self._plane.ask_probe, _name(request), within_s, self._agent_token, time.time())
+        asked = await run_in_threadpool(self._plane.ask_probe, _name(request), within_s, self._probe_key, time.time())
         self.probes.wake()
         return _json(asked)
 
@@ -350,7 +380,7 @@ class Endpoint:
         return _json(await run_in_threadpool(self._plane.probe, _name(request), time.time()))
 
     async def _agent_report(self, request: Request) -> Response:
-        self._require_agent(request)
+        await self._require_agent(request)
         host_id = _name(request)
         report = _decoded(decode_report, await _body(request, REPORT_BYTES_MAX))
         if report.host_id != host_id:
@@ -361,7 +391,7 @@ class Endpoint:
         return Response(status_code=204)
 
     async def _agents_trace(self, request: Request) -> Response:
-        self._require_agent(request)
+        await self._require_agent(request)
         host_id = _name(request)
 
         def order() -> Response | None:
@@ -369,10 +399,11 @@ class Endpoint:
             return None if found is None else _json(found)
 
         waited = await self._when(self.trace_orders, order, _number(request, "wait_s", 0.0))
+        await self._require_agent(request)  # still
         return waited or Response(status_code=204)
 
     async def _agent_traced(self, request: Request) -> Response:
-        self._require_agent(request)
+        await self._require_agent(request)
         host_id = _name(request)
         body = await _body(request, REPORT_BYTES_MAX)
         batch = _decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
@@ -428,7 +459,7 @@ class Endpoint:
                 return None
 
     async def _monitor_report(self, request: Request) -> Response:
-        self._require_agent(request)
+        await self._require_agent(request)
         monitor_id = _name(request)
         body = await _body(request, REPORT_BYTES_MAX)
         report = _decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
@@ -489,8 +520,57 @@ class Endpoint:
     def _revision(self) -> int:
         return self._plane.revision
 
-    def _require_agent(self, request: Request) -> None:
-        self._require_token(request, self._agent_token, "agent-token")
+    async def _ca(self, _request: Request) -> Response:
+        return Response(self._hosts_join().ca_pem, 200, media_type="application/x-pem-file")
+
+    async def _make_join_token(self, request: Request) -> Response:
+        body = await self._require_signature(request)
+        wish = _decoded(lambda document: msgspec.json.decode(document, type=TokenWish), body)
+        if wish.host_id is not None:
+            _host_id(wish.host_id)
+        return _json(await run_in_threadpool(self._hosts_join().make_token, wish, time.time()))
+
+    async def _join(self, request: Request) -> Response:
+        joins = self._hosts_join()
+        if not came_by_tls(request):
+            raise ApiError("AuthFailure", "A token is shown by TLS alone", 403)
+        body = await _body(request, BODY_BYTES_MAX)
+        wish = _decoded(lambda document: msgspec.json.decode(document, type=JoinRequest), body)
+        _host_id(wish.host_id)
+        certified = await run_in_threadpool(joins.join, wish, time.time())
+        self.wake()
+        _log.info("a host has joined", host=wish.host_id)
+        return _json(certified)
+
+    async def _renew(self, request: Request) -> Response:
+        await self._require_agent(request)
+        if not came_by_tls(request):
+            raise ApiError("AuthFailure", "A certificate is renewed by TLS alone", 403)
+        body = await _body(request, BODY_BYTES_MAX)
+        asked = _decoded(lambda document: msgspec.json.decode(document, type=RenewalRequest), body)
+        return _json(await run_in_threadpool(self._hosts_join().renew, _name(request), asked.csr, time.time()))
+
+    async def _revoke(self, request: Request) -> Response:
+        await self._require_signature(request)
+        await run_in_threadpool(self._hosts_join().revoke, _name(request), time.time())
+        self.wake()
+        _log.info("the certificates of a host are revoked", host=_name(request))
+        return Response(status_code=204)
+
+    def _hosts_join(self) -> Joins:
+        if self._joins is None:
+            raise ApiError(
+                "UnsupportedOperation", "No host can join: `pktmirror serve` was started without --listen-tls"
+            )
+        return self._joins
+
+    async def _require_agent(self, request: Request) -> None:
+        """By TLS the certificate of the host that the request is about; elsewhere the token that all agents share."""
+        if not came_by_tls(request):
+            self._require_token(request, self._agent_token, "agent-token")
+        else:
+            refuse = self._hosts_join().refuse_stranger
+            await run_in_threadpool(refuse, shown(request), _name(request), time.time())
 
     def _require_token(self, request: Request, expected: bytes, file: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -574,7 +654,10 @@ def _text(body: bytes) -> str:
 
 
 def _name(request: Request) -> str:
-    name: str = request.path_params["name"]
+    return _host_id(request.path_params["name"])
+
+
+def _host_id(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise errors.invalid_value("name", name, "Expected letters, digits, '.', '_' and '-'")
     return name

@@ -22,7 +22,25 @@ def _to_4(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX ix_idempotency_tokens_created_at_s ON idempotency_tokens (created_at_s)")
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4}
+def _to_5(connection: Connection) -> None:
+    """Hosts that join, and deletions that a host has not confirmed."""
+    bytes_ = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
+    text = 'TEXT COLLATE "C"' if connection.dialect.name == "postgresql" else "TEXT"
+    for statement in (
+        f"CREATE TABLE unconfirmed_ends (session_id {text} NOT NULL PRIMARY KEY, host_id {text} NOT NULL, "
+        "revision BIGINT NOT NULL, ended_at_s FLOAT NOT NULL)",
+        "CREATE INDEX ix_unconfirmed_ends_host_id ON unconfirmed_ends (host_id)",
+        f"CREATE TABLE join_tokens (token_id {text} NOT NULL PRIMARY KEY, digest {bytes_} NOT NULL, host_id {text}, "
+        f"expires_at_s FLOAT NOT NULL, used_by {text})",
+        "CREATE INDEX ix_join_tokens_host_id ON join_tokens (host_id)",
+        f"CREATE TABLE host_certificates (serial {text} NOT NULL PRIMARY KEY, host_id {text} NOT NULL, "
+        "ends_at_s FLOAT NOT NULL, revoked_at_s FLOAT)",
+        "CREATE INDEX ix_host_certificates_host_id ON host_certificates (host_id)",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5}
 """By the version that each leads to."""
 
 

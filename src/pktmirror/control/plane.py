@@ -177,11 +177,14 @@ class ControlPlane:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
             told = self._outer_sources_told(transaction, report)
+            confirmed = history.ends_confirmed(transaction, report)
         fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
-        if fresh and not (changed or deleted or told):
+        if fresh and not (changed or deleted or told or confirmed):
             return
         with self._writing(now_s) as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
+            for end in confirmed:
+                transaction.unconfirmed_ends.remove(end.session_id)
             for record in changed:
                 transaction.interfaces.put(record)
             history.interfaces_changed(transaction, changed)
@@ -286,6 +289,8 @@ class ControlPlane:
             for interface in transaction.interfaces.where(host_id=host_id):
                 transaction.remove_interface(interface.interface_id)
             transaction.hosts.remove(host_id)
+            for end in transaction.unconfirmed_ends.where(host_id=host_id):
+                transaction.unconfirmed_ends.remove(end.session_id)
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
         self._replicas.host_forgotten(host_id)
@@ -387,6 +392,7 @@ class ControlPlane:
         self.hear(now_s)
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
+            ends = transaction.unconfirmed_ends.where()
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
         capped = reports.capped(self._reports)
@@ -415,6 +421,15 @@ class ControlPlane:
                     "path": paths.get(session.session_id),
                 }
                 for session in resources.sessions
+            ],
+            "deleted_sessions": [
+                {
+                    "session_id": end.session_id,
+                    "host_id": end.host_id,
+                    "deleted_s_ago": now_s - end.ended_at_s,
+                    "problem": status.still_mirroring(end.host_id),
+                }
+                for end in ends
             ],
             "monitors": [
                 {
@@ -469,6 +484,7 @@ class ControlPlane:
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
             hosts = transaction.hosts.where()
+            ends = transaction.unconfirmed_ends.where()
         problems = status.problems(resources, self._reports, now_s)
         with self._counting:
             instances = {instance_id: dict(figures) for instance_id, figures in self._instances.totals.items()}
@@ -488,6 +504,7 @@ class ControlPlane:
                 },
                 instances=instances,
                 refused=self.refused.counts(),
+                unconfirmed=tuple(end.host_id for end in ends),
             )
         )
 
@@ -577,12 +594,14 @@ class ControlPlane:
     def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
         told = self._reports.agents.get(host.host_id)
         reported_at_s = host.reported_at_s if told is None else told.received_at_s
+        agent_version = host.agent_version if told is None else told.report.agent_version
+        apart = status.apart(agent_version, pktmirror.__version__)
         return {
             "host_id": host.host_id,
-            "agent_version": host.agent_version if told is None else told.report.agent_version,
+            "agent_version": agent_version,
             "reported_s_ago": now_s - reported_at_s,
             "applied_revision": None if told is None else told.report.applied_revision,
-            "problems": [] if told is None else list(told.report.problems),
+            "problems": [*([] if told is None else told.report.problems), *([] if apart is None else [apart])],
             "stray_packets": 0 if told is None else told.report.strays.packets,
             "budget": None if told is None else told.report.budget,
         }

@@ -135,6 +135,16 @@ class EndedSessionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class UnconfirmedEndRecord:
+    """A session that was deleted, whose host has not said yet that it has applied this revision or a later one."""
+
+    session_id: str
+    host_id: str
+    revision: int
+    ended_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedRecord:
     """What counters had come to before they began anew.
 
@@ -165,3 +175,24 @@ class AccessKeyRecord:
     access_key_id: str
     sealed_secret: bytes
     created_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenRecord:
+    """A token for a host to join with; ``host_id`` None is for one that is not known yet. Only a digest is kept."""
+
+    token_id: str
+    digest: bytes
+    host_id: str | None
+    expires_at_s: float
+    used_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostCertificateRecord:
+    """A certificate that a host was given, by its serial number in hexadecimal."""
+
+    serial: str
+    host_id: str
+    ends_at_s: float
+    revoked_at_s: float | None = None

@@ -28,13 +28,16 @@ from pktmirror.control.records import (
     CarriedRecord,
     EndedSessionRecord,
     FilterRecord,
+    HostCertificateRecord,
     HostRecord,
     InterfaceRecord,
+    JoinTokenRecord,
     RuleRecord,
     SessionRecord,
     StreamRecord,
     TargetRecord,
     TokenRecord,
+    UnconfirmedEndRecord,
 )
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
@@ -48,7 +51,7 @@ from pktmirror.model.target import (
     Target,
 )
 
-VERSION = 4
+VERSION = 5
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -183,6 +186,15 @@ _ENDED_SESSIONS = Table(
     Column("ended_at_s", Float, nullable=False),
 )
 
+_UNCONFIRMED_ENDS = Table(
+    "unconfirmed_ends",
+    METADATA,
+    Column("session_id", Text, primary_key=True),
+    Column("host_id", Text, nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("ended_at_s", Float, nullable=False),
+)
+
 _CARRIED = Table(
     "carried_figures",
     METADATA,
@@ -191,6 +203,25 @@ _CARRIED = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("written_packets", BigInteger, nullable=False),
     Column("written_bytes", BigInteger, nullable=False),
+)
+
+_JOIN_TOKENS = Table(
+    "join_tokens",
+    METADATA,
+    Column("token_id", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("host_id", Text, index=True),
+    Column("expires_at_s", Float, nullable=False),
+    Column("used_by", Text),
+)
+
+_HOST_CERTIFICATES = Table(
+    "host_certificates",
+    METADATA,
+    Column("serial", Text, primary_key=True),
+    Column("host_id", Text, nullable=False, index=True),
+    Column("ends_at_s", Float, nullable=False),
+    Column("revoked_at_s", Float),
 )
 
 
@@ -306,7 +337,10 @@ HOSTS = _plain(_HOSTS, "host_id", HostRecord)
 SESSIONS = _plain(_SESSIONS, "session_id", SessionRecord)
 STREAMS = _plain(_STREAMS, "entry", StreamRecord)
 ENDED_SESSIONS = _plain(_ENDED_SESSIONS, "session_id", EndedSessionRecord)
+UNCONFIRMED_ENDS = _plain(_UNCONFIRMED_ENDS, "session_id", UnconfirmedEndRecord)
 CARRIED = _plain(_CARRIED, "subject", CarriedRecord)
+JOIN_TOKENS = _plain(_JOIN_TOKENS, "token_id", JoinTokenRecord)
+HOST_CERTIFICATES = _plain(_HOST_CERTIFICATES, "serial", HostCertificateRecord)
 INTERFACES: Mapping[InterfaceRecord] = Mapping(_INTERFACES, "interface_id", _interface_row, _interface)
 TARGETS: Mapping[TargetRecord] = Mapping(_TARGETS, "target_id", _target_row, _target)
 FILTERS: Mapping[FilterRecord] = Mapping(_FILTERS, "filter_id", _filter_row, _filter)

@@ -1,4 +1,4 @@
-"""The state directory: SQLite's file, the key, the tokens, and the files that make AWS clients ready to use.
+"""The state directory: SQLite's file, the key, the tokens, the CA, and the files that make AWS clients ready to use.
 
 One control plane at a time holds it; several of one PostgreSQL have one each. All its files are for its owner only.
 An edge module.
@@ -12,15 +12,17 @@ from pathlib import Path
 
 import msgspec
 
+from pktmirror.control.authority import Authority
 from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.model.refusal import Refusal
 
 STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
 AGENT_TOKEN, METRICS_TOKEN = "agent-token", "metrics-token"
-SHARED = (KEY, AGENT_TOKEN, METRICS_TOKEN)
-"""What belongs to the store: in a backup, and the same for all control planes of one."""
 CREDENTIALS, CONFIG = "aws-credentials", "aws-config"
 CLIENT = "client.json"
+CA, CA_KEY, SERVER = "ca.pem", "ca-key.pem", "server.pem"
+SHARED = (KEY, AGENT_TOKEN, METRICS_TOKEN, CA_KEY, CA)
+"""What belongs to the store: in a backup, and the same for all control planes of one."""
 TOKEN_CHARACTERS_MIN = 16
 
 _TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},}}")  # what a header can carry
@@ -117,6 +119,26 @@ class StateDirectory:
         """Have these files, by name, whatever was there."""
         for name, text in kept.items():
             self._write(Path(name).name, text)
+
+    def authority(self, now_s: float) -> Authority:
+        """The CA of hosts and servers; made at the first start."""
+        if not (self.path / CA).exists():
+            made = Authority.made(now_s)
+            self._write(CA_KEY, made.key_pem.decode())  # the first: a key without its certificate has signed nothing
+            self._write(CA, made.certificate_pem.decode())
+        try:
+            return Authority.of((self.path / CA).read_bytes(), (self.path / CA_KEY).read_bytes())
+        except OSError as error:
+            raise Refusal(
+                f"The CA in {self.path} cannot be read.",
+                found=str(error),
+                do=f"put back the file {CA_KEY} that belongs to {CA}; without them all hosts must join again",
+            ) from None
+
+    def write_server_certificate(self, pem: bytes) -> Path:
+        """Key and certificates in one file, as a TLS context takes them."""
+        self._write(SERVER, pem.decode())
+        return self.path / SERVER
 
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""

@@ -129,12 +129,17 @@ class Transaction:
         self.sessions = Collection(connection, schema.SESSIONS)
         self.streams = Collection(connection, schema.STREAMS)
         self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
+        self.unconfirmed_ends = Collection(connection, schema.UNCONFIRMED_ENDS)
         self.carried = Collection(connection, schema.CARRIED)
+        self.join_tokens = Collection(connection, schema.JOIN_TOKENS)
+        self.host_certificates = Collection(connection, schema.HOST_CERTIFICATES)
         self.tags = Tags(connection)
-        self.removed_sessions: list[str] = []
-        """The ids of the sessions that this transaction has removed."""
+        self.removed_sessions: dict[str, str] = {}
+        """The sessions that this transaction has removed, by id, and the host of each."""
         self.bumped = False
         """Whether desired state changes by this transaction."""
+        self.news: set[str] = set()
+        """What replicas are told when this transaction is committed, beside the revision."""
 
     @property
     def revision(self) -> int:
@@ -169,8 +174,11 @@ class Transaction:
 
     def remove_session(self, session_id: str) -> None:
         """A session and its tags."""
+        session = self.sessions.get(session_id)
+        interface = None if session is None else self.interfaces.get(session.interface_id)
+        if interface is not None:
+            self.removed_sessions[session_id] = interface.host_id
         self.sessions.remove(session_id)
-        self.removed_sessions.append(session_id)
         self.tags.remove(session_id)
 
     def remove_interface(self, interface_id: str) -> None:
@@ -251,8 +259,9 @@ class Store:
         with self._answering(), self._writer, self._begun(writes=True) as connection:
             transaction = Transaction(connection)
             yield transaction
-            if transaction.bumped and self.url is not None:
-                postgresql.notify(connection, str(transaction.revision))
+            if self.url is not None:
+                for told in [*([str(transaction.revision)] if transaction.bumped else []), *sorted(transaction.news)]:
+                    postgresql.notify(connection, told)
 
     @contextmanager
     def apart(self) -> Iterator[Connection]:
