@@ -12,8 +12,10 @@ from rich.console import Console
 
 from pktmirror import __version__
 from pktmirror.cli import (
+    apply,
     doctor,
     explain,
+    export,
     forget,
     interfaces,
     lab,
@@ -46,6 +48,8 @@ interfaces.add_to(app)
 ledger.add_to(app)
 explain.add_to(app)
 verify.add_to(app)
+apply.add_to(app)
+export.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pktmirror.cli.balance import bypassed
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.templates import TemplateStatus, shown_templates
 from pktmirror.cli.terminal import terminal
 from pktmirror.desired import PathFacts
 from pktmirror.model.filter import Direction
@@ -81,6 +82,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     monitors: tuple[Monitor, ...]
     refused_requests: dict[str, int]
     bypassed: tuple[Bypassed, ...] = ()
+    templates: tuple[TemplateStatus, ...] = ()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -112,6 +114,8 @@ def shown(status_: Status) -> RenderableType:
     parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_)]
     parts += [_limits(session) for session in status_.sessions if session.cap != UNLIMITED or session.capped.packets]
     parts += [_bypassed(each) for each in status_.bypassed]
+    if status_.templates:
+        parts.append(shown_templates(status_.templates))
     parts.append(_monitors(status_))
     parts += [
         Text(f"  · {host.host_id}: {host.stray_packets} frames at the hops were no copy and were dropped", "yellow")

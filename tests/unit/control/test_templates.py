@@ -154,7 +154,6 @@ def test_a_session_that_is_not_selected_any_more_is_deleted_and_others_are_left(
     by_hand = session("hand", "db", "sensor")
     now = settled(situation(template(), sessions=(by_hand,)))
     [of_web2] = [each.session_id for each in now.sessions if each.interface_id == "eni-web2"]
-    narrowed = replace()
     narrowed = replace(now, templates=(template(select=Selector(name="web2")),))
     decision = decide(narrowed)
     assert (decision.make, decision.change) == ((), ())
