@@ -59,15 +59,20 @@ class Move:
     after: int
     change: Change
 
+    @property
+    def is_in_place(self) -> bool:
+        return self.before == self.after
+
+    @property
+    def wanted(self) -> Place:
+        return self.interface_id, self.after
+
 
 def in_order(moves: Iterable[Move], held: Collection[Place]) -> list[Change]:
     """The changes in an order in which each number is free when it is taken; ``held`` are those in use before."""
     waiting, taken, ordered = list(moves), set(held), list[Change]()
     while waiting:
-        ready = next(
-            (each for each in waiting if each.before == each.after or (each.interface_id, each.after) not in taken),
-            None,
-        )
+        ready = next((each for each in waiting if each.is_in_place or each.wanted not in taken), None)
         if ready is None:  # they wait for one another in a ring: one steps aside
             first = waiting[0]
             number = _free(first.interface_id, range(SESSION_NUMBER_MAX, 0, -1), taken)
@@ -77,7 +82,7 @@ def in_order(moves: Iterable[Move], held: Collection[Place]) -> list[Change]:
         else:
             waiting.remove(ready)
             ordered.append(ready.change)
-            taken = taken - {(ready.interface_id, ready.before)} | {(ready.interface_id, ready.after)}
+            taken = taken - {(ready.interface_id, ready.before)} | {ready.wanted}
     return ordered
 
 

@@ -31,6 +31,9 @@ from pktmirror.document.values import (
 )
 from pktmirror.model.template import NAME_TAG, ORIGIN_TAG, Template
 
+BALANCER_PACKET_LENGTH = 8500
+"""What a session to a load balancer has where no packet length was given (spec 1.8)."""
+
 S = TypeVar("S", TargetState, FilterState, SessionState)
 
 
@@ -47,13 +50,13 @@ class _Planning:
         self._problems: list[Problem] = []
         self._left: list[Left] = []
         self._refs: dict[tuple[Kind, str], Ref] = {}
-        # In the order in which they are carried out.
-        self._first: list[Change] = []  # targets, filters and their rules
+        # In the order in which they are carried out: what is in the way of others goes first.
         self._going: list[Change] = []  # sessions and templates that go
+        self._first: list[Change] = []  # targets, filters and their rules
         self._moved: list[Move] = []  # sessions that change
-        self._templates: list[Change] = []  # that are there
-        self._coming: list[Change] = []  # sessions, then templates
-        self._last: list[Change] = []  # filters and targets that go
+        self._templates: list[Change] = []  # that change
+        self._last: list[Change] = []  # filters and targets that go, since nothing uses them any more
+        self._coming: list[Change] = []  # sessions, then templates; an interface is either a source or a target
         self._deleted: set[str] = set()
         self._final: dict[str, SessionState] = {}  # the document's sessions that stay, as they will be
 
@@ -74,14 +77,8 @@ class _Planning:
         if self._problems:
             raise Malformed(self._problems)
         held = {(each.interface_id, each.number) for each in self._state.sessions if each.id not in self._deleted}
-        changes = (
-            *self._first,
-            *self._going,
-            *in_order(self._moved, held),
-            *self._templates,
-            *self._coming,
-            *self._last,
-        )
+        moved = in_order(self._moved, held)
+        changes = (*self._going, *self._first, *moved, *self._templates, *self._last, *self._coming)
         return Plan(changes, tuple(self._left))
 
     # --- whose is what
@@ -260,12 +257,19 @@ class _Planning:
         parameters: dict[str, Any] = {}
         details: list[str] = []
         removed: list[str] = []
+        length: int | str | None = there.packet_length
+        if length == BALANCER_PACKET_LENGTH and self._to_balancer(there):
+            # It is shown also where none was given. Under another target it matters which it is: it is said anew.
+            if target != there.target_id:
+                length = "unknown"
+            elif entry.packet_length is None:
+                length = None
         for member, title, before, after in (
             ("TrafficMirrorTargetId", "target", there.target_id, target),
             ("TrafficMirrorFilterId", "filter", there.filter_id, filter_),
             ("SessionNumber", "number", there.number, number),
             ("VirtualNetworkId", "vni", there.vni, there.vni if entry.vni is None else entry.vni),
-            ("PacketLength", "packet-length", there.packet_length, self._packet_length(entry, there)),
+            ("PacketLength", "packet-length", length, entry.packet_length),
             ("Description", "description", there.description, entry.description),
         ):
             if before == after:
@@ -299,14 +303,11 @@ class _Planning:
         )
         self._moved.append(Move(there.interface_id, there.number, number, change))
 
-    def _packet_length(self, entry: SessionEntry, there: SessionState) -> int | None:
-        """Of a load balancer's session a length of 8500 is shown where none was given (spec 1.8)."""
-        to_balancer = any(
-            target.id == there.target_id and target.resource.startswith("arn:") for target in self._state.targets
+    def _to_balancer(self, session: SessionState) -> bool:
+        return any(
+            target.id == session.target_id and target.destination is Destination.LOAD_BALANCER
+            for target in self._state.targets
         )
-        if entry.packet_length is None and there.packet_length == 8500 and to_balancer:
-            return there.packet_length
-        return entry.packet_length
 
     # --- templates
 

@@ -56,6 +56,13 @@ class _Line(dict[str, Any]):
     """A table that is written on one line."""
 
 
+def _string(dumper: _Dumper, text: str) -> yaml.Node:
+    """In double quotes, with escapes, where PyYAML would write a line end of Unicode as itself."""
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _string)
 _Dumper.add_representer(
     _Line, lambda dumper, line: dumper.represent_mapping("tag:yaml.org,2002:map", line.items(), flow_style=True)
 )
