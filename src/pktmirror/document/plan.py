@@ -321,7 +321,7 @@ class _Planning:
                 self._left.append(Left(Kind.TEMPLATE, name, template.name))
                 continue
             made = [each.id for each in self._state.sessions if each.tags.get(ORIGIN_TAG) == template.name]
-            self._deleted.update(made)
+            self._deleted.update(made, [template.name])
             details = ("no longer in the document", f"with its {len(made)} sessions")
             change = Change(
                 Verb.DELETE, Kind.TEMPLATE, name, "DeleteTemplate", {"name": template.name}, template.name, details
@@ -429,6 +429,7 @@ class _Planning:
 
     def _check_ids(self) -> None:
         there = {each.id for each in self._state.targets} | {each.id for each in self._state.filters}
+        there |= {id_ for each in self._state.templates for id_ in (each.target_id, each.filter_id)}  # says so itself
         entries: tuple[SessionEntry | TemplateEntry, ...] = (*self._document.sessions, *self._document.templates)
         for entry in entries:
             for kind, named in ((Kind.TARGET, entry.target), (Kind.FILTER, entry.filter)):
@@ -453,22 +454,24 @@ class _Planning:
             self._wrong(at, f"{what} names {interface_id}, which is no interface that is known", do)
 
     def _check_what_goes_is_free(self) -> None:
-        """A target or filter that goes is used by nobody then; EC2 would refuse to delete it."""
-        templates = {f"{self._document.name}/{entry.name}": entry for entry in self._document.templates}
+        """A target or filter that goes is used by nobody then: EC2 refuses to delete it, and a template would end."""
+        wanted = {f"{self._document.name}/{entry.name}": entry for entry in self._document.templates}
         for session in self._state.sessions:
-            if session.id in self._deleted:
-                continue
-            final = self._final.get(session.id, session)
-            used: set[Ref] = {final.target_id, final.filter_id}
-            entry = templates.get(session.tags.get(ORIGIN_TAG, ""))
-            if entry is not None:
-                used = {self._ref(Kind.TARGET, entry.target), self._ref(Kind.FILTER, entry.filter)}
-            for id_ in sorted(each for each in used if isinstance(each, str) and each in self._deleted):
-                self._wrong(
-                    Mark(1, 1),
-                    f"{id_} has to go, and session {session.id} uses it, which the document does not say",
-                    "take that session to another one, or leave in the document what there is",
-                )
+            entry = wanted.get(session.tags.get(ORIGIN_TAG, ""))
+            if entry is None and session.id not in self._deleted:
+                final = self._final.get(session.id, session)
+                self._check_free(f"session {session.id}", (final.target_id, final.filter_id))
+        for template in self._state.templates:
+            if template.name not in wanted and template.name not in self._deleted:
+                self._check_free(f"template {template.name}", (template.target_id, template.filter_id))
+
+    def _check_free(self, user: str, used: Collection[str]) -> None:
+        for id_ in sorted(self._deleted.intersection(used)):
+            self._wrong(
+                Mark(1, 1),
+                f"{id_} has to go, and {user} uses it, which the document does not have",
+                "give that another one, say it in the document, or leave in the document what there is",
+            )
 
     def _wrong(self, at: Mark, found: str, do: str) -> None:
         self._problems.append(Problem(at, found, do))

@@ -235,6 +235,13 @@ def test_what_another_session_still_uses_is_not_deleted_and_that_is_said_before_
     clean.ec2("DeleteTrafficMirrorSession", {"TrafficMirrorSessionId": made})
 
 
+def test_what_a_template_uses_that_stays_is_not_deleted_though_it_has_no_session(clean: Account) -> None:
+    template = TemplateEntry("t", Selector(name="nobody"), "collector", "web", 4, 5)
+    applied(clean, office(templates=(template,)))
+    with pytest.raises(Malformed, match=r"tmt-.* has to go, and template office/t uses it"):
+        plan(office(targets=(TargetEntry("collector", Destination.INTERFACE, at("sensor2")),)), clean.state())
+
+
 def test_a_session_without_a_number_keeps_the_one_it_has_and_a_new_one_takes_the_lowest(clean: Account) -> None:
     applied(clean, office(sessions=(SessionEntry("first", at("web1"), "collector", "web", 5),)))
     two = (
