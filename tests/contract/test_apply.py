@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from pktmirror.cli.program import app
 from pktmirror.model.refusal import Refusal
-from tests.contract.plane import HOST, Plane, found, running
+from tests.contract.plane import HOST, Plane, found
 
 DOCUMENT = """
 document: office
@@ -43,10 +43,16 @@ templates:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Plane]:
-    with running(tmp_path / "state", sessions_per_interface=2) as plane:
-        plane.find(found("web1", "10.0.0.1"), found("web2", "10.0.0.2"), found("sensor", "10.0.0.200"))
-        yield plane
+def own(plane: Plane, tmp_path: Path) -> Iterator[Plane]:
+    """The module's control plane; what a test leaves there is gone afterwards."""
+    plane.find(found("web1", "10.0.0.1"), found("web2", "10.0.0.2"), found("sensor", "10.0.0.200"))
+    yield plane
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("document: office")
+    assert run(plane, "apply", empty, "--yes", "--prune").exit_code == 0
+    ec2 = plane.client()
+    for filter_ in ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"]:
+        ec2.delete_traffic_mirror_filter(TrafficMirrorFilterId=filter_["TrafficMirrorFilterId"])
 
 
 @pytest.fixture
@@ -143,23 +149,23 @@ def test_what_is_no_longer_in_the_document_stays_until_it_is_pruned(own: Plane, 
 
 
 def test_what_fails_half_way_says_how_far_it_came_and_goes_on_from_there(own: Plane, file: Path) -> None:
-    """The third session of the interface is over the quota, which only EC2 knows."""
+    """The fourth session of the interface is over the quota, which only EC2 knows."""
     more = DOCUMENT.replace(
         "templates:",
         "".join(
             f'  {name}:\n    source: {{host: {HOST}, key: "netns:web1/eth0"}}\n    target: collector\n    filter: web\n'
-            for name in ("second", "third")
+            for name in ("second", "third", "fourth")
         )
         + "templates:",
     )
     file.write_text(more)
     failed = run(own, "apply", file, "--yes")
     assert failed.exit_code == 4
-    assert "8 changes are made; create session third failed; 1 were not tried." in failed.output
+    assert "8 changes are made; create session fourth failed; 1 were not tried." in failed.output
     assert "TrafficMirrorSessionsPerInterfaceLimitExceeded" in failed.output
     assert "apply the document again: it goes on from here" in failed.output
     report = json.loads(run(own, "apply", file, "--yes", "--json").stdout.partition("\npktmirror")[0])
-    assert [each["name"] for each in report["changes"]] == ["third", "all-web"]
+    assert [each["name"] for each in report["changes"]] == ["fourth", "all-web"]
     file.write_text(DOCUMENT)
     assert run(own, "apply", file, "--yes", "--prune").exit_code == 0
     assert run(own, "apply", file, "--dry-run", "--prune").exit_code == 0
@@ -178,16 +184,16 @@ def test_a_document_on_standard_input_is_read_but_cannot_be_confirmed(own: Plane
     [
         (
             ("filter: web", "filter: wep"),
-            "line 16, column 3: session web1 has the filter wep, which is not declared: did",
+            "line 15, column 3: session web1 has the filter wep, which is not declared",
         ),
         (
             ("1000}", "many}"),
-            "line 16, column 3: web1: Value (many) for the tag pktmirror:packets-per-second is invalid",
+            "line 15, column 3: web1: Value (many) for the tag pktmirror:packets-per-second",
         ),
-        (("netns:web1", "netns:web7"), "line 16, column 3: session web1 names netns:web7/eth0 on host-1, where no"),
+        (("netns:web1", "netns:web7"), "line 15, column 3: session web1 names netns:web7/eth0 on host-1, where no"),
         (
             ("targets:", "target:"),
-            "line 3, column 1: the document has a field `target`, which is not known: did you me",
+            "line 3, column 1: the document has a field `target`, which is not known: did you",
         ),
     ],
 )
