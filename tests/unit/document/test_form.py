@@ -1,8 +1,11 @@
 """The form of a document: what is read of it, and what is said where it is wrong."""
 
 import json
+import re
+import textwrap
 from contextlib import suppress
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -206,3 +209,14 @@ def test_anchors_may_repeat_but_not_without_end() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(Malformed):
         parse(text)
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_the_documents_of_the_guide_can_be_applied() -> None:
+    text = (DOCS / "howto/mirror-by-a-document.md").read_text()
+    shown = [textwrap.dedent(found) for found in re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)]
+    first, second = map(parse, shown)
+    assert ([each.name for each in first.sessions], first.templates) == (["first-web-server"], ())
+    assert second.templates[0].select == Selector(vpc="office", name="web*")
