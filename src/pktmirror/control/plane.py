@@ -184,7 +184,7 @@ class ControlPlane:
         fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
         if fresh and not (changed or deleted or told):
             return
-        with self._writing(now_s) as transaction:
+        with self._writing(now_s, heals=False) as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             for record in changed:
                 transaction.interfaces.put(record)
@@ -196,6 +196,8 @@ class ControlPlane:
             if changed or deleted or transaction.streams.count() != streams:  # other hosts are told of a stream
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
+            if changed or deleted:
+                healing.heal(transaction, self._quotas)
         self._outer_sources.update(noted)
 
     def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:

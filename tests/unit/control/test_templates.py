@@ -267,10 +267,12 @@ def test_of_two_templates_with_one_number_the_first_by_name_has_it_and_the_holde
 
 
 def test_a_number_that_becomes_free_goes_to_who_waits_for_it() -> None:
-    now = settled(situation(template("doc/a"), template("doc/b", number=2), interfaces=(WEB1, SENSOR)))
-    moved = replace(now, templates=(template("doc/a", number=2), template("doc/b", number=3)))
-    decision = decide(moved)
-    assert [(each.session_id, each.number) for each in decision.change] == [
+    names = ("doc/a", "doc/b", "doc/c")
+    one_two_three = tuple(template(name, number=number) for number, name in enumerate(names, 1))
+    now = settled(situation(*one_two_three, interfaces=(WEB1, SENSOR)))
+    moved = replace(now, templates=tuple(template(name, number=number) for number, name in enumerate(names, 2)))
+    assert [(each.session_id, each.number) for each in decide(moved).change] == [
+        ("tms-doc/c-eni-web1", 4),
         ("tms-doc/b-eni-web1", 3),
         ("tms-doc/a-eni-web1", 2),
     ]
