@@ -326,6 +326,61 @@ def test_a_source_becomes_a_target_and_a_target_a_source(clean: Account) -> None
     assert applied(clean, turned) == ["DeleteSession", "CreateTarget", "DeleteTarget", "CreateSession"]
 
 
+def test_a_replacement_that_was_interrupted_is_finished_and_the_old_one_goes(clean: Account) -> None:
+    applied(clean, office())
+    old = session(clean.state()).target_id
+    replaced = office(targets=(TargetEntry("collector", Destination.INTERFACE, at("sensor2")),))
+    clean.refuse_after = len(clean.calls) + 1
+    assert len(clean.carry_out(plan(replaced, clean.state())).ids) == 1
+    clean.refuse_after = None
+    state = clean.state()
+    assert owned(state)["targets"] == ["collector", "collector"]
+    assert session(state).target_id == old
+    assert applied(clean, replaced) == ["ModifySession", "DeleteTarget"]
+    [left] = [each for each in clean.state().targets if each.tags.get(NAME_TAG) == "office/collector"]
+    assert left.id == session(clean.state()).target_id != old
+
+
+@pytest.mark.parametrize("length", [None, 8500, 64])
+def test_a_session_that_leaves_a_load_balancer_has_the_packet_length_of_the_document(
+    clean: Account, length: int | None
+) -> None:
+    """To a load balancer 8500 is shown where none was given (spec 1.8)."""
+    sessions = (SessionEntry("first", at("web1"), "collector", "web", packet_length=length),)
+    balancer = (TargetEntry("collector", Destination.LOAD_BALANCER, ARN),)
+    applied(clean, office(targets=balancer, sessions=sessions))
+    assert session(clean.state()).packet_length == (length or 8500)
+    applied(clean, office(sessions=sessions))
+    assert session(clean.state()).packet_length == length
+    applied(clean, office(targets=balancer, sessions=sessions))
+
+
+def test_what_an_id_binds_is_not_also_taken_by_its_name(clean: Account) -> None:
+    applied(clean, office())
+    filter_id = session(clean.state()).filter_id
+    bound = office(
+        filters=(FilterEntry("other", (accept(10),), id=filter_id),),
+        sessions=(SessionEntry("first", at("web1"), "collector", "other"),),
+    )
+    assert applied(clean, bound, prune=True) == []
+
+
+def test_an_export_names_what_the_document_has_made_and_leaves_out_what_templates_make(clean: Account) -> None:
+    template = TemplateEntry("t", Selector(name="web3"), "collector", "web", 4, 5)
+    applied(clean, office(templates=(template,)))
+    state = clean.state()
+    document = exported(state, "office", only_named=True)
+    [first] = document.sessions
+    assert (first.name, first.target, first.filter) == ("first", "collector", "web")
+    assert document.templates == (template,)
+    whole = exported(state, "office")
+    assert {entry.id for entry in (*whole.targets, *whole.filters, *whole.sessions)} > {None}
+    assert len(whole.sessions) == 1, "all others are of other documents and of templates"
+    assert [entry.name for entry in exported(state, "new").targets] == [
+        f"target.{each.id.removeprefix('tmt-')}" for each in state.targets if NAME_TAG not in each.tags
+    ]
+
+
 # --- whatever the documents are
 
 TAGS = st.dictionaries(st.sampled_from(["a", "Name"]), st.sampled_from(["", "b"]), max_size=2)
