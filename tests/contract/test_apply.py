@@ -1,6 +1,10 @@
 """`pktmirror apply` and `pktmirror export` against a control plane in a process of its own."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typer.testing import CliRunner, Result
 from pktmirror.cli.program import app
 from pktmirror.model.refusal import Refusal
 from tests.contract.plane import HOST, Plane, found
+from tests.contract.test_cli_questions import PROGRAM
 from tests.contract.test_templates import client
 
 DOCUMENT = """
@@ -175,6 +180,36 @@ def test_what_fails_half_way_says_how_far_it_came_and_goes_on_from_there(own: Pl
     file.write_text(DOCUMENT)
     assert run(own, "apply", file, "--yes", "--prune").exit_code == 0
     assert run(own, "apply", file, "--dry-run", "--prune").exit_code == 0
+
+
+def at_a_terminal(plane: Plane, *words: str | Path, typed: str) -> subprocess.CompletedProcess[str]:
+    """The program, asked by somebody who types."""
+    ours, its = pty.openpty()
+    try:
+        os.write(ours, typed.encode())
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, *map(str, words)],
+            env={**os.environ, "PKTMIRROR_STATE": str(plane.state)},
+            stdin=its,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(its)
+
+
+def test_whoever_is_asked_decides(own: Plane, file: Path) -> None:
+    refused = at_a_terminal(own, "apply", file, typed="n\n")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Make these 7 changes? [y/N]:")
+    assert refused.stderr.endswith("pktmirror: Nothing has changed. Next: apply it again when it is wanted\n")
+    assert everything(own) == NOTHING
+    agreed = at_a_terminal(own, "apply", file, typed="y\n")
+    assert (agreed.returncode, agreed.stdout.splitlines()[-1].strip()) == (0, "Done: 7 changes.")
+    assert len(everything(own)["sessions"]) == 2
 
 
 def test_a_document_on_standard_input_is_read_but_cannot_be_confirmed(own: Plane) -> None:
