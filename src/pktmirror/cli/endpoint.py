@@ -16,6 +16,7 @@ import botocore.session
 import httpx
 import msgspec
 import typer
+from botocore import xform_name
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
@@ -116,6 +117,7 @@ class Endpoint:
     def __init__(self, access_: Access) -> None:
         self.access = access_
         self._credentials = Credentials(access_.access_key_id, access_.secret_access_key)
+        self._client: Any = None
 
     @classmethod
     def found(cls, state: Path | None) -> "Endpoint":
@@ -172,6 +174,21 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise self._not_understood(str(error)) from None
 
+    def perform(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """One call of the EC2 API by its own name, as in CreateTrafficMirrorTarget, and its answer."""
+        try:
+            answer: dict[str, Any] = getattr(self._ec2(), xform_name(operation))(**parameters)
+            return answer
+        except ClientError as error:
+            code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+            if code in _KEY_REFUSED or code == "RequestExpired":
+                raise self._refused(code, message) from None
+            raise Refusal(
+                f"{operation} is refused.", found=f"{code}: {message}", do="change what it names, and try again"
+            ) from None
+        except BotoCoreError as error:
+            raise self._unreachable(str(error)) from None
+
     def _answer(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
         ca = self.access.ca_bundle
         try:
@@ -192,6 +209,12 @@ class Endpoint:
             raise self._unreachable(str(error) or type(error).__name__) from None
 
     def _ec2(self) -> Any:
+        """The client, made once: that takes a while."""
+        if self._client is None:
+            self._client = self._new_ec2()
+        return self._client
+
+    def _new_ec2(self) -> Any:
         session = botocore.session.Session()
         for name, value in self.access.session.items():
             session.set_config_variable(name, value)

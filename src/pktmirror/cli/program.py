@@ -12,9 +12,11 @@ from rich.console import Console
 
 from pktmirror import __version__
 from pktmirror.cli import (
+    apply,
     backup,
     doctor,
     explain,
+    export,
     forget,
     interfaces,
     joining,
@@ -48,6 +50,8 @@ interfaces.add_to(app)
 ledger.add_to(app)
 explain.add_to(app)
 verify.add_to(app)
+apply.add_to(app)
+export.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pktmirror.cli.balance import bypassed
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.templates import TemplateStatus, shown_templates
 from pktmirror.cli.terminal import terminal
 from pktmirror.desired import PathFacts
 from pktmirror.model.filter import Direction
@@ -91,6 +92,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     refused_requests: dict[str, int]
     bypassed: tuple[Bypassed, ...] = ()
     deleted_sessions: tuple[DeletedSession, ...] = ()
+    templates: tuple[TemplateStatus, ...] = ()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -123,6 +125,8 @@ def shown(status_: Status) -> RenderableType:
     parts += [_limits(session) for session in status_.sessions if session.cap != UNLIMITED or session.capped.packets]
     parts += [_still(each) for each in status_.deleted_sessions]
     parts += [_bypassed(each) for each in status_.bypassed]
+    if status_.templates:
+        parts.append(shown_templates(status_.templates))
     parts.append(_monitors(status_))
     parts += [
         Text(f"  · {host.host_id}: {host.stray_packets} frames at the hops were no copy and were dropped", "yellow")

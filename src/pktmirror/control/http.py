@@ -31,6 +31,9 @@
 ``PUT /pktmirror/v1/networks``                signed: another declaration (TOML); the changes, as JSON
 ``PUT /pktmirror/v1/interfaces/ENI/address``  signed: declare its primary address (plain text); ``DELETE``
                                               takes the declared one away; the changes, as JSON
+``GET /pktmirror/v1/templates``               signed: session templates, what each made, and why not more
+``PUT /pktmirror/v1/templates/DOC/NAME``      signed: another template of that name (JSON), its sessions at once;
+                                              ``DELETE``: it and its sessions; 204
 ============================================  ======================================================
 
 What an agent asks by TLS needs its host's certificate and no token, and what else it asks the token and no certificate.
@@ -83,6 +86,7 @@ from pktmirror.control.traces import ASKER_GONE_S
 from pktmirror.desired import decode_report, encode
 from pktmirror.model.join import JoinRequest, RenewalRequest, TokenWish
 from pktmirror.model.probe import ProbeAnswer, probe_key
+from pktmirror.model.template import Template, is_full_name
 from pktmirror.tracing import TraceBatch, TraceWish
 
 REPORT_BYTES_MAX = 16 * 1024 * 1024
@@ -230,6 +234,9 @@ class Endpoint:
             Route(f"{own}/interfaces/{{name}}/address", self._own(self._set_address), methods=["PUT", "DELETE"]),
             Route(f"{own}/networks", self._own(self._networks), methods=["GET"]),
             Route(f"{own}/networks", self._own(self._declare), methods=["PUT"]),
+            Route(f"{own}/templates", self._own(self._templates), methods=["GET"]),
+            Route(f"{own}/templates/{{document}}/{{name}}", self._own(self._put_template), methods=["PUT"]),
+            Route(f"{own}/templates/{{document}}/{{name}}", self._own(self._delete_template), methods=["DELETE"]),
             Route(f"{own}/hosts/{{name}}/desired", self._own(self._desired), methods=["GET"]),
             Route(f"{own}/hosts/{{name}}", self._own(self._forget_host), methods=["DELETE"]),
         ]
@@ -511,6 +518,24 @@ class Endpoint:
         address = None if request.method == "DELETE" else text.strip()
         return _json(await self._changing(self._plane.set_address, _name(request), address, time.time()))
 
+    async def _templates(self, request: Request) -> Response:
+        await self._require_signature(request)
+        return _json(await run_in_threadpool(self._plane.templates))
+
+    async def _put_template(self, request: Request) -> Response:
+        body = await self._require_signature(request)
+        template = _decoded(lambda document: msgspec.json.decode(document, type=Template), body)
+        if template.name != _template_name(request):
+            raise errors.invalid_parameter_value(
+                f"The template is called {errors.echo(template.name)} and was sent as {_template_name(request)}"
+            )
+        return _json(await self._changing(self._plane.put_template, template, time.time()))
+
+    async def _delete_template(self, request: Request) -> Response:
+        await self._require_signature(request)
+        await self._changing(self._plane.delete_template, _template_name(request), time.time())
+        return Response(status_code=204)
+
     async def _changing(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""
         result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
@@ -643,7 +668,7 @@ def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
         return decode(body)
     except msgspec.DecodeError as error:
-        raise errors.invalid_parameter_value(f"The report cannot be read: {error}") from None
+        raise errors.invalid_parameter_value(f"The body cannot be read: {error}") from None
 
 
 def _text(body: bytes) -> str:
@@ -660,6 +685,13 @@ def _name(request: Request) -> str:
 def _host_id(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise errors.invalid_value("name", name, "Expected letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _template_name(request: Request) -> str:
+    name = f"{request.path_params['document']}/{request.path_params['name']}"
+    if not is_full_name(name):
+        raise errors.invalid_value("name", name, "Expected a document's name and one in it, as in office/web")
     return name
 
 

@@ -24,8 +24,7 @@ def _to_4(connection: Connection) -> None:
 
 def _to_5(connection: Connection) -> None:
     """Hosts that join, and deletions that a host has not confirmed."""
-    bytes_ = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
-    text = 'TEXT COLLATE "C"' if connection.dialect.name == "postgresql" else "TEXT"
+    text, bytes_ = _text(connection), _bytes(connection)
     for statement in (
         f"CREATE TABLE unconfirmed_ends (session_id {text} NOT NULL PRIMARY KEY, host_id {text} NOT NULL, "
         "revision BIGINT NOT NULL, ended_at_s FLOAT NOT NULL)",
@@ -40,8 +39,28 @@ def _to_5(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5}
+def _to_6(connection: Connection) -> None:
+    """Session templates."""
+    text = _text(connection)
+    connection.exec_driver_sql(
+        f"CREATE TABLE session_templates (name {text} NOT NULL PRIMARY KEY, selector {text} NOT NULL, "
+        f"target_id {text} NOT NULL, filter_id {text} NOT NULL, number INTEGER NOT NULL, "
+        f"sessions_max INTEGER NOT NULL, vni INTEGER, packet_bytes_max INTEGER, description {text}, "
+        f"tags {text} NOT NULL)"
+    )
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5, 6: _to_6}
 """By the version that each leads to."""
+
+
+def _text(connection: Connection) -> str:
+    """The type of texts in the order of their code points."""
+    return 'TEXT COLLATE "C"' if connection.dialect.name == "postgresql" else "TEXT"
+
+
+def _bytes(connection: Connection) -> str:
+    return "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
 
 
 def version(connection: Connection) -> tuple[int | None, str | None]:

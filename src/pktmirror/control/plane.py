@@ -15,7 +15,7 @@ import msgspec
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
-from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
+from pktmirror.control import declaration, healing, history, inventory, ledger, metrics, operations, reports, status
 from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
@@ -34,6 +34,7 @@ from pktmirror.control.reports import (
     sent,
 )
 from pktmirror.control.store import Store, Transaction
+from pktmirror.control.templates import Outcome, decide
 from pktmirror.control.traces import Traces
 from pktmirror.desired import DesiredState, Report
 from pktmirror.model.ledger import Tally
@@ -41,11 +42,23 @@ from pktmirror.model.limits import Quotas
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
 from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
+from pktmirror.model.template import Template
 from pktmirror.networks import Declaration, Networks, parse, with_address
 from pktmirror.tracing import TraceBatch, TraceProgress, TraceWish
 
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
+NO_NEWS_FOR_TEMPLATES = frozenset(
+    {
+        "CreateTrafficMirrorFilter",
+        "CreateTrafficMirrorFilterRule",
+        "CreateTrafficMirrorSession",
+        "DeleteTrafficMirrorFilterRule",
+        "ModifyTrafficMirrorFilterNetworkServices",
+        "ModifyTrafficMirrorFilterRule",
+    }
+)
+"""The writing operations after which no template can make or must change anything."""
 
 _ACCOUNT_ID = "account_id"
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -124,6 +137,8 @@ class ControlPlane:
         if networks is not None:
             with store.write() as transaction:
                 self.networks_applied = declaration.apply_file(transaction, networks)
+        with self._writing(now_s):
+            pass  # other quotas or networks than before the start: templates may make more, or fewer
 
     def secret_of(self, access_key_id: str) -> str | None:
         """The secret of an access key; None for one that does not exist."""
@@ -139,7 +154,8 @@ class ControlPlane:
             self.hear(now_s)
             with self._counting:
                 mirrored = self._instances.by_minute()
-        with self._writing(now_s) if writes else self._store.read() as transaction:
+        heals = call.operation not in NO_NEWS_FOR_TEMPLATES
+        with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
             return operations.perform(call, self._context(transaction, now_s, mirrored))
 
     @property
@@ -181,7 +197,7 @@ class ControlPlane:
         fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
         if fresh and not (changed or deleted or told or confirmed):
             return
-        with self._writing(now_s) as transaction:
+        with self._writing(now_s, heals=False) as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             for end in confirmed:
                 transaction.unconfirmed_ends.remove(end.session_id)
@@ -195,6 +211,8 @@ class ControlPlane:
             if changed or deleted or transaction.streams.count() != streams:  # other hosts are told of a stream
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
+            if changed or deleted:
+                healing.heal(transaction, self._quotas)
         self._outer_sources.update(noted)
 
     def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:
@@ -393,6 +411,7 @@ class ControlPlane:
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
             ends = transaction.unconfirmed_ends.where()
+            templates = self._templates(transaction)
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
         capped = reports.capped(self._reports)
@@ -446,6 +465,7 @@ class ControlPlane:
                 {"interface_id": ids.get((host_id, key)), "host_id": host_id, "key": key, "packets": packets}
                 for (host_id, key), packets in reports.bypassed(self._reports).items()
             ],
+            "templates": templates,
             "refused_requests": self.refused.counts(),
         }
 
@@ -521,11 +541,38 @@ class ControlPlane:
             for record in records
         ]
 
+    def templates(self) -> tuple[Outcome, ...]:
+        """The session templates, what each has made, and why not more."""
+        with self._store.read() as transaction:
+            return self._templates(transaction)
+
+    def put_template(self, template: Template, now_s: float) -> Outcome:
+        """Keep a template, in the place of one of that name; how it stands then. Raises ApiError."""
+        with self._writing(now_s) as transaction:
+            healing.put(transaction, template)
+        with self._store.read() as transaction:
+            return next(each for each in self._templates(transaction) if each.template.name == template.name)
+
+    def delete_template(self, name: str, now_s: float) -> None:
+        """Forget a template and delete the sessions that it has made. Raises ApiError for one that is not there."""
+        with self._writing(now_s) as transaction:
+            healing.delete(transaction, name)
+
+    def _templates(self, transaction: Transaction) -> tuple[Outcome, ...]:
+        if not transaction.templates.count():
+            return ()
+        return decide(healing.situation(transaction, self._quotas)).outcomes
+
     @contextmanager
-    def _writing(self, now_s: float) -> Iterator[Transaction]:
-        """A transaction that may delete sessions: what they had sent is remembered with it."""
+    def _writing(self, now_s: float, *, heals: bool = True) -> Iterator[Transaction]:
+        """A transaction that may delete sessions: what they had sent is remembered with it.
+
+        What it changes of what templates look at is followed in it, where it ``heals``.
+        """
         with self._store.write() as transaction:
             yield transaction
+            if heals:
+                healing.heal(transaction, self._quotas)
             if transaction.removed_sessions:
                 self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)

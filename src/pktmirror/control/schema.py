@@ -50,8 +50,9 @@ from pktmirror.model.target import (
     LoadBalancerTarget,
     Target,
 )
+from pktmirror.model.template import Selector, Template
 
-VERSION = 5
+VERSION = 6
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -164,6 +165,22 @@ _SESSIONS = Table(
     Column("packet_bytes_max", Integer),
     Column("description", Text),
     UniqueConstraint("interface_id", "number"),
+)
+
+# No foreign keys: a template whose target or filter is gone stays, and says so.
+_TEMPLATES = Table(
+    "session_templates",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("selector", Text, nullable=False),
+    Column("target_id", Text, nullable=False),
+    Column("filter_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("sessions_max", Integer, nullable=False),
+    Column("vni", Integer),
+    Column("packet_bytes_max", Integer),
+    Column("description", Text),
+    Column("tags", Text, nullable=False),
 )
 
 # No foreign keys below: what the ledger remembers outlives the sessions.
@@ -331,6 +348,36 @@ def _interface(row: Row) -> InterfaceRecord:
     return InterfaceRecord(row["interface_id"], row["host_id"], found, row["detached_at_s"], row["declared_address"])
 
 
+def _template_row(template: Template) -> Row:
+    return {
+        "name": template.name,
+        "selector": msgspec.json.encode(template.select).decode(),
+        "target_id": template.target_id,
+        "filter_id": template.filter_id,
+        "number": template.number,
+        "sessions_max": template.limit,
+        "vni": template.vni,
+        "packet_bytes_max": template.packet_bytes_max,
+        "description": template.description,
+        "tags": msgspec.json.encode(template.tags).decode(),
+    }
+
+
+def _template(row: Row) -> Template:
+    return Template(
+        name=row["name"],
+        select=msgspec.json.decode(row["selector"], type=Selector),
+        target_id=row["target_id"],
+        filter_id=row["filter_id"],
+        number=row["number"],
+        limit=row["sessions_max"],
+        vni=row["vni"],
+        packet_bytes_max=row["packet_bytes_max"],
+        description=row["description"],
+        tags=msgspec.json.decode(row["tags"], type=dict[str, str]),
+    )
+
+
 ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)
 TOKENS = _plain(_TOKENS, "token_key", TokenRecord)
 HOSTS = _plain(_HOSTS, "host_id", HostRecord)
@@ -344,4 +391,5 @@ HOST_CERTIFICATES = _plain(_HOST_CERTIFICATES, "serial", HostCertificateRecord)
 INTERFACES: Mapping[InterfaceRecord] = Mapping(_INTERFACES, "interface_id", _interface_row, _interface)
 TARGETS: Mapping[TargetRecord] = Mapping(_TARGETS, "target_id", _target_row, _target)
 FILTERS: Mapping[FilterRecord] = Mapping(_FILTERS, "filter_id", _filter_row, _filter)
+TEMPLATES: Mapping[Template] = Mapping(_TEMPLATES, "name", _template_row, _template)
 RULES: Mapping[RuleRecord] = Mapping(_RULES, "rule_id", _rule_row, _rule)

@@ -127,6 +127,7 @@ class Transaction:
         self.filters = Collection(connection, schema.FILTERS)
         self.rules = Collection(connection, schema.RULES)
         self.sessions = Collection(connection, schema.SESSIONS)
+        self.templates = Collection(connection, schema.TEMPLATES)
         self.streams = Collection(connection, schema.STREAMS)
         self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
         self.unconfirmed_ends = Collection(connection, schema.UNCONFIRMED_ENDS)

@@ -39,6 +39,11 @@ def one(value: object) -> tuple[object, ...]:
     return () if value is None else (value,)
 
 
+def fits(pattern: str, text: str) -> bool:
+    """Whether the whole text fits a pattern of ``*`` and ``?``."""
+    return _matches(_pattern(pattern), text)
+
+
 def _test(
     filter_: FilterOfDescribe, fields: Fields[T], tags_of: Callable[[T], Mapping[str, str]] | None
 ) -> Callable[[T], bool]:

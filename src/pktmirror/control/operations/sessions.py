@@ -90,7 +90,7 @@ def create(request: CreateTrafficMirrorSession, context: Context) -> Result:
         request.traffic_mirror_target_id,
         request.traffic_mirror_filter_id,
         request.session_number,
-        request.virtual_network_id or _free_vni(transaction),
+        request.virtual_network_id or free_vni(transaction),
         request.packet_length,
         request.description,
     )
@@ -174,11 +174,11 @@ def _with_fields(record: SessionRecord, request: ModifyTrafficMirrorSession, tra
     if request.description is not None or RemovableField.DESCRIPTION in removed:
         record = replace(record, description=request.description)
     if RemovableField.VIRTUAL_NETWORK_ID in removed:
-        return replace(record, vni=_free_vni(transaction))
+        return replace(record, vni=free_vni(transaction))
     return replace(record, vni=request.virtual_network_id or record.vni)
 
 
-def _free_vni(transaction: Transaction) -> int:
+def free_vni(transaction: Transaction) -> int:
     """A random VNI that no session of the account has (spec 5.5). 10,000 of 16 million: soon found."""
     while True:
         vni = VNI_MIN + secrets.randbelow(VNI_MAX - VNI_MIN + 1)
