@@ -375,7 +375,8 @@ def test_without_tls_nobody_joins_and_the_command_says_what_is_missing(tmp_path:
         assert status == 1
         assert "--listen-tls" in said
         assert plane.agent("GET", "ca").json()["code"] == "UnsupportedOperation"
-        assert not (plane.state / "ca-key.pem").exists()
+        assert not (plane.state / "server.pem").exists()
+        assert (plane.state / "ca-key.pem").stat().st_mode & 0o777 == 0o600, "there for a replica that has TLS"
 
 
 def test_the_ca_outlives_a_restart_and_its_key_is_for_its_owner_alone(tmp_path: Path) -> None:

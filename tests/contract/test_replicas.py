@@ -155,10 +155,11 @@ def test_a_replica_without_what_all_share_is_told_so(postgresql: Server, tmp_pat
         pass
     settings = Settings(store=url)
     refused = refusal("127.0.0.1:0", tmp_path / "two", settings=settings)
-    assert refused.found == "no key, agent-token, metrics-token"
+    assert refused.found == "no key, agent-token, metrics-token, ca-key.pem, ca.pem"
     assert not (tmp_path / "two" / "key").exists(), "one of its own would open nothing"
     shutil.copy(tmp_path / "one" / "state" / "key", tmp_path / "two" / "key")
-    assert refusal("127.0.0.1:0", tmp_path / "two", settings=settings).found == "no agent-token, metrics-token"
+    refused = refusal("127.0.0.1:0", tmp_path / "two", settings=settings)
+    assert refused.found == "no agent-token, metrics-token, ca-key.pem, ca.pem"
 
 
 @pytest.mark.parametrize("url", ["postgresql://:@:x/", "mysql://u:secret@h/d", "/var/lib/pktmirror"])
