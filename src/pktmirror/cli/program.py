@@ -12,9 +12,11 @@ from rich.console import Console
 
 from pktmirror import __version__
 from pktmirror.cli import (
+    audit,
     doctor,
     explain,
     forget,
+    iam,
     interfaces,
     lab,
     ledger,
@@ -37,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(lab.app, name="lab")
 app.add_typer(network.app, name="network")
+app.add_typer(iam.app, name="iam")
 app.command("up")(up.up)
 app.command("serve")(services.serve)
 app.command("agent")(services.agent_)
@@ -46,6 +49,7 @@ interfaces.add_to(app)
 ledger.add_to(app)
 explain.add_to(app)
 verify.add_to(app)
+audit.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)

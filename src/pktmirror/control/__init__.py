@@ -5,5 +5,6 @@
 
 from pktmirror.control.daemon import DEFAULT_LISTEN, DEFAULT_REGION, Settings, serve
 from pktmirror.control.statedir import environment
+from pktmirror.control.trail import read as audit_records
 
-__all__ = ["DEFAULT_LISTEN", "DEFAULT_REGION", "Settings", "environment", "serve"]
+__all__ = ["DEFAULT_LISTEN", "DEFAULT_REGION", "Settings", "audit_records", "environment", "serve"]

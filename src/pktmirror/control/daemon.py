@@ -23,6 +23,7 @@ from pktmirror.control.http import Endpoint
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import Client, StateDirectory
 from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, networks, parse
@@ -64,9 +65,9 @@ def serve(
     _check(settings)
     declared = _declaration(networks_file)
     with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
-        store = Store.open(state.store)
+        store, trail = Store.open(state.store), Trail(state.path)
         try:
-            plane = _plane(store, state, settings, declared, networks_file)
+            plane = _plane(store, trail, state, settings, declared, networks_file)
             url = _url(listening)
             state.write_client(
                 Client(
@@ -83,15 +84,22 @@ def serve(
                 asyncio.run(_serve(endpoint, listening, stop_))
         finally:
             store.close()
+            trail.close()
 
 
 def _plane(
-    store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
+    store: Store,
+    trail: Trail,
+    state: StateDirectory,
+    settings: Settings,
+    declared: Declaration | None,
+    file: Path | None,
 ) -> ControlPlane:
     try:
         plane = ControlPlane(
             store,
             state.key(),
+            trail,
             region=settings.region,
             networks=declared,
             quotas=settings.quotas,
@@ -120,6 +128,7 @@ async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.E
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # whoever calls from this machine could say that it calls from another
         lifespan="on",
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=75,

@@ -4,14 +4,16 @@ A change of any table raises `VERSION`; a store of another version is refused, n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Integer,
@@ -20,10 +22,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 from pktmirror.control.records import (
     AccessKeyRecord,
+    AccountRecord,
+    AssignmentRecord,
     CarriedRecord,
     EndedSessionRecord,
     FilterRecord,
@@ -34,6 +39,8 @@ from pktmirror.control.records import (
     StreamRecord,
     TargetRecord,
     TokenRecord,
+    UserPolicyRecord,
+    UserRecord,
 )
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
@@ -44,12 +51,20 @@ from pktmirror.model.target import (
     LoadBalancerTarget,
 )
 
-VERSION = 3
+VERSION = 4
 
 R = TypeVar("R")
 Row = dict[str, Any]
 
 METADATA = MetaData()
+
+OWNER = "account_id"
+"""The column that says whose a row is: empty for the store's own account (docs/decisions/0018)."""
+
+
+def _owner() -> Column[str]:
+    return Column(OWNER, Text, nullable=False, server_default="", index=True)
+
 
 SCHEMA_VERSION = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
@@ -61,6 +76,7 @@ TAGS = Table(
     Column("resource_id", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
+    _owner(),
 )
 
 _ACCESS_KEYS = Table(
@@ -69,6 +85,44 @@ _ACCESS_KEYS = Table(
     Column("access_key_id", Text, primary_key=True),
     Column("sealed_secret", LargeBinary, nullable=False),
     Column("created_at_s", Float, nullable=False),
+    Column("user_id", Text, nullable=False, server_default="", index=True),
+    Column("active", Boolean, nullable=False, server_default=true()),
+    _owner(),
+)
+
+_ACCOUNTS = Table(
+    "accounts",
+    METADATA,
+    Column("account_id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at_s", Float, nullable=False),
+)
+
+_USERS = Table(
+    "users",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    _owner(),
+    UniqueConstraint("account_id", "name"),
+)
+
+_USER_POLICIES = Table(
+    "user_policies",
+    METADATA,
+    Column("policy_key", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.user_id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+# No foreign keys: an assignment outlives what is assigned, which may come back.
+_ASSIGNMENTS = Table(
+    "assignments",
+    METADATA,
+    Column("subject", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
 )
 
 _TOKENS = Table(
@@ -97,6 +151,7 @@ _INTERFACES = Table(
     Column("found", Text, nullable=False),
     Column("detached_at_s", Float),
     Column("declared_address", Text),
+    _owner(),
     UniqueConstraint("host_id", "provider_key"),
 )
 
@@ -108,6 +163,7 @@ _TARGETS = Table(
     Column("type", Text, nullable=False),
     Column("resource", Text, nullable=False, index=True),
     Column("description", Text),
+    _owner(),
 )
 
 _FILTERS = Table(
@@ -116,6 +172,7 @@ _FILTERS = Table(
     Column("filter_id", Text, primary_key=True),
     Column("services", Text, nullable=False),
     Column("description", Text),
+    _owner(),
 )
 
 _RULES = Table(
@@ -134,6 +191,7 @@ _RULES = Table(
     Column("destination_port_first", Integer),
     Column("destination_port_last", Integer),
     Column("description", Text),
+    _owner(),
     UniqueConstraint("filter_id", "direction", "number"),
 )
 
@@ -148,6 +206,7 @@ _SESSIONS = Table(
     Column("vni", Integer, nullable=False, index=True),
     Column("packet_bytes_max", Integer),
     Column("description", Text),
+    _owner(),
     UniqueConstraint("interface_id", "number"),
 )
 
@@ -192,10 +251,15 @@ class Mapping(Generic[R]):
     record: Callable[[Row], R]
 
 
-def _plain(table: Table, key: str, record: Callable[..., R]) -> Mapping[R]:
-    """A record whose fields are the table's columns."""
-    names = [column.name for column in table.columns]
-    return Mapping(table, key, lambda value: {name: getattr(value, name) for name in names}, lambda row: record(**row))
+def _plain(table: Table, key: str, record: type[R]) -> Mapping[R]:
+    """A record whose fields are columns of the table."""
+    names = [field.name for field in fields(record)]  # type: ignore[arg-type]
+    return Mapping(
+        table,
+        key,
+        lambda value: {name: getattr(value, name) for name in names},
+        lambda row: record(**{name: row[name] for name in names}),
+    )
 
 
 def _target_row(record: TargetRecord) -> Row:
@@ -280,6 +344,10 @@ def _interface(row: Row) -> InterfaceRecord:
     return InterfaceRecord(row["interface_id"], row["host_id"], found, row["detached_at_s"], row["declared_address"])
 
 
+ACCOUNTS = _plain(_ACCOUNTS, "account_id", AccountRecord)
+USERS = _plain(_USERS, "user_id", UserRecord)
+USER_POLICIES = _plain(_USER_POLICIES, "policy_key", UserPolicyRecord)
+ASSIGNMENTS = _plain(_ASSIGNMENTS, "subject", AssignmentRecord)
 ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)
 TOKENS = _plain(_TOKENS, "token_key", TokenRecord)
 HOSTS = _plain(_HOSTS, "host_id", HostRecord)
@@ -291,3 +359,22 @@ INTERFACES: Mapping[InterfaceRecord] = Mapping(_INTERFACES, "interface_id", _int
 TARGETS: Mapping[TargetRecord] = Mapping(_TARGETS, "target_id", _target_row, _target)
 FILTERS: Mapping[FilterRecord] = Mapping(_FILTERS, "filter_id", _filter_row, _filter)
 RULES: Mapping[RuleRecord] = Mapping(_RULES, "rule_id", _rule_row, _rule)
+
+
+_OWNED_BEFORE = ("tags", "access_keys", "interfaces", "targets", "filters", "filter_rules", "sessions")
+ADD_ACCOUNTS: tuple[str, ...] = (
+    "ALTER TABLE access_keys ADD COLUMN user_id TEXT DEFAULT '' NOT NULL",
+    "CREATE INDEX ix_access_keys_user_id ON access_keys (user_id)",
+    "ALTER TABLE access_keys ADD COLUMN active BOOLEAN DEFAULT true NOT NULL",
+    *(f"ALTER TABLE {table} ADD COLUMN account_id TEXT DEFAULT '' NOT NULL" for table in _OWNED_BEFORE),
+    *(f"CREATE INDEX ix_{table}_account_id ON {table} (account_id)" for table in _OWNED_BEFORE),
+)
+"""From one account to many: all that is there belongs to the store's own account. The new tables are made beside."""
+
+
+def add_accounts(connection: Connection) -> None:
+    """From version 3 to version 4."""
+    for statement in ADD_ACCOUNTS:
+        connection.exec_driver_sql(statement)
+    METADATA.create_all(connection)
+    connection.execute(SCHEMA_VERSION.update().values(version=4))

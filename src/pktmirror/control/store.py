@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,15 +30,20 @@ _DECLARATION = "networks"
 
 
 class Collection(Generic[R]):
-    """All records of one kind within a transaction, in the order of their ids."""
+    """All records of one kind within a transaction, in the order of their ids.
 
-    def __init__(self, connection: Connection, mapping: schema.Mapping[R]) -> None:
+    With an ``owner``, where the rows have one: the records of that account alone, whatever is asked or done.
+    """
+
+    def __init__(self, connection: Connection, mapping: schema.Mapping[R], owner: str | None = None) -> None:
         self._connection = connection
         self._mapping = mapping
         self._key = mapping.table.c[mapping.key]
+        self._owned = {} if owner is None or schema.OWNER not in mapping.table.c else {schema.OWNER: owner}
 
     def get(self, key: str) -> R | None:
-        row = self._connection.execute(select(self._mapping.table).where(self._key == key)).mappings().first()
+        query = select(self._mapping.table).where(self._key == key, *self._conditions({}))
+        row = self._connection.execute(query).mappings().first()
         return None if row is None else self._mapping.record(dict(row))
 
     def where(self, **equal: object) -> list[R]:
@@ -51,27 +56,38 @@ class Collection(Generic[R]):
         return self._connection.execute(query).scalar_one()
 
     def put(self, record: R) -> None:
-        """Insert, or replace what has the same id."""
-        row = self._mapping.row(record)
+        """Insert, or replace what has the same id; where no owner is given, whose it is stays as it is."""
+        row = self._mapping.row(record) | self._owned
         statement = insert(self._mapping.table).values(row)
         self._connection.execute(statement.on_conflict_do_update(index_elements=[self._mapping.key], set_=row))
 
     def remove(self, key: str) -> None:
-        self._connection.execute(delete(self._mapping.table).where(self._key == key))
+        self._connection.execute(delete(self._mapping.table).where(self._key == key, *self._conditions({})))
+
+    def owner_of(self, key: str) -> str | None:
+        """The account that a record belongs to; None for one that is not there."""
+        query = select(self._mapping.table.c[schema.OWNER]).where(self._key == key, *self._conditions({}))
+        return self._connection.execute(query).scalar_one_or_none()
+
+    def give(self, key: str, owner: str) -> None:
+        """Make a record another account's."""
+        statement = update(self._mapping.table).where(self._key == key, *self._conditions({}))
+        self._connection.execute(statement.values({schema.OWNER: owner}))
 
     def remove_older(self, than_s: float) -> None:
         """For records with a ``created_at_s``: forget those from before."""
         self._connection.execute(delete(self._mapping.table).where(self._mapping.table.c.created_at_s < than_s))
 
     def _conditions(self, equal: dict[str, object]) -> list[Any]:
-        return [self._mapping.table.c[name] == value for name, value in equal.items()]
+        return [self._mapping.table.c[name] == value for name, value in (equal | self._owned).items()]
 
 
 class Tags:
-    """The tags of all resources, by resource id."""
+    """The tags of all resources, by resource id; with an ``owner``, of that account's alone."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, owner: str | None = None) -> None:
         self._connection = connection
+        self._owned = {} if owner is None else {schema.OWNER: owner}
 
     def all(self) -> dict[str, dict[str, str]]:
         return self._read()
@@ -84,18 +100,31 @@ class Tags:
         return self._read(schema.TAGS.c.resource_id == resource_id).get(resource_id, {})
 
     def put(self, resource_id: str, key: str, value: str) -> None:
-        statement = insert(schema.TAGS).values(resource_id=resource_id, key=key, value=value)
+        statement = insert(schema.TAGS).values(resource_id=resource_id, key=key, value=value, **self._owned)
         self._connection.execute(
             statement.on_conflict_do_update(index_elements=["resource_id", "key"], set_={"value": value})
         )
 
     def remove(self, resource_id: str, key: str | None = None) -> None:
         """One tag, or all of a resource."""
-        statement = delete(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id)
+        statement = delete(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id, *self._conditions)
         self._connection.execute(statement if key is None else statement.where(schema.TAGS.c.key == key))
 
+    def give(self, resource_id: str, owner: str) -> None:
+        """Make the tags of a resource another account's."""
+        statement = update(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id, *self._conditions)
+        self._connection.execute(statement.values({schema.OWNER: owner}))
+
+    @property
+    def _conditions(self) -> list[Any]:
+        return [schema.TAGS.c[name] == value for name, value in self._owned.items()]
+
     def _read(self, *conditions: Any) -> dict[str, dict[str, str]]:
-        query = select(schema.TAGS).where(*conditions).order_by(schema.TAGS.c.resource_id, schema.TAGS.c.key)
+        query = (
+            select(schema.TAGS)
+            .where(*conditions, *self._conditions)
+            .order_by(schema.TAGS.c.resource_id, schema.TAGS.c.key)
+        )
         tags: dict[str, dict[str, str]] = {}
         for row in self._connection.execute(query):
             tags.setdefault(row.resource_id, {})[row.key] = row.value
@@ -103,24 +132,38 @@ class Tags:
 
 
 class Transaction:
-    """A consistent view of the store; within `Store.write` also the way to change it."""
+    """A consistent view of the store; within `Store.write` also the way to change it.
 
-    def __init__(self, connection: Connection) -> None:
+    With an ``owner`` the view of one account: what belongs to others is not there, and what is made belongs to it.
+    """
+
+    def __init__(self, connection: Connection, owner: str | None = None) -> None:
         self._connection = connection
-        self.access_keys = Collection(connection, schema.ACCESS_KEYS)
+        self.owner = owner
+        self.accounts = Collection(connection, schema.ACCOUNTS)
+        self.assignments = Collection(connection, schema.ASSIGNMENTS)
+        self.users = Collection(connection, schema.USERS, owner)
+        self.user_policies = Collection(connection, schema.USER_POLICIES)
+        self.access_keys = Collection(connection, schema.ACCESS_KEYS, owner)
         self.tokens = Collection(connection, schema.TOKENS)
         self.hosts = Collection(connection, schema.HOSTS)
-        self.interfaces = Collection(connection, schema.INTERFACES)
-        self.targets = Collection(connection, schema.TARGETS)
-        self.filters = Collection(connection, schema.FILTERS)
-        self.rules = Collection(connection, schema.RULES)
-        self.sessions = Collection(connection, schema.SESSIONS)
+        self.interfaces = Collection(connection, schema.INTERFACES, owner)
+        self.targets = Collection(connection, schema.TARGETS, owner)
+        self.filters = Collection(connection, schema.FILTERS, owner)
+        self.rules = Collection(connection, schema.RULES, owner)
+        self.sessions = Collection(connection, schema.SESSIONS, owner)
         self.streams = Collection(connection, schema.STREAMS)
         self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
         self.carried = Collection(connection, schema.CARRIED)
-        self.tags = Tags(connection)
+        self.tags = Tags(connection, owner)
         self.removed_sessions: list[str] = []
         """The ids of the sessions that this transaction has removed."""
+
+    def of_account(self, owner: str) -> "Transaction":
+        """The same transaction, as an account sees it."""
+        narrowed = Transaction(self._connection, owner)
+        narrowed.removed_sessions = self.removed_sessions
+        return narrowed
 
     @property
     def revision(self) -> int:
@@ -229,6 +272,9 @@ class Store:
                 schema.METADATA.create_all(connection)
                 connection.execute(schema.SCHEMA_VERSION.insert().values(version=schema.VERSION))
             found = connection.execute(select(schema.SCHEMA_VERSION.c.version)).scalar_one_or_none()
+            if found == 3:
+                schema.add_accounts(connection)
+                found = schema.VERSION
         if found != schema.VERSION:
             raise Refusal(
                 f"The store {path} is of another version of pktmirror.",
