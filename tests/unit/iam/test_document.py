@@ -119,8 +119,21 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                "Version Statement Effect Action NotAction Resource Condition StringLike Null aws:username aws:TagKeys "
-                "DateEquals aws:CurrentTime".split()
+                [
+                    "Version",
+                    "Statement",
+                    "Effect",
+                    "Action",
+                    "NotAction",
+                    "Resource",
+                    "Condition",
+                    "StringLike",
+                    "Null",
+                    "aws:username",
+                    "aws:TagKeys",
+                    "DateEquals",
+                    "aws:CurrentTime",
+                ]
             ),
             inner,
             max_size=4,
