@@ -26,6 +26,7 @@ SERVER = """
 import sys
 from pathlib import Path
 from pktmirror.control import Settings, serve
+from pktmirror.model.limits import Quotas
 serve(
     "127.0.0.1:0", Path(sys.argv[1]), Path(sys.argv[2]), settings=Settings(**eval(sys.argv[3])),
     ready=lambda url: print(url, flush=True),

@@ -92,8 +92,8 @@ def test_unknown_callers_are_kept_at_a_bounded_rate_and_the_rest_is_counted() ->
     assert [allowance.take(5.0) for _ in range(int(UNKNOWN_BURST) + 3)].count(True) == UNKNOWN_BURST
     assert allowance.left_out == 3
     assert not allowance.take(4.0)  # a clock that goes back gives nothing
-    assert allowance.take(4.0 + 1 / UNKNOWN_PER_S)
-    assert not allowance.take(4.0 + 1 / UNKNOWN_PER_S)
+    assert allowance.take(4.0 + 1.5 / UNKNOWN_PER_S)
+    assert not allowance.take(4.0 + 1.5 / UNKNOWN_PER_S)
 
 
 def test_what_was_left_out_stands_in_the_next_record(trail: Trail, tmp_path: Path) -> None:
