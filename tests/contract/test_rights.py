@@ -1,6 +1,7 @@
 """Who may do what: users of two accounts against a real server, by boto3. Each right that is refused stands below the
 one that is allowed."""
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Someone:
     access_key_id: str
     secret: str
 
+    @functools.cache  # noqa: B019 - a client takes long to make
     def client(self, service: str = "ec2") -> Any:
         return boto3.client(
             service,

@@ -1,5 +1,6 @@
 """`pktmirror iam`: accounts, users, their access keys and policies. Users go by IAM's API, accounts by our own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -242,7 +243,7 @@ def _print_key(access_key_id: str, secret: str) -> None:
     typer.echo(f"export AWS_SECRET_ACCESS_KEY={secret}")
 
 
-def _print(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*row)
