@@ -2,12 +2,17 @@
 one that is allowed."""
 
 import functools
+import hashlib
+import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from xml.etree import ElementTree
 
 import boto3
+import httpx
 import pytest
 from botocore.config import Config
 
@@ -416,7 +421,6 @@ def test_a_user_can_be_allowed_to_change_his_own_keys_only(office: Office) -> No
 
 
 def test_the_operators_own_api_is_for_the_operators_account_and_by_its_policies(office: Office) -> None:
-    import httpx
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -444,3 +448,55 @@ def test_no_secret_stands_in_the_open(office: Office) -> None:
         data = file.read_bytes()
         for secret in (user.secret, office.red.secret):
             assert secret.encode() not in data, file
+
+
+def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Office) -> None:
+    _, user = office.user(allow("ec2:DescribeTrafficMirrorFilters"))
+    _, other = office.user(CAPTAIN)
+    body = "Action=DescribeTrafficMirrorFilters&Version=2016-11-15"
+
+    def sent(headers: dict[str, str], content: str = body) -> tuple[int, str]:
+        answer = httpx.post(f"{office.plane.url}/", content=content, headers=headers, trust_env=False)
+        code = ElementTree.fromstring(answer.text).findtext("Errors/Error/Code")
+        return answer.status_code, code or ""
+
+    signed = signed_headers(user, body, datetime.now(UTC))
+    before = dump(office)
+    assert sent(signed) == (200, "")
+    authorization = signed["Authorization"]
+    as_other = signed | {"Authorization": authorization.replace(user.access_key_id, other.access_key_id)}
+    assert sent(as_other) == (401, "AuthFailure")
+    as_nobody = signed | {"Authorization": authorization.replace(user.access_key_id, "AKIANOBODY")}
+    assert sent(as_nobody) == (401, "AuthFailure")
+    tampered = body.replace("DescribeTrafficMirrorFilters", "CreateTrafficMirrorFilter")
+    assert sent(signed, tampered) == (401, "AuthFailure")
+    for minutes in (-6, 6):
+        replayed = signed_headers(user, body, datetime.now(UTC) + timedelta(minutes=minutes))
+        assert sent(replayed) == (400, "RequestExpired")
+        fresh = signed_headers(user, body, datetime.now(UTC))
+        assert sent(replayed | {"X-Amz-Date": fresh["X-Amz-Date"]})[0] in (400, 401)
+    assert dump(office) == before
+
+
+def signed_headers(someone: Someone, body: str, at: datetime) -> dict[str, str]:
+    """Signed by AWS's algorithm at any time, which botocore's signer takes from the clock."""
+    stamp, host = at.strftime("%Y%m%dT%H%M%SZ"), someone.url.removeprefix("http://")
+    scope = f"{stamp[:8]}/local-1/ec2/aws4_request"
+    kind = "application/x-www-form-urlencoded; charset=utf-8"
+    canonical = "\n".join(
+        (
+            *("POST", "/", "", f"content-type:{kind}", f"host:{host}", f"x-amz-date:{stamp}", ""),
+            *("content-type;host;x-amz-date", hashlib.sha256(body.encode()).hexdigest()),
+        )
+    )
+    key = f"AWS4{someone.secret}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    return {
+        "Content-Type": kind,
+        "X-Amz-Date": stamp,
+        "Authorization": f"AWS4-HMAC-SHA256 Credential={someone.access_key_id}/{scope}, "
+        f"SignedHeaders=content-type;host;x-amz-date, Signature={signature}",
+    }
