@@ -230,6 +230,8 @@ def test_the_case_of_a_key_does_not_count_and_an_exact_name_goes_first() -> None
     assert decide(policies, Access(CREATE, FILTER, {TAG: ["red"]})).effect is ALLOWED
     both = {"aws:RequestTag/team": ["red"], "AWS:requesttag/TEAM": ["blue"]}
     assert decide(policies, Access(CREATE, FILTER, both)).effect is NOT_ALLOWED
+    exact = [parse(document(statement(Condition={"StringEquals": {TAG: "red"}})))]
+    assert decide(exact, Access(CREATE, FILTER, both)).effect is ALLOWED
 
 
 def test_a_variable_stands_for_a_value_of_the_request() -> None:
