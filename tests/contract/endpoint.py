@@ -19,8 +19,10 @@ from pktmirror.control.http import Endpoint
 from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
 from pktmirror.desired import FoundInterface, Report
 from pktmirror.model.limits import Quotas
+from tests.calls import perform
 
 REGION = "local-1"
 HOST = "test"
@@ -32,10 +34,10 @@ Answer = tuple[int, bytes]
 class InProcess:
     """An endpoint over a store. Not for several threads."""
 
-    def __init__(self, store: Store, quotas: Quotas) -> None:
+    def __init__(self, store: Store, trail: Trail, quotas: Quotas) -> None:
         self.store = store
         self.plane = ControlPlane(
-            store, Key(_KEY), region=REGION, networks=None, quotas=quotas, eni_forget_s=None, now_s=time.time()
+            store, Key(_KEY), trail, region=REGION, networks=None, quotas=quotas, eni_forget_s=None, now_s=time.time()
         )
         self._app = Endpoint(self.plane, "agent-token", "metrics-token").app()
         identity = self.plane.identity
@@ -107,11 +109,12 @@ class Beginning:
 
     @contextmanager
     def _over(self, path: Path) -> Iterator[InProcess]:
-        store = Store.open(path)
+        store, trail = Store.open(path), Trail(self._directory)
         try:
-            yield InProcess(store, self._quotas)
+            yield InProcess(store, trail, self._quotas)
         finally:
             store.close()
+            trail.close()
 
 
 def _session(plane: ControlPlane, source: str, target: str) -> list[str]:
@@ -119,7 +122,7 @@ def _session(plane: ControlPlane, source: str, target: str) -> list[str]:
 
     def made(kind: str, **parameters: object) -> str:
         call = Call("ec2", f"CreateTrafficMirror{kind}", parameters)
-        return str(plane.perform(call, time.time())[f"TrafficMirror{kind}"][f"TrafficMirror{kind}Id"])
+        return str(perform(plane, call, time.time())[f"TrafficMirror{kind}"][f"TrafficMirror{kind}Id"])
 
     target_id, filter_id = made("Target", NetworkInterfaceId=target), made("Filter")
     in_filter = {"TrafficMirrorFilterId": filter_id}

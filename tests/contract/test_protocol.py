@@ -347,9 +347,10 @@ def test_an_unsigned_request_is_refused(plane: Plane) -> None:
 
 def test_the_secret_stands_nowhere_in_the_open(plane: Plane) -> None:
     secret = plane.environment["AWS_SECRET_ACCESS_KEY"].encode()
-    holding = {file.name for file in plane.state.iterdir() if secret in file.read_bytes()}
+    files = [path for path in plane.state.rglob("*") if path.is_file()]
+    holding = {file.name for file in files if secret in file.read_bytes()}
     assert holding == {"aws-credentials", "client.json"}
-    for file in plane.state.iterdir():
+    for file in [*plane.state.iterdir(), *files]:
         assert file.stat().st_mode & 0o077 == 0, f"{file.name} can be read by others"
 
 

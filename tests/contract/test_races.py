@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from pktmirror.control.keys import Key
 from pktmirror.control.operations import sessions
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
 from pktmirror.desired import Report
 from pktmirror.model.limits import Quotas
+from tests.calls import perform
 from tests.contract.plane import HOST, found
 from tests.postgresql import Server
 
@@ -23,19 +26,33 @@ CREATE_SESSION, CREATE_RULE = "CreateTrafficMirrorSession", "CreateTrafficMirror
 QUOTAS = Quotas(sessions_per_interface=3, filters_per_account=5, rules_per_filter=4)
 
 
+def fresh(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
 class Replicas:
     """Two control planes, each with a store and connections of its own, over one database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, directory: Path) -> None:
         self.stores = [Store.open(url) for _ in range(2)]
         key = Key(bytes(32))
         self.planes = [
-            ControlPlane(store, key, region="local-1", networks=None, quotas=QUOTAS, eni_forget_s=None, now_s=NOW_S)
-            for store in self.stores
+            ControlPlane(
+                store,
+                key,
+                Trail(fresh(directory / str(number))),
+                region="local-1",
+                networks=None,
+                quotas=QUOTAS,
+                eni_forget_s=None,
+                now_s=NOW_S,
+            )
+            for number, store in enumerate(self.stores)
         ]
 
     def call(self, operation: str, **parameters: Any) -> Any:
-        return self.planes[0].perform(Call("ec2", operation, parameters), NOW_S)
+        return perform(self.planes[0], Call("ec2", operation, parameters), NOW_S)
 
     def at_once(self, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
         """Each call in a thread of its own, by turns at either replica; their results or error codes."""
@@ -45,7 +62,7 @@ class Replicas:
         def one(number: int, call: Call) -> None:
             start.wait()
             try:
-                answers[number] = self.planes[number % 2].perform(call, NOW_S)
+                answers[number] = perform(self.planes[number % 2], call, NOW_S)
             except ApiError as error:
                 answers[number] = error.code
 
@@ -78,8 +95,8 @@ class Replicas:
 
 
 @pytest.fixture
-def replicas(postgresql: Server) -> Iterator[Replicas]:
-    both = Replicas(postgresql.database())
+def replicas(postgresql: Server, tmp_path: Path) -> Iterator[Replicas]:
+    both = Replicas(postgresql.database(), tmp_path)
     yield both
     for store in both.stores:
         store.close()

@@ -17,8 +17,10 @@ from pktmirror.control.keys import Key
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.schema import VERSION
 from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
 from pktmirror.model.limits import Quotas
 from pktmirror.model.refusal import Refusal
+from tests.calls import perform
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, found, replicas, running
 from tests.contract.test_life import everything, refusal
@@ -134,16 +136,23 @@ def test_a_write_that_is_cut_off_is_told_to_come_again_and_leaves_nothing(postgr
     store.close()
 
 
-def test_a_replica_of_an_upgraded_store_does_nothing_more(postgresql: Server) -> None:
+def test_a_replica_of_an_upgraded_store_does_nothing_more(postgresql: Server, tmp_path: Path) -> None:
     store = Store.open(postgresql.database())
     plane = ControlPlane(
-        store, Key(bytes(32)), region="local-1", networks=None, quotas=Quotas(), eni_forget_s=None, now_s=time.time()
+        store,
+        Key(bytes(32)),
+        Trail(tmp_path),
+        region="local-1",
+        networks=None,
+        quotas=Quotas(),
+        eni_forget_s=None,
+        now_s=time.time(),
     )
     with store.write() as transaction:
         transaction.connection.execute(text(f"UPDATE schema_version SET version = {VERSION + 1}"))
     for operation in ("CreateTrafficMirrorFilter", "DescribeTrafficMirrorFilters"):
         with pytest.raises(ApiError) as caught:
-            plane.perform(Call("ec2", operation, {}), time.time())
+            perform(plane, Call("ec2", operation, {}), time.time())
         assert caught.value.code == "Unavailable"
         assert "upgraded" in caught.value.message
     store.close()

@@ -19,7 +19,6 @@ NOT_YET = {
     80: "delivery to a gateway load balancer endpoint, by GENEVE: such targets are stored, and nothing is sent to them",
 }
 IN_PART = {
-    6: "that what is not permitted is UnauthorizedOperation: there are no policies yet, a key may do everything",
     46: "shown by the desired state of the host, which tells its agent to deliver or why not",
     47: "a load balancer's listeners are not looked at, since nothing is delivered to load balancers yet",
     63: "shown by another desired state; that ModifyTrafficMirrorSession makes one is in tests/contract",

@@ -21,7 +21,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from pktmirror import control
 from pktmirror.cli.options import DEFAULT_STATE
@@ -43,7 +43,9 @@ _SAID_WHAT_TO_DO = {
     "TraceInProgress",
     "TraceLimitExceeded",
 }
-_KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnauthorizedOperation"}
+_KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch"}
+_NOT_ALLOWED = {"AccessDenied", "UnauthorizedOperation"}
+_IAM_SAID = {"DeleteConflict", "EntityAlreadyExists", "LimitExceeded", "MalformedPolicyDocument", "NoSuchEntity"}
 # What botocore would otherwise read from the shell, where a profile may be named that does not exist here.
 _SESSION_VARIABLES = {
     "AWS_PROFILE": "profile",
@@ -117,7 +119,7 @@ class Endpoint:
     def __init__(self, access_: Access) -> None:
         self.access = access_
         self._credentials = Credentials(access_.access_key_id, access_.secret_access_key)
-        self._client: Any = None
+        self._clients: dict[str, Any] = {}
 
     @classmethod
     def found(cls, state: Path | None) -> "Endpoint":
@@ -155,11 +157,30 @@ class Endpoint:
         if answer.status_code != httpx.codes.NO_CONTENT:
             raise self._refused(*_code_and_message(answer))
 
+    def change(self, method: str, path: str, body: bytes) -> None:
+        """A request of our own API that answers with nothing."""
+        answer = self._answer(method, f"{self.access.url}/pktmirror/v1/{path}", body)
+        if answer.status_code != httpx.codes.NO_CONTENT:
+            raise self._refused(*_code_and_message(answer))
+
+    def called(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """One AWS call; ``operation`` and ``parameters`` are botocore's names."""
+        try:
+            answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
+            return answer
+        except ClientError as error:
+            told = error.response["Error"]
+            raise self._refused(told["Code"], told["Message"]) from None
+        except ParamValidationError as error:
+            raise Refusal("The request is not complete.", found=str(error), do="correct what it names") from None
+        except BotoCoreError as error:
+            raise self._unreachable(str(error)) from None
+
     def listed(self, operation: str, member: str, shape: type[T], **parameters: Any) -> list[T]:
         """All items of an EC2 Describe call, page by page; ``operation`` and ``member`` are botocore's names."""
         found: list[T] = []
         try:
-            call = getattr(self._ec2(), operation)
+            call = getattr(self._client("ec2"), operation)
             while True:
                 answer = call(**parameters)
                 found += msgspec.convert(answer[member], list[shape])  # type: ignore[valid-type]
@@ -177,7 +198,7 @@ class Endpoint:
     def perform(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """One call of the EC2 API by its own name, as in CreateTrafficMirrorTarget, and its answer."""
         try:
-            answer: dict[str, Any] = getattr(self._ec2(), xform_name(operation))(**parameters)
+            answer: dict[str, Any] = getattr(self._client("ec2"), xform_name(operation))(**parameters)
             return answer
         except ClientError as error:
             code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
@@ -208,18 +229,18 @@ class Endpoint:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
 
-    def _ec2(self) -> Any:
-        """The client, made once: that takes a while."""
-        if self._client is None:
-            self._client = self._new_ec2()
-        return self._client
+    def _client(self, service: str) -> Any:
+        """The client of a service, made once: that takes a while."""
+        if service not in self._clients:
+            self._clients[service] = self._new_client(service)
+        return self._clients[service]
 
-    def _new_ec2(self) -> Any:
+    def _new_client(self, service: str) -> Any:
         session = botocore.session.Session()
         for name, value in self.access.session.items():
             session.set_config_variable(name, value)
         return session.create_client(
-            "ec2",
+            service,
             region_name=self.access.region,
             endpoint_url=self.access.url,
             aws_access_key_id=self.access.access_key_id,
@@ -253,6 +274,18 @@ class Endpoint:
                 f"The control plane at {self.access.url} refuses the access key {self.access.access_key_id}.",
                 found=f"{code}: {message}",
                 do='run `eval "$(pktmirror env)"` again, or name that control plane\'s state directory with --state',
+            )
+        if code in _NOT_ALLOWED:
+            return Refusal(
+                f"The access key {self.access.access_key_id} may not do that.",
+                found=message,
+                do="use a key that may, or have its user's policies changed: `pktmirror iam put-policy`",
+            )
+        if code in _IAM_SAID or code == "InvalidAccountId.NotFound":
+            return Refusal(
+                f"The control plane at {self.access.url} refuses the request, and nothing has changed.",
+                found=f"{code}: {message}",
+                do="change what it names, and try again; `pktmirror iam --help` lists what shows users and accounts",
             )
         if code == "RequestExpired":
             return Refusal(

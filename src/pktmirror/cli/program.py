@@ -13,11 +13,13 @@ from rich.console import Console
 from pktmirror import __version__
 from pktmirror.cli import (
     apply,
+    audit,
     backup,
     doctor,
     explain,
     export,
     forget,
+    iam,
     interfaces,
     joining,
     lab,
@@ -41,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(lab.app, name="lab")
 app.add_typer(network.app, name="network")
+app.add_typer(iam.app, name="iam")
 app.command("up")(up.up)
 app.command("serve")(services.serve)
 app.add_typer(joining.app, name="agent")
@@ -52,6 +55,7 @@ explain.add_to(app)
 verify.add_to(app)
 apply.add_to(app)
 export.add_to(app)
+audit.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)

@@ -6,5 +6,16 @@
 from pktmirror.control.backup import Contents, back_up, restore
 from pktmirror.control.daemon import DEFAULT_LISTEN, DEFAULT_REGION, Settings, serve
 from pktmirror.control.statedir import environment
+from pktmirror.control.trail import read as audit_records
 
-__all__ = ["DEFAULT_LISTEN", "DEFAULT_REGION", "Contents", "Settings", "back_up", "environment", "restore", "serve"]
+__all__ = [
+    "DEFAULT_LISTEN",
+    "DEFAULT_REGION",
+    "Contents",
+    "Settings",
+    "audit_records",
+    "back_up",
+    "environment",
+    "restore",
+    "serve",
+]

@@ -29,6 +29,7 @@ from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
+from pktmirror.control.trail import Trail
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
 from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
@@ -89,7 +90,9 @@ def serve(
         state = stack.enter_context(_state(state_dir))
         store = Store.open(settings.store or state.store)
         stack.callback(store.close)
-        plane = _plane(store, state, settings, declared, networks_file)
+        trail = Trail(state.path)
+        stack.callback(trail.close)
+        plane = _plane(store, trail, state, settings, declared, networks_file)
         state.write_client(
             Client(
                 endpoint_url=_url(listening),
@@ -133,13 +136,19 @@ def _check_shared_files(store: Store, state: StateDirectory) -> None:
 
 
 def _plane(
-    store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
+    store: Store,
+    trail: Trail,
+    state: StateDirectory,
+    settings: Settings,
+    declared: Declaration | None,
+    file: Path | None,
 ) -> ControlPlane:
     _check_shared_files(store, state)
     try:
         plane = ControlPlane(
             store,
             state.key(),
+            trail,
             region=settings.region,
             networks=declared,
             quotas=settings.quotas,
@@ -206,6 +215,7 @@ def _server(
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # whoever calls from this machine could say that it calls from another
         lifespan=lifespan,
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=75,

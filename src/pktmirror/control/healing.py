@@ -1,7 +1,8 @@
 """Session templates within a transaction: keeping them, and making true what `templates` decides.
 
 Whoever changes what a template looks at calls `heal` in the same transaction, so that nobody sees an interface that is
-selected and has no session. Sessions made so are as others, with `ORIGIN_TAG` beside the template's tags.
+selected and has no session. Sessions made so are as others, with `ORIGIN_TAG` beside the template's tags. Transactions
+are the operator's account's here: templates are his, and mirror what is his.
 """
 
 from collections.abc import Mapping

@@ -29,6 +29,10 @@
 ``GET /metrics``                              all figures for Prometheus, bearer token (``metrics-token``)
 ``GET /pktmirror/v1/networks``                signed: the declaration of networks, and what it means
 ``PUT /pktmirror/v1/networks``                signed: another declaration (TOML); the changes, as JSON
+``GET /pktmirror/v1/accounts``                signed: the accounts; ``POST /pktmirror/v1/accounts/NAME`` makes one,
+                                              and its answer has the root's key; ``DELETE`` deletes it
+``PUT /pktmirror/v1/assignments/ID``          signed: give an interface or VPC to an account (its name, plain
+                                              text); ``DELETE`` takes it back
 ``PUT /pktmirror/v1/interfaces/ENI/address``  signed: declare its primary address (plain text); ``DELETE``
                                               takes the declared one away; the changes, as JSON
 ``GET /pktmirror/v1/templates``               signed: session templates, what each made, and why not more
@@ -36,6 +40,7 @@
                                               ``DELETE``: it and its sessions; 204
 ============================================  ======================================================
 
+What is signed is allowed or refused by the caller's policies, and is in the audit log (docs/reference/audit.md).
 What an agent asks by TLS needs its host's certificate and no token, and what else it asks the token and no certificate.
 
 Every refusal has a code and is counted by it. What goes wrong here is logged, and nothing of it is in the answer.
@@ -49,6 +54,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -76,8 +82,10 @@ from pktmirror.aws import (
     success,
     verify,
 )
+from pktmirror.control.events import Event
 from pktmirror.control.joins import HOSTS, Joins
 from pktmirror.control.plane import ControlPlane
+from pktmirror.control.principals import Origin
 from pktmirror.control.replicas import PROBES
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.store import EVERYTHING
@@ -100,6 +108,11 @@ REQUEST_ID_HEADER = "x-amzn-RequestId"
 CLIENT_DISCONNECTED = "ClientDisconnected"
 """Counted like a refusal; no client ever sees it."""
 
+CLAIMED_BYTES_MAX = 4096
+
+_CLAIMED_ACTION = re.compile(rb"(?:^|&)Action=([A-Za-z0-9]{1,128})(?:&|$)")
+_CLAIMED_KEY = re.compile(r"Credential=([\w+=,.@-]{1,128})/", re.ASCII)
+_ACTION_NAME = re.compile(r"[A-Za-z0-9]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _log = structlog.get_logger("control")
 T = TypeVar("T")
@@ -211,34 +224,50 @@ class Endpoint:
             Route("/", self._aws_or_welcome, methods=["GET"]),
             Route("/metrics", self._own(self._metrics), methods=["GET"]),
             Route(f"{own}/ca", self._own(self._ca), methods=["GET"]),
-            Route(f"{own}/join-tokens", self._own(self._make_join_token), methods=["POST"]),
+            Route(f"{own}/join-tokens", self._own(self._make_join_token, "CreateJoinToken"), methods=["POST"]),
             Route(f"{own}/join", self._own(self._join), methods=["POST"]),
             Route(f"{own}/agents/{{name}}/certificate", self._own(self._renew), methods=["POST"]),
-            Route(f"{own}/hosts/{{name}}/certificates", self._own(self._revoke), methods=["DELETE"]),
+            Route(f"{own}/hosts/{{name}}/certificates", self._own(self._revoke, "RevokeHost"), methods=["DELETE"]),
             Route(f"{own}/agents/{{name}}/desired", self._own(self._agents_desired), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/report", self._own(self._agent_report), methods=["POST"]),
             Route(f"{own}/agents/{{name}}/trace", self._own(self._agents_trace), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/trace", self._own(self._agent_traced), methods=["POST"]),
-            Route(f"{own}/traces", self._own(self._ask_trace), methods=["POST"]),
-            Route(f"{own}/traces/{{name}}", self._own(self._traced), methods=["GET"]),
-            Route(f"{own}/traces/{{name}}", self._own(self._stop_trace), methods=["DELETE"]),
+            Route(f"{own}/traces", self._own(self._ask_trace, "StartTrace"), methods=["POST"]),
+            Route(f"{own}/traces/{{name}}", self._own(self._traced, "GetTrace"), methods=["GET"]),
+            Route(f"{own}/traces/{{name}}", self._own(self._stop_trace, "StopTrace"), methods=["DELETE"]),
             Route(f"{own}/agents/{{name}}/probes", self._own(self._agents_probes), methods=["GET"]),
             Route(f"{own}/agents/{{name}}/probes", self._own(self._probes_answered), methods=["POST"]),
-            Route(f"{own}/sessions/{{name}}/probes", self._own(self._ask_probe), methods=["POST"]),
-            Route(f"{own}/probes/{{name}}", self._own(self._probe), methods=["GET"]),
+            Route(f"{own}/sessions/{{name}}/probes", self._own(self._ask_probe, "StartProbe"), methods=["POST"]),
+            Route(f"{own}/probes/{{name}}", self._own(self._probe, "GetProbe"), methods=["GET"]),
             Route(f"{own}/monitors/{{name}}/report", self._own(self._monitor_report), methods=["POST"]),
-            Route(f"{own}/status", self._own(self._status), methods=["GET"]),
-            Route(f"{own}/ledger", self._own(self._ledger), methods=["GET"]),
-            Route(f"{own}/interfaces", self._own(self._interfaces), methods=["GET"]),
-            Route(f"{own}/interfaces/{{name}}", self._own(self._forget_interface), methods=["DELETE"]),
-            Route(f"{own}/interfaces/{{name}}/address", self._own(self._set_address), methods=["PUT", "DELETE"]),
-            Route(f"{own}/networks", self._own(self._networks), methods=["GET"]),
-            Route(f"{own}/networks", self._own(self._declare), methods=["PUT"]),
-            Route(f"{own}/templates", self._own(self._templates), methods=["GET"]),
-            Route(f"{own}/templates/{{document}}/{{name}}", self._own(self._put_template), methods=["PUT"]),
-            Route(f"{own}/templates/{{document}}/{{name}}", self._own(self._delete_template), methods=["DELETE"]),
-            Route(f"{own}/hosts/{{name}}/desired", self._own(self._desired), methods=["GET"]),
-            Route(f"{own}/hosts/{{name}}", self._own(self._forget_host), methods=["DELETE"]),
+            Route(f"{own}/status", self._own(self._status, "GetStatus"), methods=["GET"]),
+            Route(f"{own}/ledger", self._own(self._ledger, "GetLedger"), methods=["GET"]),
+            Route(f"{own}/interfaces", self._own(self._interfaces, "ListInterfaces"), methods=["GET"]),
+            Route(
+                f"{own}/interfaces/{{name}}", self._own(self._forget_interface, "ForgetInterface"), methods=["DELETE"]
+            ),
+            Route(
+                f"{own}/interfaces/{{name}}/address",
+                self._own(self._set_address, "SetAddress"),
+                methods=["PUT", "DELETE"],
+            ),
+            Route(f"{own}/networks", self._own(self._networks, "GetNetworks"), methods=["GET"]),
+            Route(f"{own}/networks", self._own(self._declare, "PutNetworks"), methods=["PUT"]),
+            Route(f"{own}/accounts", self._own(self._accounts, "ListAccounts"), methods=["GET"]),
+            Route(f"{own}/accounts/{{name}}", self._own(self._create_account, "CreateAccount"), methods=["POST"]),
+            Route(f"{own}/accounts/{{name}}", self._own(self._delete_account, "DeleteAccount"), methods=["DELETE"]),
+            Route(f"{own}/assignments/{{name}}", self._own(self._assign, "Assign"), methods=["PUT", "DELETE"]),
+            Route(f"{own}/templates", self._own(self._templates, "ListTemplates"), methods=["GET"]),
+            Route(
+                f"{own}/templates/{{document}}/{{name}}", self._own(self._put_template, "PutTemplate"), methods=["PUT"]
+            ),
+            Route(
+                f"{own}/templates/{{document}}/{{name}}",
+                self._own(self._delete_template, "DeleteTemplate"),
+                methods=["DELETE"],
+            ),
+            Route(f"{own}/hosts/{{name}}/desired", self._own(self._desired, "GetDesiredState"), methods=["GET"]),
+            Route(f"{own}/hosts/{{name}}", self._own(self._forget_host, "ForgetHost"), methods=["DELETE"]),
         ]
         return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)], lifespan=self._lifespan)
 
@@ -266,26 +295,31 @@ class Endpoint:
     async def _aws(self, request: Request) -> Response:
         """The request id stands in the answer's body, where the protocol has a place for it, and in a header, which is
         where the SDK for JavaScript looks."""
-        request_id = str(uuid.uuid4())
-        response = await self._answered(request, request_id)
-        response.headers[REQUEST_ID_HEADER] = request_id
+        event = self._event(request, "ec2", "Unknown")
+        response = await self._answered(request, event)
+        response.headers[REQUEST_ID_HEADER] = event.request_id
         return response
 
-    async def _answered(self, request: Request, request_id: str) -> Response:
-        service = "ec2"
+    async def _answered(self, request: Request, event: Event) -> Response:
+        request_id, service = event.request_id, event.service
         try:
             signed = await _signed(request, BODY_BYTES_MAX)
             service = claimed_service(signed, services=frozenset(SERVICES), otherwise=service)
+            event = replace(event, service=service, operation=_claimed_action(signed))
             identity = await run_in_threadpool(
                 verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset(SERVICES)
             )
             service = identity.service
+            principal = await run_in_threadpool(self._plane.principal, identity.access_key_id)
+            event = replace(event, service=service, principal=principal)
             if json.is_spoken_to(service):
                 call = json.parse(service, request.headers.get(json.TARGET_HEADER, ""), signed.body)
-                result = await self._changing(self._plane.perform, call, time.time())
+            else:
+                call = parse(service, *_form(signed, request.headers.get("content-type", "")))
+            event = replace(event, operation=call.operation, parameters=call.parameters)
+            result = await self._changing(self._plane.perform, call, event, time.time())
+            if json.is_spoken_to(service):
                 return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
-            call = parse(service, *_form(signed, request.headers.get("content-type", "")))
-            result = await self._changing(self._plane.perform, call, time.time())
             return Response(success(call, result, request_id), 200, media_type=CONTENT_TYPE)
         except ApiError as refusal:
             error = refusal
@@ -295,17 +329,44 @@ class Endpoint:
             _log.exception("a request failed", request_id=request_id)
             error = errors.internal_error()
         self._plane.refused.count(error.code)
+        await run_in_threadpool(self._plane.refused_call, event, error)
         if json.is_spoken_to(service):
             body, headers = json.failure(error)
             return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
         return Response(failure(service, error, request_id), error.status, media_type=CONTENT_TYPE)
 
-    def _own(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """A route of our own API: the same errors, as JSON."""
+    def _event(self, request: Request, service: str, operation: str) -> Event:
+        """What is known of a request before anything of it is believed."""
+        claimed = _CLAIMED_KEY.search(request.headers.get("authorization", ""))
+        return Event(
+            request_id=str(uuid.uuid4()),
+            at_s=time.time(),
+            region=self._plane.region,
+            origin=Origin(
+                request.client.host if request.client else "",
+                request.headers.get("user-agent", ""),
+                came_by_tls(request),
+            ),
+            service=service,
+            operation=operation,
+            claimed_key_id=None if claimed is None else claimed[1],
+        )
+
+    def _own(
+        self, answer: Callable[[Request], Awaitable[Response]], action: str | None = None
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A route of our own API: the same errors, as JSON. ``action`` is what a policy calls it, where it is signed;
+        a signed route without one is ``pktmirror:Other``."""
 
         async def guarded(request: Request) -> Response:
+            event = self._event(request, OWN_SERVICE, action or "Other")
+            asked = {**request.path_params, **request.query_params}
+            request.state.event = replace(event, parameters=asked)
             try:
-                return await answer(request)
+                response = await answer(request)
+                if request.state.event.principal is not None and request.method == "GET":
+                    await run_in_threadpool(self._plane.log_read, request.state.event)
+                return response
             except ApiError as refusal:
                 error = refusal
             except ClientDisconnect:
@@ -314,6 +375,8 @@ class Endpoint:
                 _log.exception("a request failed", path=request.url.path)
                 error = errors.internal_error()
             self._plane.refused.count(error.code)
+            if action is not None or request.state.event.principal is not None:
+                await run_in_threadpool(self._plane.refused_call, request.state.event, error)
             return _json({"code": error.code, "message": error.message}, error.status)
 
         return guarded
@@ -505,6 +568,26 @@ class Endpoint:
         await self._changing(self._plane.forget_interface, _name(request), time.time())
         return Response(status_code=204)
 
+    async def _accounts(self, request: Request) -> Response:
+        await self._require_signature(request)
+        return _json(await run_in_threadpool(self._plane.accounts))
+
+    async def _create_account(self, request: Request) -> Response:
+        await self._require_signature(request)
+        return _json(await self._changing(self._plane.create_account, _name(request), time.time()))
+
+    async def _delete_account(self, request: Request) -> Response:
+        await self._require_signature(request)
+        await self._changing(self._plane.delete_account, _name(request), time.time())
+        return Response(status_code=204)
+
+    async def _assign(self, request: Request) -> Response:
+        text = _text(await self._require_signature(request)).strip()
+        if (request.method == "PUT") != bool(text):
+            raise errors.invalid_parameter_value("PUT takes the name of an account as its body, and DELETE none")
+        await self._changing(self._plane.assign, _name(request), text, time.time())
+        return Response(status_code=204)
+
     async def _networks(self, request: Request) -> Response:
         await self._require_signature(request)
         return _json(await run_in_threadpool(self._plane.declared))
@@ -603,11 +686,16 @@ class Endpoint:
             raise ApiError("AuthFailure", f"The bearer token is not the one in STATE/{file} of the control plane", 401)
 
     async def _require_signature(self, request: Request) -> bytes:
-        """The body, which the signature covers."""
+        """The body, which the signature covers, of a caller who may ask this. A change is in the audit log by then."""
         signed = await _signed(request, BODY_BYTES_MAX)
-        await run_in_threadpool(
+        identity = await run_in_threadpool(
             verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset({OWN_SERVICE})
         )
+        principal = await run_in_threadpool(self._plane.principal, identity.access_key_id)
+        event = request.state.event = replace(request.state.event, principal=principal)
+        await run_in_threadpool(self._plane.allow, event.operation, principal, event.origin, time.time())
+        if request.method != "GET":
+            await run_in_threadpool(self._plane.log_change, event)
         return signed.body
 
 
@@ -635,6 +723,14 @@ class SecurityHeaders:
 
 async def _welcome(_request: Request) -> Response:
     return PlainTextResponse(WELCOME)
+
+
+def _claimed_action(signed: SignedRequest) -> str:
+    """Which operation an unverified request says it is: good for the audit log only."""
+    target = next((value for name, value in signed.headers if name.lower() == json.TARGET_HEADER), "")
+    found = _CLAIMED_ACTION.search(_form(signed, "")[1][:CLAIMED_BYTES_MAX])
+    name = target.rpartition(".")[2] if target else found[1].decode() if found else ""
+    return name if _ACTION_NAME.fullmatch(name) else "Unknown"
 
 
 async def _signed(request: Request, bytes_max: int) -> SignedRequest:

@@ -50,7 +50,30 @@ def _to_6(connection: Connection) -> None:
     )
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5, 6: _to_6}
+def _to_7(connection: Connection) -> None:
+    """From one account to many: all that is there belongs to the store's own account, which has no name in it."""
+    text = _text(connection)
+    owner = f"account_id {text} DEFAULT '' NOT NULL"
+    owned = ("tags", "access_keys", "interfaces", "targets", "filters", "filter_rules", "sessions")
+    for statement in (
+        f"ALTER TABLE access_keys ADD COLUMN user_id {text} DEFAULT '' NOT NULL",
+        "CREATE INDEX ix_access_keys_user_id ON access_keys (user_id)",
+        "ALTER TABLE access_keys ADD COLUMN active BOOLEAN DEFAULT true NOT NULL",
+        *(f"ALTER TABLE {table} ADD COLUMN {owner}" for table in owned),
+        f"CREATE TABLE accounts (account_id {text} NOT NULL PRIMARY KEY, name {text} NOT NULL UNIQUE, "
+        "created_at_s FLOAT NOT NULL)",
+        f"CREATE TABLE users (user_id {text} NOT NULL PRIMARY KEY, name {text} NOT NULL, created_at_s FLOAT NOT NULL, "
+        f"{owner}, UNIQUE (account_id, name))",
+        f"CREATE TABLE user_policies (policy_key {text} NOT NULL PRIMARY KEY, "
+        f"user_id {text} NOT NULL REFERENCES users (user_id), name {text} NOT NULL, document {text} NOT NULL)",
+        "CREATE INDEX ix_user_policies_user_id ON user_policies (user_id)",
+        f"CREATE TABLE assignments (subject {text} NOT NULL PRIMARY KEY, account_id {text} NOT NULL)",
+        *(f"CREATE INDEX ix_{table}_account_id ON {table} (account_id)" for table in (*owned, "users")),
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5, 6: _to_6, 7: _to_7}
 """By the version that each leads to."""
 
 

@@ -12,17 +12,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import structlog
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
-from pktmirror.control import declaration, healing, history, inventory, ledger, metrics, operations, reports, status
+from pktmirror.control import (
+    declaration,
+    healing,
+    history,
+    inventory,
+    ledger,
+    metrics,
+    operations,
+    ownership,
+    reports,
+    status,
+)
+from pktmirror.control.access_keys import new_access_key, new_account_id
+from pktmirror.control.accesses import Place, accesses
+from pktmirror.control.authorization import authorize
+from pktmirror.control.events import Event, record
 from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
+from pktmirror.control.principals import Origin, Principal, principal_of
 from pktmirror.control.probes import Probes, Verification
-from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
+from pktmirror.control.records import AccessKeyRecord, AccountRecord, HostRecord, InterfaceRecord, SessionRecord
 from pktmirror.control.replicas import Replicas
 from pktmirror.control.reports import (
     MonitorReport,
@@ -36,7 +53,9 @@ from pktmirror.control.reports import (
 from pktmirror.control.store import Store, Transaction
 from pktmirror.control.templates import Outcome, decide
 from pktmirror.control.traces import Traces
+from pktmirror.control.trail import Trail, Unwritable
 from pktmirror.desired import DesiredState, Report
+from pktmirror.iam import Access
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
@@ -60,9 +79,13 @@ NO_NEWS_FOR_TEMPLATES = frozenset(
 )
 """The writing operations after which no template can make or must change anything."""
 
+AUDIT_RECORD_LOST = "AuditRecordLost"
+"""Counted like a refusal: a record of a call that changed nothing, and that the audit log could not take."""
+
+OPERATOR = ""
+"""The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
-_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_BASE64 = f"{_BASE32}abcdefghijklmnopqrstuvwxyz0189+/"
+_log = structlog.get_logger("control")
 
 
 @dataclass(slots=True)
@@ -101,6 +124,7 @@ class ControlPlane:
         self,
         store: Store,
         key: Key,
+        trail: Trail,
         *,
         region: str,
         networks: Declaration | None,
@@ -112,6 +136,7 @@ class ControlPlane:
         self.traces = Traces()
         self._store = store
         self._key = key
+        self._trail = trail
         self._region = region
         self._quotas = quotas
         self._eni_forget_s = eni_forget_s
@@ -141,13 +166,78 @@ class ControlPlane:
             pass  # other quotas or networks than before the start: templates may make more, or fewer
 
     def secret_of(self, access_key_id: str) -> str | None:
-        """The secret of an access key; None for one that does not exist."""
+        """The secret of an access key; None for one that does not exist, or is not active."""
         with self._store.read() as transaction:
             record = transaction.access_keys.get(access_key_id)
-        return None if record is None else self._opened(record)
+        return self._opened(record) if record is not None and record.active else None
 
-    def perform(self, call: Call, now_s: float) -> Result:
-        """Carry out an API call; raises ApiError, and then nothing has changed."""
+    @property
+    def region(self) -> str:
+        return self._region
+
+    def principal(self, access_key_id: str) -> Principal:
+        """Whose an access key is. Raises AuthFailure where it is nobody's any more."""
+        with self._store.read() as transaction:
+            return self._principal(transaction, access_key_id)
+
+    def allow(self, action: str, principal: Principal, origin: Origin, now_s: float) -> None:
+        """Whether our own API may be asked so: it is of the operator's account alone. Raises AccessDenied."""
+        if principal.owner:
+            raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
+        with self._store.read() as transaction:
+            authorize(
+                transaction,
+                principal,
+                origin,
+                [Access(f"pktmirror:{action}")],
+                service="pktmirror",
+                region=self._region,
+                now_s=now_s,
+            )
+
+    def refused_call(self, event: Event, error: ApiError) -> None:
+        """Log a call that was refused; where the log cannot take it, that is counted."""
+        written = record(event, error=error)
+        self._log_or_count(lambda: self._write_of(event, written))
+
+    def log_change(self, event: Event) -> None:
+        """Log a call that is about to change something. Raises Unavailable: then it must not be carried out."""
+        self._write_or_refuse(event, None)
+
+    def log_read(self, event: Event) -> None:
+        """Log a call that changed nothing; where the log cannot take it, that is counted."""
+        written = record(event)
+        self._log_or_count(lambda: self._write_of(event, written))
+
+    def _write_of(self, event: Event, written: dict[str, Any]) -> None:
+        if event.principal is None:
+            self._trail.write_unknown(written, event.at_s)
+        else:
+            self._trail.write(written)
+
+    def _log_or_count(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Unwritable as error:
+            self.refused.count(AUDIT_RECORD_LOST)
+            _log.error("the audit log cannot be written", found=str(error))
+
+    def _write_or_refuse(self, event: Event, result: Result | None) -> None:
+        try:
+            self._trail.write(record(event, result))
+        except Unwritable as error:
+            _log.error("the audit log cannot be written, and a change is refused", found=str(error))
+            raise ApiError(
+                "Unavailable", "The audit log cannot be written, and nothing is changed that cannot be logged"
+            ) from None
+
+    def perform(self, call: Call, event: Event, now_s: float) -> Result:
+        """Carry out an API call of ``event.principal``; raises ApiError, and then nothing has changed.
+
+        It is in the audit log when it is answered, and a change before it takes effect.
+        """
+        if event.principal is None:
+            raise errors.auth_failure()
         writes = operations.offered(call).writes
         mirrored: Minutes = {}
         if call.service == "monitoring":
@@ -156,7 +246,24 @@ class ControlPlane:
                 mirrored = self._instances.by_minute()
         heals = call.operation not in NO_NEWS_FOR_TEMPLATES
         with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
-            return operations.perform(call, self._context(transaction, now_s, mirrored))
+            principal = self._principal(transaction, event.principal.access_key_id)
+            context = self._context(transaction, principal, now_s, mirrored)
+            place = Place(context.transaction, principal.account_id, self._region, context.zone)
+            authorize(
+                context.transaction,
+                principal,
+                event.origin,
+                accesses(call, principal, place),
+                service=call.service,
+                region=self._region,
+                now_s=now_s,
+            )
+            result = operations.perform(call, context)
+            if writes:
+                self._write_or_refuse(event, result)
+        if not writes:
+            self.log_read(event)
+        return result
 
     @property
     def revision(self) -> int:
@@ -204,6 +311,7 @@ class ControlPlane:
             for record in changed:
                 transaction.interfaces.put(record)
             history.interfaces_changed(transaction, changed)
+            ownership.settle(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
             streams = transaction.streams.count()
@@ -212,7 +320,7 @@ class ControlPlane:
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
             if changed or deleted:
-                healing.heal(transaction, self._quotas)
+                healing.heal(transaction.of_account(OPERATOR), self._quotas)
         self._outer_sources.update(noted)
 
     def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:
@@ -549,19 +657,19 @@ class ControlPlane:
     def put_template(self, template: Template, now_s: float) -> Outcome:
         """Keep a template, in the place of one of that name; how it stands then. Raises ApiError."""
         with self._writing(now_s) as transaction:
-            healing.put(transaction, template)
+            healing.put(transaction.of_account(OPERATOR), template)
         with self._store.read() as transaction:
             return next(each for each in self._templates(transaction) if each.template.name == template.name)
 
     def delete_template(self, name: str, now_s: float) -> None:
         """Forget a template and delete the sessions that it has made. Raises ApiError for one that is not there."""
         with self._writing(now_s) as transaction:
-            healing.delete(transaction, name)
+            healing.delete(transaction.of_account(OPERATOR), name)
 
     def _templates(self, transaction: Transaction) -> tuple[Outcome, ...]:
         if not transaction.templates.count():
             return ()
-        return decide(healing.situation(transaction, self._quotas)).outcomes
+        return decide(healing.situation(transaction.of_account(OPERATOR), self._quotas)).outcomes
 
     @contextmanager
     def _writing(self, now_s: float, *, heals: bool = True) -> Iterator[Transaction]:
@@ -572,7 +680,7 @@ class ControlPlane:
         with self._store.write() as transaction:
             yield transaction
             if heals:
-                healing.heal(transaction, self._quotas)
+                healing.heal(transaction.of_account(OPERATOR), self._quotas)
             if transaction.removed_sessions:
                 self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)
@@ -653,34 +761,96 @@ class ControlPlane:
             "budget": None if told is None else told.report.budget,
         }
 
-    def _context(self, transaction: Transaction, now_s: float, mirrored: Minutes) -> Context:
+    def _context(self, transaction: Transaction, principal: Principal, now_s: float, mirrored: Minutes) -> Context:
+        """What an operation may use, as the principal's account sees it."""
+        own = transaction.of_account(principal.owner)
         return Context(
-            transaction,
-            self.identity.account_id,
+            own,
+            principal.account_id,
             self._region,
             self._quotas,
-            self._page_key,
+            self._page_key if not principal.owner else self._key.derived(f"pagination/{principal.owner}"),
             now_s,
-            mirrored,
+            principal,
+            lambda secret, name: self._key.seal(secret, bound_to=name),
+            _of_own_instances(mirrored, transaction, own) if mirrored else mirrored,
         )
+
+    def _principal(self, transaction: Transaction, access_key_id: str) -> Principal:
+        key = transaction.access_keys.get(access_key_id)
+        principal = None if key is None else principal_of(transaction, key, self.identity.account_id)
+        if principal is None:
+            raise errors.auth_failure()
+        return principal
 
     def _identity(self, now_s: float) -> Identity:
         """The account and key of the store; made at the first start."""
         with self._store.write() as transaction:
             account_id = transaction.setting(_ACCOUNT_ID)
             if account_id is None:
-                account_id = str(10**11 + secrets.randbelow(9 * 10**11))
+                account_id = new_account_id()
                 transaction.set_setting(_ACCOUNT_ID, account_id)
             # Another version may compose other documents of the same store, and equal revisions are equal documents.
             transaction.bump_revision()
-            keys = transaction.access_keys.where()
+            keys = transaction.access_keys.where(account_id="", user_id="", active=True)
             if keys:
                 return Identity(account_id, keys[0].access_key_id, self._opened(keys[0]))
-            access_key_id = "AKIA" + "".join(secrets.choice(_BASE32) for _ in range(16))
-            secret = "".join(secrets.choice(_BASE64) for _ in range(40))
-            sealed = self._key.seal(secret, bound_to=access_key_id)
-            transaction.access_keys.put(AccessKeyRecord(access_key_id, sealed, now_s))
-            return Identity(account_id, access_key_id, secret)
+            made, secret = self._new_root_key("", now_s)
+            transaction.access_keys.put(made)
+            return Identity(account_id, made.access_key_id, secret)
+
+    def _new_root_key(self, owner: str, now_s: float) -> tuple[AccessKeyRecord, str]:
+        return new_access_key(lambda secret, name: self._key.seal(secret, bound_to=name), now_s, owner=owner)
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """The accounts, the operator's own first, with what each has."""
+        with self._store.read() as transaction:
+            own = AccountRecord(self.identity.account_id, "", self._started_at_s)
+            return [
+                {
+                    "account_id": account.account_id,
+                    "name": account.name,
+                    "users": seen.users.count(),
+                    "interfaces": seen.interfaces.count(),
+                    "sessions": seen.sessions.count(),
+                    "assigned": sorted(
+                        each.subject for each in transaction.assignments.where(account_id=account.account_id)
+                    ),
+                }
+                for account, seen in (
+                    (own, transaction.of_account("")),
+                    *(
+                        (account, transaction.of_account(account.account_id))
+                        for account in transaction.accounts.where()
+                    ),
+                )
+            ]
+
+    def create_account(self, name: str, now_s: float) -> dict[str, str]:
+        """Make an account; the answer has the access key of its root, whose secret is shown this once."""
+        with self._writing(now_s) as transaction:
+            ownership.require_free_name(transaction, name)
+            account = AccountRecord(new_account_id(), name, now_s)
+            transaction.accounts.put(account)
+            made, secret = self._new_root_key(account.account_id, now_s)
+            transaction.access_keys.put(made)
+        return {
+            "account_id": account.account_id,
+            "name": name,
+            "access_key_id": made.access_key_id,
+            "secret_access_key": secret,
+        }
+
+    def delete_account(self, name: str, now_s: float) -> None:
+        """Delete an account that has nothing any more, with its users and keys. Raises ApiError."""
+        with self._writing(now_s) as transaction:
+            ownership.delete_account(transaction, ownership.require_account(transaction, name))
+
+    def assign(self, subject: str, name: str, now_s: float) -> None:
+        """Give an interface, or a VPC with all interfaces in it, to an account; an empty name takes it back."""
+        with self._writing(now_s) as transaction:
+            owner = ownership.require_account(transaction, name).account_id if name else ""
+            ownership.assign(transaction, subject, owner)
 
     def _opened(self, record: AccessKeyRecord) -> str:
         return self._key.open(record.sealed_secret, bound_to=record.access_key_id)
@@ -694,6 +864,18 @@ def _inventory_changes(
     deleted = inventory.deleted(known, report)
     kept = [record for record in known if record not in deleted]
     return inventory.changes(kept, report, now_s, transaction.networks), deleted
+
+
+def _of_own_instances(mirrored: Minutes, transaction: Transaction, own: Transaction) -> Minutes:
+    """What the instances of an account have mirrored; of those that are gone the operator's account keeps it."""
+    ids = {record.instance_id for record in own.interfaces.where()}
+    if not own.owner:
+        others = {record.instance_id for record in transaction.interfaces.where()} - ids
+        ids |= {instance_id for minute in mirrored.values() for instance_id in minute if instance_id not in others}
+    return {
+        minute: {instance_id: figures for instance_id, figures in instances.items() if instance_id in ids}
+        for minute, instances in mirrored.items()
+    }
 
 
 def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:

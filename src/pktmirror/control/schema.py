@@ -4,13 +4,14 @@ A change of any table raises `VERSION` and adds a step to `migrations`; a store 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -19,12 +20,15 @@ from sqlalchemy import (
     MetaData,
     Table,
     UniqueConstraint,
+    true,
 )
 from sqlalchemy import Text as _Text
 from sqlalchemy.dialects import postgresql
 
 from pktmirror.control.records import (
     AccessKeyRecord,
+    AccountRecord,
+    AssignmentRecord,
     CarriedRecord,
     EndedSessionRecord,
     FilterRecord,
@@ -38,6 +42,8 @@ from pktmirror.control.records import (
     TargetRecord,
     TokenRecord,
     UnconfirmedEndRecord,
+    UserPolicyRecord,
+    UserRecord,
 )
 from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
@@ -52,7 +58,7 @@ from pktmirror.model.target import (
 )
 from pktmirror.model.template import Selector, Template
 
-VERSION = 6
+VERSION = 7
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -61,6 +67,14 @@ METADATA = MetaData()
 
 Text = _Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 """Text in the order of its code points, as in SQLite, whatever the language of the database."""
+
+OWNER = "account_id"
+"""The column that says whose a row is: empty for the store's own account (docs/decisions/0018)."""
+
+
+def _owner() -> Column[str]:
+    return Column(OWNER, Text, nullable=False, server_default="", index=True)
+
 
 SCHEMA_VERSION = Table(
     "schema_version",
@@ -77,6 +91,7 @@ TAGS = Table(
     Column("resource_id", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
+    _owner(),
 )
 
 _ACCESS_KEYS = Table(
@@ -85,6 +100,44 @@ _ACCESS_KEYS = Table(
     Column("access_key_id", Text, primary_key=True),
     Column("sealed_secret", LargeBinary, nullable=False),
     Column("created_at_s", Float, nullable=False),
+    Column("user_id", Text, nullable=False, server_default="", index=True),
+    Column("active", Boolean, nullable=False, server_default=true()),
+    _owner(),
+)
+
+_ACCOUNTS = Table(
+    "accounts",
+    METADATA,
+    Column("account_id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at_s", Float, nullable=False),
+)
+
+_USERS = Table(
+    "users",
+    METADATA,
+    Column("user_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    _owner(),
+    UniqueConstraint("account_id", "name"),
+)
+
+_USER_POLICIES = Table(
+    "user_policies",
+    METADATA,
+    Column("policy_key", Text, primary_key=True),
+    Column("user_id", Text, ForeignKey("users.user_id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+# No foreign keys: an assignment outlives what is assigned, which may come back.
+_ASSIGNMENTS = Table(
+    "assignments",
+    METADATA,
+    Column("subject", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
 )
 
 _TOKENS = Table(
@@ -113,6 +166,7 @@ _INTERFACES = Table(
     Column("found", Text, nullable=False),
     Column("detached_at_s", Float),
     Column("declared_address", Text),
+    _owner(),
     UniqueConstraint("host_id", "provider_key"),
 )
 
@@ -124,6 +178,7 @@ _TARGETS = Table(
     Column("type", Text, nullable=False),
     Column("resource", Text, nullable=False, index=True),
     Column("description", Text),
+    _owner(),
 )
 
 _FILTERS = Table(
@@ -132,6 +187,7 @@ _FILTERS = Table(
     Column("filter_id", Text, primary_key=True),
     Column("services", Text, nullable=False),
     Column("description", Text),
+    _owner(),
 )
 
 _RULES = Table(
@@ -150,6 +206,7 @@ _RULES = Table(
     Column("destination_port_first", Integer),
     Column("destination_port_last", Integer),
     Column("description", Text),
+    _owner(),
     UniqueConstraint("filter_id", "direction", "number"),
 )
 
@@ -164,6 +221,7 @@ _SESSIONS = Table(
     Column("vni", Integer, nullable=False, index=True),
     Column("packet_bytes_max", Integer),
     Column("description", Text),
+    _owner(),
     UniqueConstraint("interface_id", "number"),
 )
 
@@ -252,10 +310,15 @@ class Mapping(Generic[R]):
     record: Callable[[Row], R]
 
 
-def _plain(table: Table, key: str, record: Callable[..., R]) -> Mapping[R]:
-    """A record whose fields are the table's columns."""
-    names = [column.name for column in table.columns]
-    return Mapping(table, key, lambda value: {name: getattr(value, name) for name in names}, lambda row: record(**row))
+def _plain(table: Table, key: str, record: type[R]) -> Mapping[R]:
+    """A record whose fields are columns of the table."""
+    names = [field.name for field in fields(record)]  # type: ignore[arg-type]
+    return Mapping(
+        table,
+        key,
+        lambda value: {name: getattr(value, name) for name in names},
+        lambda row: record(**{name: row[name] for name in names}),
+    )
 
 
 def _target_row(record: TargetRecord) -> Row:
@@ -378,6 +441,10 @@ def _template(row: Row) -> Template:
     )
 
 
+ACCOUNTS = _plain(_ACCOUNTS, "account_id", AccountRecord)
+USERS = _plain(_USERS, "user_id", UserRecord)
+USER_POLICIES = _plain(_USER_POLICIES, "policy_key", UserPolicyRecord)
+ASSIGNMENTS = _plain(_ASSIGNMENTS, "subject", AssignmentRecord)
 ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)
 TOKENS = _plain(_TOKENS, "token_key", TokenRecord)
 HOSTS = _plain(_HOSTS, "host_id", HostRecord)

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import psycopg
 import structlog
-from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
@@ -35,22 +35,27 @@ REVISION_LEAP = 1_000_000
 """More changes than there are between a backup and its restoring."""
 EVERYTHING = postgresql.EVERYTHING
 _ROWS_AT_ONCE = 1_000
-_REVISION = "revision"
+REVISION = "revision"
 _DECLARATION = "networks"
 
 
 class Collection(Generic[R]):
-    """All records of one kind within a transaction, in the order of their ids."""
+    """All records of one kind within a transaction, in the order of their ids.
 
-    def __init__(self, connection: Connection, mapping: schema.Mapping[R]) -> None:
+    With an ``owner``, where the rows have one: the records of that account alone, whatever is asked or done.
+    """
+
+    def __init__(self, connection: Connection, mapping: schema.Mapping[R], owner: str | None = None) -> None:
         self._connection = connection
         self._mapping = mapping
         self._key = mapping.table.c[mapping.key]
+        self._owned = {} if owner is None or schema.OWNER not in mapping.table.c else {schema.OWNER: owner}
 
     def get(self, key: str) -> R | None:
         if "\0" in key:  # no key has one, and PostgreSQL does not take the question
             return None
-        row = self._connection.execute(select(self._mapping.table).where(self._key == key)).mappings().first()
+        query = select(self._mapping.table).where(self._key == key, *self._conditions({}))
+        row = self._connection.execute(query).mappings().first()
         return None if row is None else self._mapping.record(dict(row))
 
     def where(self, **equal: object) -> list[R]:
@@ -63,27 +68,38 @@ class Collection(Generic[R]):
         return self._connection.execute(query).scalar_one()
 
     def put(self, record: R) -> None:
-        """Insert, or replace what has the same id."""
-        row = self._mapping.row(record)
+        """Insert, or replace what has the same id; where no owner is given, whose it is stays as it is."""
+        row = self._mapping.row(record) | self._owned
         statement = _insert(self._connection, self._mapping.table).values(row)
         self._connection.execute(statement.on_conflict_do_update(index_elements=[self._mapping.key], set_=row))
 
     def remove(self, key: str) -> None:
-        self._connection.execute(delete(self._mapping.table).where(self._key == key))
+        self._connection.execute(delete(self._mapping.table).where(self._key == key, *self._conditions({})))
+
+    def owner_of(self, key: str) -> str | None:
+        """The account that a record belongs to; None for one that is not there."""
+        query = select(self._mapping.table.c[schema.OWNER]).where(self._key == key, *self._conditions({}))
+        return self._connection.execute(query).scalar_one_or_none()
+
+    def give(self, key: str, owner: str) -> None:
+        """Make a record another account's."""
+        statement = update(self._mapping.table).where(self._key == key, *self._conditions({}))
+        self._connection.execute(statement.values({schema.OWNER: owner}))
 
     def remove_older(self, than_s: float) -> None:
         """For records with a ``created_at_s``: forget those from before."""
         self._connection.execute(delete(self._mapping.table).where(self._mapping.table.c.created_at_s < than_s))
 
     def _conditions(self, equal: dict[str, object]) -> list[Any]:
-        return [self._mapping.table.c[name] == value for name, value in equal.items()]
+        return [self._mapping.table.c[name] == value for name, value in (equal | self._owned).items()]
 
 
 class Tags:
-    """The tags of all resources, by resource id."""
+    """The tags of all resources, by resource id; with an ``owner``, of that account's alone."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, owner: str | None = None) -> None:
         self._connection = connection
+        self._owned = {} if owner is None else {schema.OWNER: owner}
 
     def all(self) -> dict[str, dict[str, str]]:
         return self._read()
@@ -96,18 +112,33 @@ class Tags:
         return self._read(schema.TAGS.c.resource_id == resource_id).get(resource_id, {})
 
     def put(self, resource_id: str, key: str, value: str) -> None:
-        statement = _insert(self._connection, schema.TAGS).values(resource_id=resource_id, key=key, value=value)
+        statement = _insert(self._connection, schema.TAGS).values(
+            resource_id=resource_id, key=key, value=value, **self._owned
+        )
         self._connection.execute(
             statement.on_conflict_do_update(index_elements=["resource_id", "key"], set_={"value": value})
         )
 
     def remove(self, resource_id: str, key: str | None = None) -> None:
         """One tag, or all of a resource."""
-        statement = delete(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id)
+        statement = delete(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id, *self._conditions)
         self._connection.execute(statement if key is None else statement.where(schema.TAGS.c.key == key))
 
+    def give(self, resource_id: str, owner: str) -> None:
+        """Make the tags of a resource another account's."""
+        statement = update(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id, *self._conditions)
+        self._connection.execute(statement.values({schema.OWNER: owner}))
+
+    @property
+    def _conditions(self) -> list[Any]:
+        return [schema.TAGS.c[name] == value for name, value in self._owned.items()]
+
     def _read(self, *conditions: Any) -> dict[str, dict[str, str]]:
-        query = select(schema.TAGS).where(*conditions).order_by(schema.TAGS.c.resource_id, schema.TAGS.c.key)
+        query = (
+            select(schema.TAGS)
+            .where(*conditions, *self._conditions)
+            .order_by(schema.TAGS.c.resource_id, schema.TAGS.c.key)
+        )
         tags: dict[str, dict[str, str]] = {}
         for row in self._connection.execute(query):
             tags.setdefault(row.resource_id, {})[row.key] = row.value
@@ -115,18 +146,26 @@ class Tags:
 
 
 class Transaction:
-    """A consistent view of the store; within `Store.write` also the way to change it."""
+    """A consistent view of the store; within `Store.write` also the way to change it.
 
-    def __init__(self, connection: Connection) -> None:
+    With an ``owner`` the view of one account: what belongs to others is not there, and what is made belongs to it.
+    """
+
+    def __init__(self, connection: Connection, owner: str | None = None) -> None:
         self._connection = connection
-        self.access_keys = Collection(connection, schema.ACCESS_KEYS)
+        self.owner = owner
+        self.accounts = Collection(connection, schema.ACCOUNTS)
+        self.assignments = Collection(connection, schema.ASSIGNMENTS)
+        self.users = Collection(connection, schema.USERS, owner)
+        self.user_policies = Collection(connection, schema.USER_POLICIES)
+        self.access_keys = Collection(connection, schema.ACCESS_KEYS, owner)
         self.tokens = Collection(connection, schema.TOKENS)
         self.hosts = Collection(connection, schema.HOSTS)
-        self.interfaces = Collection(connection, schema.INTERFACES)
-        self.targets = Collection(connection, schema.TARGETS)
-        self.filters = Collection(connection, schema.FILTERS)
-        self.rules = Collection(connection, schema.RULES)
-        self.sessions = Collection(connection, schema.SESSIONS)
+        self.interfaces = Collection(connection, schema.INTERFACES, owner)
+        self.targets = Collection(connection, schema.TARGETS, owner)
+        self.filters = Collection(connection, schema.FILTERS, owner)
+        self.rules = Collection(connection, schema.RULES, owner)
+        self.sessions = Collection(connection, schema.SESSIONS, owner)
         self.templates = Collection(connection, schema.TEMPLATES)
         self.streams = Collection(connection, schema.STREAMS)
         self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
@@ -134,22 +173,26 @@ class Transaction:
         self.carried = Collection(connection, schema.CARRIED)
         self.join_tokens = Collection(connection, schema.JOIN_TOKENS)
         self.host_certificates = Collection(connection, schema.HOST_CERTIFICATES)
-        self.tags = Tags(connection)
+        self.tags = Tags(connection, owner)
         self.removed_sessions: dict[str, str] = {}
         """The sessions that this transaction has removed, by id, and the host of each."""
-        self.bumped = False
-        """Whether desired state changes by this transaction."""
         self.news: set[str] = set()
-        """What replicas are told when this transaction is committed, beside the revision."""
+        """What replicas are told when this transaction is committed; `REVISION` is for the one that it is then."""
+
+    def of_account(self, owner: str) -> "Transaction":
+        """The same transaction, as an account sees it."""
+        narrowed = Transaction(self._connection, owner)
+        narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
+        return narrowed
 
     @property
     def revision(self) -> int:
         """Grows with every change that concerns desired state."""
-        return int(self.setting(_REVISION) or 0)
+        return int(self.setting(REVISION) or 0)
 
     def bump_revision(self) -> None:
-        self.set_setting(_REVISION, str(self.revision + 1))
-        self.bumped = True
+        self.set_setting(REVISION, str(self.revision + 1))
+        self.news.add(REVISION)
 
     def setting(self, name: str) -> str | None:
         query = select(schema.SETTINGS.c.value).where(schema.SETTINGS.c.name == name)
@@ -205,8 +248,8 @@ class Transaction:
 
     def leap_revision(self, seen: int) -> None:
         """Continue with a revision that no agent has seen, of this store, of what it was taken from, or of ``seen``."""
-        self.set_setting(_REVISION, str(max(self.revision, seen) + REVISION_LEAP))
-        self.bumped = True
+        self.set_setting(REVISION, str(max(self.revision, seen) + REVISION_LEAP))
+        self.news.add(REVISION)
 
     def dump(self) -> dict[str, list[tuple[object, ...]]]:
         """Every row of every table, for comparison."""
@@ -261,8 +304,8 @@ class Store:
             transaction = Transaction(connection)
             yield transaction
             if self.url is not None:
-                for told in [*([str(transaction.revision)] if transaction.bumped else []), *sorted(transaction.news)]:
-                    postgresql.notify(connection, told)
+                for told in sorted(transaction.news):
+                    postgresql.notify(connection, str(transaction.revision) if told == REVISION else told)
 
     @contextmanager
     def apart(self) -> Iterator[Connection]:

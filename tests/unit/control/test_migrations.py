@@ -13,6 +13,7 @@ from pktmirror.control import migrations, schema
 from pktmirror.control.keys import Key
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
 from pktmirror.model.limits import Quotas
 from pktmirror.model.refusal import Refusal
 
@@ -83,7 +84,14 @@ def test_a_released_store_gets_the_tables_of_a_new_one_and_keeps_its_rows(releas
 def test_a_released_store_is_understood(released: Path, tmp_path: Path) -> None:
     store = Store.open(written(released, tmp_path / "old"))
     plane = ControlPlane(
-        store, KEY, region="local-1", networks=None, quotas=Quotas(), eni_forget_s=None, now_s=1_700_000_100.0
+        store,
+        KEY,
+        Trail(tmp_path),
+        region="local-1",
+        networks=None,
+        quotas=Quotas(),
+        eni_forget_s=None,
+        now_s=1_700_000_100.0,
     )
     with store.read() as transaction:
         assert [record.number for record in transaction.sessions.where()] == [1]

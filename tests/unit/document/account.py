@@ -13,11 +13,13 @@ from pktmirror.cli.templates import TemplateStatus
 from pktmirror.control.keys import Key
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
 from pktmirror.desired import FoundInterface, Report
 from pktmirror.document import Plan, State
 from pktmirror.model.limits import Quotas
 from pktmirror.model.refusal import Refusal
 from pktmirror.model.template import Template
+from tests.calls import perform
 from tests.unit.control.records import HOST, found
 
 NOW_S = 1_000_000.0
@@ -31,7 +33,14 @@ class Account:
         self.refuse_after: int | None = None
         self.calls: list[str] = []
         self._plane = ControlPlane(
-            self.store, Key(bytes(32)), region="local-1", networks=None, quotas=quotas, eni_forget_s=None, now_s=NOW_S
+            self.store,
+            Key(bytes(32)),
+            Trail(directory),
+            region="local-1",
+            networks=None,
+            quotas=quotas,
+            eni_forget_s=None,
+            now_s=NOW_S,
         )
 
     def finds(self, *names: str) -> list[str]:
@@ -54,15 +63,14 @@ class Account:
             if operation == "DeleteTemplate":
                 self._plane.delete_template(parameters["name"], NOW_S)
                 return {}
-            return self._plane.perform(Call("ec2", operation, dict(parameters)), NOW_S)
+            return perform(self._plane, Call("ec2", operation, dict(parameters)), NOW_S)
         except ApiError as error:
             raise Refusal(f"{operation} is refused.", found=str(error), do="mend it") from None
 
     def state(self) -> State:
         def listed(kind: str) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = self._plane.perform(Call("ec2", f"DescribeTrafficMirror{kind}", {}), NOW_S)[
-                f"TrafficMirror{kind}"
-            ]
+            answer = perform(self._plane, Call("ec2", f"DescribeTrafficMirror{kind}", {}), NOW_S)
+            found: list[dict[str, Any]] = answer[f"TrafficMirror{kind}"]
             return found
 
         return state(
