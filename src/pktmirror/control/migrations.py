@@ -18,7 +18,7 @@ EARLIEST = 3
 
 def _to_4(connection: Connection) -> None:
     """Who wrote the store, for whoever must go back; and client tokens by age."""
-    connection.exec_driver_sql("ALTER TABLE schema_version ADD COLUMN written_by TEXT")
+    connection.exec_driver_sql(f"ALTER TABLE schema_version ADD COLUMN written_by {_text(connection)}")
     connection.exec_driver_sql("CREATE INDEX ix_idempotency_tokens_created_at_s ON idempotency_tokens (created_at_s)")
 
 

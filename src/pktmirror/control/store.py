@@ -52,7 +52,7 @@ class Collection(Generic[R]):
         self._owned = {} if owner is None or schema.OWNER not in mapping.table.c else {schema.OWNER: owner}
 
     def get(self, key: str) -> R | None:
-        if "\0" in key:  # no key has one, and PostgreSQL does not take the question
+        if _is_asked_in_vain({self._mapping.key: key}):
             return None
         query = select(self._mapping.table).where(self._key == key, *self._conditions({}))
         row = self._connection.execute(query).mappings().first()
@@ -60,10 +60,14 @@ class Collection(Generic[R]):
 
     def where(self, **equal: object) -> list[R]:
         """The records whose columns equal what is given; all of them when nothing is."""
+        if _is_asked_in_vain(equal):
+            return []
         query = select(self._mapping.table).where(*self._conditions(equal)).order_by(self._key)
         return [self._mapping.record(dict(row)) for row in self._connection.execute(query).mappings()]
 
     def count(self, **equal: object) -> int:
+        if _is_asked_in_vain(equal):
+            return 0
         query = select(func.count()).select_from(self._mapping.table).where(*self._conditions(equal))
         return self._connection.execute(query).scalar_one()
 
@@ -378,6 +382,11 @@ class Store:
 def _insert(connection: Connection, table: Any) -> Any:
     """Both know ON CONFLICT, and SQLAlchemy has it for each by itself."""
     return (postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert)(table)
+
+
+def _is_asked_in_vain(equal: dict[str, object]) -> bool:
+    """No text that is stored has a NUL, and PostgreSQL does not take the question."""
+    return any(isinstance(value, str) and "\0" in value for value in equal.values())
 
 
 def _cannot_open(store: Store, error: Exception) -> Refusal:

@@ -1,15 +1,16 @@
 """Every released store opens in this version with all that it holds; a later one is refused. `schemas/N.sql` is a store
 as the program of version N wrote it."""
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, text
 
 import pktmirror
-from pktmirror.control import migrations, schema
+from pktmirror.control import migrations, postgresql, schema
 from pktmirror.control.keys import Key
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.store import Store
@@ -32,13 +33,18 @@ def written(released: Path, at: Path) -> Path:
 def structure(at: Path) -> dict[str, Any]:
     """What the tables are, in any order of their parts."""
     engine = create_engine(f"sqlite:///{at}")
+    try:
+        return structure_by(engine)
+    finally:
+        engine.dispose()
+
+
+def structure_by(engine: Engine) -> dict[str, Any]:
     found = inspect(engine)
-    told = {
+    return {
         table: {
-            "columns": {
-                (each["name"], str(each["type"]), each["nullable"], each["primary_key"])
-                for each in found.get_columns(table)
-            },
+            "columns": {(each["name"], str(each["type"]), each["nullable"]) for each in found.get_columns(table)},
+            "key": found.get_pk_constraint(table)["constrained_columns"],
             "unique": {tuple(each["column_names"]) for each in found.get_unique_constraints(table)},
             "foreign": {
                 (*each["constrained_columns"], each["referred_table"], *each["referred_columns"])
@@ -48,8 +54,6 @@ def structure(at: Path) -> dict[str, Any]:
         }
         for table in found.get_table_names()
     }
-    engine.dispose()
-    return told
 
 
 def rows(at: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -78,6 +82,31 @@ def test_a_released_store_gets_the_tables_of_a_new_one_and_keeps_its_rows(releas
     assert {table: [row[: len(before[table][0])] for row in after[table]] for table in before if before[table]} == {
         table: found for table, found in before.items() if found
     }, "no step so far changes a row"
+
+
+def in_postgresql(released: Path, url: str) -> Engine:
+    """The tables of a released store with PostgreSQL's types; no row but the version."""
+    made = re.findall(r"^(CREATE (?:TABLE|INDEX) \S+.*?);$", released.read_text(), re.M | re.S)
+    engine = postgresql.engine(url)
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        tables = [table.name for table in schema.METADATA.sorted_tables]
+        order = {f"CREATE TABLE {name}": place for place, name in enumerate(tables)}
+        for statement in sorted(made, key=lambda each: order.get(" ".join(each.split()[:3]), len(order))):
+            words = statement.replace("TEXT", 'TEXT COLLATE "C"').replace("BLOB", "BYTEA")
+            connection.exec_driver_sql(words)
+        connection.exec_driver_sql(f"INSERT INTO schema_version VALUES ({int(released.stem)})")
+    return engine
+
+
+def test_the_steps_make_the_same_tables_in_postgresql(request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("postgresql")
+    new, old = server.database(), server.database()
+    Store.open(new).close()
+    engine, fresh = in_postgresql(RELEASED[0], old), postgresql.engine(new)
+    Store.open(old).close()
+    assert structure_by(engine) == structure_by(fresh)
+    engine.dispose()
+    fresh.dispose()
 
 
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.stem)
