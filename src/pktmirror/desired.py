@@ -1,6 +1,8 @@
 """The document between the control plane and an agent: what one host must make true, and what the agent reports back.
 
 Versioned: an agent refuses a document of a layout it does not know. JSON on the wire, frozen values on both sides.
+Agents and control planes one minor version apart work together, both ways: a member that a version adds has a default,
+and is unknown to the one before, which skips it. Another name of an outcome, verdict or stage is another layout.
 """
 
 from collections.abc import Sequence

@@ -1,17 +1,59 @@
-"""One control plane for a module; what a test needs beside it, it makes itself."""
+"""One control plane for a module; what a test needs beside it, it makes itself.
+
+The tests of every module run on SQLite, and again on PostgreSQL: those of `ALSO_ON_POSTGRESQL` always, since they
+ask most of a store, the others with ``script/test --all``. Those of `ALSO_ON_REPLICAS` run once more on two replicas
+behind a load balancer that gives each connection to the next one.
+"""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
-from tests.contract.plane import Plane, found, running
+from tests.contract.balancer import balancing
+from tests.contract.plane import Plane, found, replicas, running
+from tests.postgresql import Server
+
+SQLITE, POSTGRESQL, REPLICAS = "sqlite", "postgresql", "replicas"
+ALSO_ON_POSTGRESQL = {"test_sessions", "test_tags", "test_targets"}
+ALSO_ON_REPLICAS = {"test_agents", "test_explain", "test_ledger", "test_probes", "test_sessions", "test_streams"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind_of_store" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        marks = [] if module in ALSO_ON_POSTGRESQL else [pytest.mark.long]
+        kinds: list[Any] = [SQLITE, pytest.param(POSTGRESQL, marks=marks)]
+        if module in ALSO_ON_REPLICAS and "plane" in metafunc.fixturenames:
+            kinds.append(pytest.param(REPLICAS, marks=[pytest.mark.long]))
+        metafunc.parametrize("kind_of_store", kinds, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    with running(tmp_path_factory.mktemp("plane") / "state") as plane:
+def kind_of_store(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def store(kind_of_store: str, request: pytest.FixtureRequest) -> str | None:
+    """Where the control plane of the module keeps what it knows: None is SQLite in its state directory."""
+    if kind_of_store == SQLITE:
+        return None
+    server: Server = request.getfixturevalue("postgresql")
+    return server.database()
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory, store: str | None, kind_of_store: str) -> Iterator[Plane]:
+    directory = tmp_path_factory.mktemp("plane")
+    if kind_of_store == REPLICAS:
+        assert store is not None
+        with replicas(directory, store) as (first, second), balancing([first.url, second.url]) as url:
+            yield replace(first, url=url)
+        return
+    with running(directory / "state", store=store) as plane:
         yield plane
 
 

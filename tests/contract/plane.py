@@ -1,6 +1,7 @@
 """A real control plane in a process of its own, and an agent's side of its HTTP API."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,15 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from pktmirror.control import environment
+from pktmirror.control.statedir import SHARED
+from pktmirror.control.store import Store
 from pktmirror.desired import DesiredState, FoundInterface, Report, decode_desired_state, encode
 
 SERVER = """
 import sys
 from pathlib import Path
 from pktmirror.control import Settings, serve
+from pktmirror.model.limits import Quotas
 serve(
     "127.0.0.1:0", Path(sys.argv[1]), Path(sys.argv[2]), settings=Settings(**eval(sys.argv[3])),
     ready=lambda url: print(url, flush=True),
@@ -73,15 +77,22 @@ class Plane:
     state: Path
     url: str
     process: subprocess.Popen[str]
+    store: str | None = None
+    """The URL of the store; None: SQLite in the state directory."""
+    tls_url: str | None = None
     reported: dict[str, FoundInterface] = field(default_factory=dict)
 
     @property
     def token(self) -> str:
         return (self.state / "agent-token").read_text().strip()
 
+    def opened(self) -> Store:
+        """Its store, beside the running server."""
+        return Store.open(self.store or self.state / "pktmirror.sqlite")
+
     @property
     def environment(self) -> dict[str, str]:
-        return environment(self.state)
+        return {**environment(self.state), "AWS_ENDPOINT_URL": self.url}
 
     def client(self, service: str = "ec2", **config: Any) -> Any:
         known = self.environment
@@ -103,7 +114,8 @@ class Plane:
 
     def report(self, *interfaces: FoundInterface, host: str = HOST, **more: Any) -> None:
         """Report exactly these interfaces of a host."""
-        told = Report(host_id=host, agent_version="test", applied_revision=0, interfaces=interfaces, **more)
+        known = {"agent_version": "test", "applied_revision": 0} | more
+        told = Report(host_id=host, interfaces=interfaces, **known)
         answer = self.agent("POST", f"agents/{host}/report", content=encode(told))
         assert answer.status_code == 204, answer.text
 
@@ -157,6 +169,7 @@ class Plane:
 @contextmanager
 def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iterator[Plane]:
     """A control plane on a free port; it must end by SIGTERM with exit code 0."""
+    state.parent.mkdir(exist_ok=True)
     networks = state.parent / "networks.toml"
     networks.write_text(networks_toml)
     process = subprocess.Popen(
@@ -173,7 +186,10 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
         lines.append(line)
     else:
         raise AssertionError(f"the control plane did not start: {''.join(lines)}")
-    plane = Plane(state, line.strip(), process)
+    tls_url = None
+    if settings.get("listen_tls") is not None:
+        tls_url = next(said for said in process.stdout if said.startswith("https://")).strip()
+    plane = Plane(state, line.strip(), process, settings.get("store"), tls_url)
     try:
         yield plane
     finally:
@@ -181,6 +197,18 @@ def running(state: Path, networks_toml: str = NETWORKS, **settings: Any) -> Iter
             code = plane.stop()
             assert code == 0, f"the control plane ended with {code}"
         process.stdout.close()
+
+
+@contextmanager
+def replicas(directory: Path, store: str, **settings: Any) -> Iterator[tuple[Plane, Plane]]:
+    """Two control planes of one store; the second has the files of the first that are to be copied."""
+    with running(directory / "one" / "state", store=store, **settings) as first:
+        second_state = directory / "two" / "state"
+        second_state.mkdir(parents=True)
+        for name in SHARED:
+            shutil.copy(first.state / name, second_state / name)
+        with running(second_state, store=store, **settings) as second:
+            yield first, second
 
 
 def code_of(call: Any, /, **parameters: Any) -> str:

@@ -79,6 +79,7 @@ DOCUMENTED = {
 }
 
 
+@pytest.mark.fact(36)
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in DOCUMENTED.items() for name in names])
 def test_fact_36_each_documented_filter_works(ec2: Any, one_of_each: Any, kind: str, name: str) -> None:
     wanted = one_of_each[kind]
@@ -92,11 +93,13 @@ def test_fact_36_each_documented_filter_works(ec2: Any, one_of_each: Any, kind: 
         assert len(found) < len(everything), "the others are not found"
 
 
+@pytest.mark.fact(36)
 def test_fact_36_targets_are_found_by_their_load_balancer(ec2: Any, one_of_each: Any) -> None:
     answer = ec2.describe_traffic_mirror_targets(Filters=[{"Name": "network-load-balancer-arn", "Values": [NLB]}])
     assert {target["Type"] for target in answer["TrafficMirrorTargets"]} == {"network-load-balancer"}
 
 
+@pytest.mark.fact(36)
 @pytest.mark.parametrize("kind", CALLS)
 def test_fact_36_an_unknown_filter_is_refused(ec2: Any, kind: str) -> None:
     code, message = refusal_of(getattr(ec2, CALLS[kind][0]), Filters=[{"Name": "colour", "Values": ["red"]}])
@@ -104,6 +107,7 @@ def test_fact_36_an_unknown_filter_is_refused(ec2: Any, kind: str) -> None:
     assert "The filter 'colour' is invalid" in message
 
 
+@pytest.mark.fact(37)
 def test_fact_37_values_are_or_filters_are_and_and_there_are_wildcards(ec2: Any, make: Maker) -> None:
     a, b, c = (make.filter(Description=f"fact 37 {name}") for name in ("alpha", "beta", "gam*ma"))
 
@@ -119,6 +123,7 @@ def test_fact_37_values_are_or_filters_are_and_and_there_are_wildcards(ec2: Any,
     assert found(("description", ["FACT 37 *"])) == set()
 
 
+@pytest.mark.fact(34)
 @pytest.mark.parametrize("kind", CALLS)
 def test_fact_34_an_unknown_id_is_not_found(ec2: Any, kind: str) -> None:
     call, _member, id_ = CALLS[kind]
@@ -127,11 +132,13 @@ def test_fact_34_an_unknown_id_is_not_found(ec2: Any, kind: str) -> None:
     assert "'t-1' does not exist" in message
 
 
+@pytest.mark.fact(35)
 @pytest.mark.parametrize("kind", CALLS)
 def test_fact_35_a_filter_that_matches_nothing_gives_an_empty_list(ec2: Any, kind: str) -> None:
     assert listed(ec2, kind, Filters=[{"Name": "description", "Values": ["nothing has this"]}]) == []
 
 
+@pytest.mark.fact(38)
 def test_fact_38_pages_of_five(ec2: Any, make: Maker) -> None:
     made = {make.filter(Description="fact 38") for _ in range(12)}
     asked: dict[str, Any] = {"Filters": [{"Name": "description", "Values": ["fact 38"]}], "MaxResults": 5}
@@ -151,12 +158,14 @@ def test_fact_38_pages_of_five(ec2: Any, make: Maker) -> None:
     assert set(seen) == made
 
 
+@pytest.mark.fact(38)
 @pytest.mark.parametrize("max_results", [4, 1001, 0, -1])
 @pytest.mark.parametrize("kind", CALLS)
 def test_fact_38_pages_have_a_smallest_and_a_largest_size(ec2: Any, kind: str, max_results: int) -> None:
     assert code_of(getattr(ec2, CALLS[kind][0]), MaxResults=max_results) == "InvalidParameterValue"
 
 
+@pytest.mark.fact(39)
 def test_fact_39_a_forged_token_is_refused(ec2: Any, make: Maker) -> None:
     for _ in range(6):
         make.filter(Description="fact 39")
@@ -170,6 +179,7 @@ def test_fact_39_a_forged_token_is_refused(ec2: Any, make: Maker) -> None:
     assert len(describe(**asked, NextToken=token)["TrafficMirrorFilters"]) == 1
 
 
+@pytest.mark.fact(40)
 def test_fact_40_paginators_enumerate_everything(ec2: Any, one_of_each: Any, make: Maker) -> None:
     for _ in range(7):
         make.session()

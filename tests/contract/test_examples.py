@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import awscli
 import pytest
 
+from tests.contract import cli_version_2
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane
 
@@ -134,12 +135,42 @@ def test_the_package_ships_fifteen_examples() -> None:
     assert len(ALL) == 15, [example.name for example in ALL]
 
 
+@pytest.mark.fact(48)
 @pytest.mark.parametrize("example", ALL, ids=lambda example: example.name)
 def test_fact_48_an_official_example_gives_the_documented_json(stage: Stage, example: Example) -> None:
     stage.clear()
     ran = aws(stage.plane, *stage.arguments_of(example))
     assert ran.returncode == 0, ran.stderr
     assert shape(json.loads(ran.stdout)) == shape(example.document)
+
+
+@pytest.fixture(scope="module")
+def version_2() -> tuple[list[str], dict[str, str]]:
+    return cli_version_2.found()
+
+
+@pytest.mark.long
+@pytest.mark.fact(48)
+@pytest.mark.parametrize("example", ALL, ids=lambda example: example.name)
+def test_fact_48_version_2_of_the_cli_gives_the_documented_json_too(
+    version_2: tuple[list[str], dict[str, str]], stage: Stage, example: Example
+) -> None:
+    stage.clear()
+    command, environment = version_2
+    ran = aws(stage.plane, *stage.arguments_of(example), command=command, **environment)
+    assert ran.returncode == 0, ran.stderr
+    assert shape(json.loads(ran.stdout)) == shape(example.document)
+
+
+@pytest.mark.long
+def test_version_2_of_the_cli_goes_through_all_pages(version_2: tuple[list[str], dict[str, str]], stage: Stage) -> None:
+    command, environment = version_2
+    made = {stage.make.filter(Description="of many") for _ in range(12)}
+    arguments = ["describe-traffic-mirror-filters", "--page-size", "5", "--filters", "Name=description,Values=of many"]
+    ran = aws(stage.plane, *arguments, command=command, **environment)
+    listed = json.loads(ran.stdout)["TrafficMirrorFilters"]
+    assert len(listed) == 12
+    assert {each["TrafficMirrorFilterId"] for each in listed} == made
 
 
 def test_the_cli_shows_an_error_as_ec2s(plane: Plane) -> None:
@@ -149,11 +180,18 @@ def test_the_cli_shows_an_error_as_ec2s(plane: Plane) -> None:
     assert "'tmt-07f75d8feeEXAMPLE' does not exist" in ran.stderr
 
 
-def aws(plane: Plane, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real aws CLI, pointed at the control plane by nothing but `environment`."""
+def aws(
+    plane: Plane, *arguments: str, command: Sequence[str] = (str(AWS),), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The real aws CLI, pointed at the control plane by nothing but `environment`.
+
+    The distribution's version 2 is older than AWS_ENDPOINT_URL, and needs the option too.
+    """
+    endpoint = () if command == (str(AWS),) else ("--endpoint-url", plane.url)
+    inherited = {name: value for name, value in os.environ.items() if name != "AWS_DATA_PATH"}  # set by our own import
     return subprocess.run(
-        [AWS, "ec2", *arguments, "--output", "json"],
-        env={**os.environ, **plane.environment},
+        [*command, "ec2", *arguments, "--output", "json", *endpoint],
+        env={**inherited, "AWS_PAGER": "", **plane.environment, **environment},
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,6 +15,7 @@ def described(ec2: Any, filter_id: str) -> dict[str, Any]:
     return dict(filter_)
 
 
+@pytest.mark.fact(3, 7)
 def test_facts_3_and_7_a_new_filter_is_empty_and_says_so(ec2: Any) -> None:
     made = ec2.create_traffic_mirror_filter(Description="d")["TrafficMirrorFilter"]
     assert re.fullmatch(r"tmf-[0-9a-f]{17}", made.pop("TrafficMirrorFilterId"))
@@ -27,6 +28,7 @@ def test_facts_3_and_7_a_new_filter_is_empty_and_says_so(ec2: Any) -> None:
     }
 
 
+@pytest.mark.fact(8)
 def test_fact_8_network_services_are_added_and_removed_by_a_call_of_their_own(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     modify = ec2.modify_traffic_mirror_filter_network_services
@@ -46,6 +48,7 @@ def test_fact_8_network_services_are_added_and_removed_by_a_call_of_their_own(ec
     assert services(RemoveNetworkServices=["amazon-dns"]) == []
 
 
+@pytest.mark.fact(9)
 @pytest.mark.parametrize(
     "missing",
     [
@@ -66,9 +69,11 @@ def test_fact_9_a_rule_without_a_required_member(ec2: Any, make: Maker, missing:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        pytest.param({"RuleAction": "allow"}, "InvalidParameterValue", id="fact 10: action"),
-        pytest.param({"TrafficDirection": "in"}, "InvalidParameterValue", id="fact 10: direction"),
-        pytest.param({"DestinationCidrBlock": "::/0"}, "InvalidParameterValue", id="fact 11: two families"),
+        pytest.param({"RuleAction": "allow"}, "InvalidParameterValue", id="action", marks=pytest.mark.fact(10)),
+        pytest.param({"RuleAction": "ACCEPT"}, "InvalidParameterValue", id="capitals", marks=pytest.mark.fact(10)),
+        pytest.param({"TrafficDirection": "in"}, "InvalidParameterValue", id="way", marks=pytest.mark.fact(10)),
+        pytest.param({"DestinationCidrBlock": "::/0"}, "InvalidParameterValue", id="to6", marks=pytest.mark.fact(11)),
+        pytest.param({"SourceCidrBlock": "::/0"}, "InvalidParameterValue", id="from6", marks=pytest.mark.fact(11)),
         pytest.param({"SourceCidrBlock": "10.0.0.0"}, "InvalidParameterValue", id="an address is no CIDR block"),
         pytest.param({"SourceCidrBlock": "10.0.0.0/33"}, "InvalidParameterValue", id="a prefix too long"),
         pytest.param({"RuleNumber": 0}, "InvalidParameterValue", id="decision 5.4: number 0"),
@@ -95,10 +100,15 @@ def test_fact_9_a_rule_without_a_required_member(ec2: Any, make: Maker, missing:
 )
 def test_a_rule_that_makes_no_sense_is_refused(ec2: Any, make: Maker, change: dict[str, Any], code: str) -> None:
     filter_id = make.filter()
-    assert code_of(ec2.create_traffic_mirror_filter_rule, **(rule(filter_id) | change)) == code
+    assert code_of(ec2.create_traffic_mirror_filter_rule, **(rule(filter_id, 9) | change)) == code
     assert described(ec2, filter_id)["IngressFilterRules"] == []
+    made = make.rule(filter_id)
+    modify = {"TrafficMirrorFilterRuleId": made["TrafficMirrorFilterRuleId"], **change}
+    assert code_of(ec2.modify_traffic_mirror_filter_rule, **modify) == code
+    assert described(ec2, filter_id)["IngressFilterRules"] == [made]
 
 
+@pytest.mark.fact(12)
 def test_fact_12_a_number_is_used_once_in_a_direction(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     make.rule(filter_id, 7)
@@ -109,22 +119,29 @@ def test_fact_12_a_number_is_used_once_in_a_direction(ec2: Any, make: Maker) -> 
     assert code_of(ec2.modify_traffic_mirror_filter_rule, **modify) == "TrafficMirrorFilterRuleAlreadyExists"
 
 
+@pytest.mark.fact(13)
 def test_fact_13_a_filter_holds_ten_rules_of_both_directions_together(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     for number in range(1, 6):
         make.rule(filter_id, number)
         make.rule(filter_id, number, TrafficDirection="egress")
-    assert code_of(ec2.create_traffic_mirror_filter_rule, **rule(filter_id, 6)) == (
-        "TrafficMirrorFilterRuleLimitExceeded"
-    )
+    for way in ("ingress", "egress"):
+        more = rule(filter_id, 6) | {"TrafficDirection": way}
+        assert code_of(ec2.create_traffic_mirror_filter_rule, **more) == "TrafficMirrorFilterRuleLimitExceeded"
+    make.rule(make.filter(), 6)
+    gone = described(ec2, filter_id)["EgressFilterRules"][0]["TrafficMirrorFilterRuleId"]
+    ec2.delete_traffic_mirror_filter_rule(TrafficMirrorFilterRuleId=gone)
+    make.rule(filter_id, 6)
 
 
+@pytest.mark.fact(3, 14)
 def test_fact_14_what_a_rule_does_not_have_is_not_returned(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     made = make.rule(filter_id)
     rule_id = made["TrafficMirrorFilterRuleId"]
     assert re.fullmatch(r"tmfr-[0-9a-f]{17}", rule_id)
     assert made == rule(filter_id) | {"TrafficMirrorFilterRuleId": rule_id}
+    assert described(ec2, filter_id)["IngressFilterRules"] == [made]
 
 
 def test_bits_beyond_the_prefix_are_cleared(make: Maker) -> None:
@@ -141,6 +158,7 @@ FULL = {
 }
 
 
+@pytest.mark.fact(15)
 @pytest.mark.parametrize(
     ("field", "member"),
     [
@@ -160,6 +178,7 @@ def test_fact_15_remove_field_clears_that_member_only(ec2: Any, make: Maker, fie
     assert described(ec2, filter_id)["IngressFilterRules"] == [expected]
 
 
+@pytest.mark.fact(16)
 def test_fact_16_a_port_range_is_added_together_with_its_protocol(ec2: Any, make: Maker) -> None:
     rule_id = make.rule(make.filter())["TrafficMirrorFilterRuleId"]
     change = {"TrafficMirrorFilterRuleId": rule_id, "DestinationPortRange": {"FromPort": 22, "ToPort": 23}}
@@ -168,6 +187,9 @@ def test_fact_16_a_port_range_is_added_together_with_its_protocol(ec2: Any, make
     assert (changed["Protocol"], changed["DestinationPortRange"]) == (6, {"FromPort": 22, "ToPort": 23})
     other = {"TrafficMirrorFilterRuleId": rule_id, "Protocol": 1}
     assert code_of(ec2.modify_traffic_mirror_filter_rule, **other) == "InvalidParameterCombination"
+    source = {"FromPort": 1024, "ToPort": 65535}
+    changed = ec2.modify_traffic_mirror_filter_rule(TrafficMirrorFilterRuleId=rule_id, SourcePortRange=source)
+    assert changed["TrafficMirrorFilterRule"]["SourcePortRange"] == source, "the rule has a protocol by now"
 
 
 def test_a_field_is_set_or_removed(ec2: Any, make: Maker) -> None:
@@ -195,6 +217,7 @@ def test_everything_but_the_filter_of_a_rule_is_modified(ec2: Any, make: Maker) 
     assert described(ec2, filter_id)["EgressFilterRules"] == [expected]
 
 
+@pytest.mark.fact(17)
 def test_fact_17_modify_shows_no_tags_and_describe_rules_does(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     specification = [{"ResourceType": "traffic-mirror-filter-rule", "Tags": [{"Key": "a", "Value": "b"}]}]
@@ -205,6 +228,7 @@ def test_fact_17_modify_shows_no_tags_and_describe_rules_does(ec2: Any, make: Ma
     assert listed["Tags"] == [{"Key": "a", "Value": "b"}]
 
 
+@pytest.mark.fact(31, 32, 33)
 def test_facts_31_to_33_a_filter_goes_with_its_rules_unless_it_is_in_use(plane: Plane, ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     rule_id = make.rule(filter_id)["TrafficMirrorFilterRuleId"]

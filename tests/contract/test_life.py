@@ -65,6 +65,7 @@ def test_a_poll_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
         assert not waiting.is_alive()
 
 
+@pytest.mark.fact(45)
 def test_fact_45_an_interface_that_is_forgotten_takes_its_sessions_along(tmp_path: Path) -> None:
     with running(tmp_path / "state", eni_forget_s=0.2) as plane:
         ec2 = plane.client()
@@ -116,6 +117,33 @@ def test_quotas_are_settings(tmp_path: Path) -> None:
     assert not serving.is_alive()
 
 
+def test_the_quotas_are_the_published_ones_until_the_operator_says_otherwise() -> None:
+    assert Quotas() == Quotas(
+        sessions_per_account=10_000,
+        sessions_per_interface=3,
+        targets_per_account=10_000,
+        filters_per_account=10_000,
+        rules_per_filter=10,
+        sources_per_interface_target=10,
+    )
+
+
+def test_quotas_may_be_raised(tmp_path: Path) -> None:
+    raised = Quotas(sessions_per_interface=5, sources_per_interface_target=12)
+    with running(tmp_path / "state", quotas=raised) as plane:
+        make = Maker(plane, plane.client())
+        asked = make.session_parameters()
+        for number in range(1, 6):
+            make.session(**asked | {"SessionNumber": number})
+        for source in make.interfaces(11):
+            last = make.session(**asked | {"NetworkInterfaceId": source})
+        create = plane.client().create_traffic_mirror_session
+        assert code_of(create, **asked | {"SessionNumber": 6}) == "TrafficMirrorSessionsPerInterfaceLimitExceeded"
+        more = asked | {"NetworkInterfaceId": make.interface()}
+        assert code_of(create, **more) == "TrafficMirrorSourcesPerTargetLimitExceeded"
+        assert last["TrafficMirrorTargetId"] == asked["TrafficMirrorTargetId"]
+
+
 def refusal(*arguments: Any, **more: Any) -> Refusal:
     """Why a start is refused; one that is not refused ends at once."""
     stop = threading.Event()
@@ -133,7 +161,11 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 def test_only_loopback_without_being_told_otherwise(tmp_path: Path) -> None:
-    assert "0.0.0.0" in str(refusal("0.0.0.0:0", tmp_path / "state"))
+    said = str(refusal("0.0.0.0:0", tmp_path / "state"))
+    assert "0.0.0.0" in said
+    assert "--listen-tls" in said
+    assert "--allow-remote-without-tls" in said
+    assert not (tmp_path / "state").exists()
     assert "no address" in str(refusal("localhost", tmp_path / "state"))
 
 
@@ -174,3 +206,13 @@ def test_quotas_do_not_exceed_the_data_plane(tmp_path: Path) -> None:
 def test_there_is_no_environment_before_the_first_start(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="pktmirror serve"):
         environment(tmp_path)
+
+
+def test_a_store_whose_key_is_lost_is_refused_and_gets_no_other(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(state):
+        pass
+    for name in ("key", "agent-token"):
+        (state / name).unlink()
+    assert refusal("127.0.0.1:0", state).found == "no key", "a token is made anew, which is how it is changed"
+    assert not (state / "key").exists()

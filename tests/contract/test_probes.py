@@ -12,7 +12,7 @@ from pktmirror.cli.program import app
 from pktmirror.desired import SessionFigures
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
-from pktmirror.model.probe import ProbeRequest, ProbeSent, is_token
+from pktmirror.model.probe import ProbeRequest, ProbeSent, is_token, probe_key
 from pktmirror.model.refusal import Refusal
 from tests.contract.conftest import Maker
 from tests.contract.plane import HOST, Plane
@@ -56,7 +56,7 @@ def test_a_probe_goes_from_the_question_to_the_agent_and_comes_back_from_a_monit
     [request] = asked_of(plane)
     assert (request.probe_id, request.session_id) == (asked["probe_id"], session_id)
     token = bytes.fromhex(request.token)
-    assert is_token(plane.token.encode(), token)
+    assert is_token(probe_key(plane.token), token)
     assert request.token not in str(asked), "whoever asks needs not know the nonce"
     assert tell(plane, ProbeSent(probe_id=request.probe_id, sent_at_ns=1_000_000, clock="c")) == 204
     assert asked_of(plane) == []

@@ -16,6 +16,7 @@ def described(ec2: Any, session_id: str) -> dict[str, Any]:
     return dict(session)
 
 
+@pytest.mark.fact(3, 24)
 def test_a_session_is_returned_with_what_was_asked_and_a_vni(ec2: Any, make: Maker) -> None:
     asked = make.session_parameters(SessionNumber=5, Description="d")
     made = make.session(**asked)
@@ -29,9 +30,9 @@ def test_a_session_is_returned_with_what_was_asked_and_a_vni(ec2: Any, make: Mak
 @pytest.mark.parametrize(
     ("name", "bad", "good"),
     [
-        pytest.param("SessionNumber", [0, 32767, -1], [1, 32766], id="fact 18"),
-        pytest.param("PacketLength", [0, 8501], [1, 8500], id="fact 22"),
-        pytest.param("VirtualNetworkId", [0, 16777216], [1, 16777215], id="fact 26"),
+        pytest.param("SessionNumber", [0, 32767, -1], [1, 32766], id="session number", marks=pytest.mark.fact(18)),
+        pytest.param("PacketLength", [0, 8501], [1, 8500], id="packet length", marks=pytest.mark.fact(22)),
+        pytest.param("VirtualNetworkId", [0, 16777216], [1, 16777215], id="VNI", marks=pytest.mark.fact(26)),
     ],
 )
 def test_a_number_out_of_range(ec2: Any, make: Maker, name: str, bad: list[int], good: list[int]) -> None:
@@ -41,11 +42,14 @@ def test_a_number_out_of_range(ec2: Any, make: Maker, name: str, bad: list[int],
     for value in good:
         made = make.session(**(asked | {name: value}))
         assert made[name] == value
-        modify = {"TrafficMirrorSessionId": made["TrafficMirrorSessionId"], name: bad[0]}
-        assert code_of(ec2.modify_traffic_mirror_session, **modify) == "InvalidParameterValue"
+        for worse in bad:
+            modify = {"TrafficMirrorSessionId": made["TrafficMirrorSessionId"], name: worse}
+            assert code_of(ec2.modify_traffic_mirror_session, **modify) == "InvalidParameterValue"
+        assert described(ec2, made["TrafficMirrorSessionId"]) == made
         ec2.delete_traffic_mirror_session(TrafficMirrorSessionId=made["TrafficMirrorSessionId"])
 
 
+@pytest.mark.fact(19)
 def test_fact_19_a_number_is_used_once_on_an_interface(ec2: Any, make: Maker) -> None:
     target_id = make.target()
     first = make.session(TrafficMirrorTargetId=target_id, SessionNumber=3)
@@ -59,6 +63,7 @@ def test_fact_19_a_number_is_used_once_on_an_interface(ec2: Any, make: Maker) ->
     make.session(TrafficMirrorTargetId=target_id, SessionNumber=3)
 
 
+@pytest.mark.fact(20)
 def test_fact_20_an_interface_has_three_sessions(ec2: Any, make: Maker) -> None:
     asked = make.session_parameters()
     for number in (1, 2, 3):
@@ -68,6 +73,7 @@ def test_fact_20_an_interface_has_three_sessions(ec2: Any, make: Maker) -> None:
     )
 
 
+@pytest.mark.fact(21)
 def test_fact_21_an_interface_target_takes_ten_sources_and_a_load_balancer_any_number(ec2: Any, make: Maker) -> None:
     sources = make.interfaces(11)
     target_id, nlb_id, filter_id = make.target(), make.nlb_target(), make.filter()
@@ -76,7 +82,9 @@ def test_fact_21_an_interface_target_takes_ten_sources_and_a_load_balancer_any_n
     more = {"TrafficMirrorTargetId": target_id, "TrafficMirrorFilterId": filter_id}
     make.session(NetworkInterfaceId=sources[0], SessionNumber=2, **more)
     asked = {"NetworkInterfaceId": sources[10], "SessionNumber": 1, **more}
-    assert code_of(ec2.create_traffic_mirror_session, **asked) == "TrafficMirrorSourcesPerTargetLimitExceeded"
+    code, message = refusal_of(ec2.create_traffic_mirror_session, **asked)
+    assert code == "TrafficMirrorSourcesPerTargetLimitExceeded"
+    assert "Sources per interface-target limit reached (11)" in message
     for source in sources:
         made = make.session(
             NetworkInterfaceId=source, TrafficMirrorTargetId=nlb_id, TrafficMirrorFilterId=filter_id, SessionNumber=3
@@ -85,6 +93,7 @@ def test_fact_21_an_interface_target_takes_ten_sources_and_a_load_balancer_any_n
     assert code_of(ec2.modify_traffic_mirror_session, **moved) == "TrafficMirrorSourcesPerTargetLimitExceeded"
 
 
+@pytest.mark.fact(23, 29)
 def test_fact_23_the_packet_length_of_a_load_balancer_defaults_to_8500(ec2: Any, make: Maker) -> None:
     to_interface, nlb_id = make.session(), make.nlb_target()
     assert "PacketLength" not in to_interface
@@ -97,6 +106,7 @@ def test_fact_23_the_packet_length_of_a_load_balancer_defaults_to_8500(ec2: Any,
     assert "PacketLength" not in moved["TrafficMirrorSession"]
 
 
+@pytest.mark.fact(24, 25)
 def test_facts_24_and_25_automatic_vnis_differ_and_chosen_ones_may_repeat(make: Maker) -> None:
     asked = make.session_parameters()
     automatic = [make.session(**(asked | {"SessionNumber": number})) for number in (1, 2, 3)]
@@ -105,6 +115,7 @@ def test_facts_24_and_25_automatic_vnis_differ_and_chosen_ones_may_repeat(make: 
     assert [session["VirtualNetworkId"] for session in chosen] == [7, 7]
 
 
+@pytest.mark.fact(27, 28)
 def test_facts_27_and_28_removed_fields_return_to_their_defaults(ec2: Any, make: Maker) -> None:
     made = make.session(VirtualNetworkId=9, PacketLength=100, Description="d")
     session_id = made["TrafficMirrorSessionId"]
@@ -129,11 +140,13 @@ def test_facts_27_and_28_removed_fields_return_to_their_defaults(ec2: Any, make:
     assert answer["TrafficMirrorSession"]["PacketLength"] == 8500
 
 
+@pytest.mark.fact(30)
 def test_fact_30_the_source_of_a_session_cannot_be_changed(ec2: Any, make: Maker) -> None:
     members = ec2.meta.service_model.operation_model("ModifyTrafficMirrorSession").input_shape.members
     assert "NetworkInterfaceId" not in members
 
 
+@pytest.mark.fact(33)
 def test_fact_33_delete_returns_only_the_id(ec2: Any, make: Maker) -> None:
     session_id = make.session()["TrafficMirrorSessionId"]
     answer = ec2.delete_traffic_mirror_session(TrafficMirrorSessionId=session_id)
@@ -141,6 +154,7 @@ def test_fact_33_delete_returns_only_the_id(ec2: Any, make: Maker) -> None:
     assert answer == {"TrafficMirrorSessionId": session_id}
 
 
+@pytest.mark.fact(34)
 @pytest.mark.parametrize(
     ("member", "code"),
     [
@@ -201,6 +215,7 @@ def test_an_interface_with_ipv6_alone_is_a_source_unlike_at_aws(plane: Plane, ec
     assert (delivery.outer_source, delivery.address) == ("2001:db8::48", "2001:db8::66")
 
 
+@pytest.mark.fact(45)
 def test_fact_45_and_decision_5_15_a_session_outlives_the_device_of_its_source(
     plane: Plane, ec2: Any, make: Maker
 ) -> None:

@@ -13,6 +13,7 @@ def tags_of(ec2: Any, resource_id: str) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in answer["Tags"]}
 
 
+@pytest.mark.fact(41)
 def test_fact_41_tags_given_with_a_create_call_are_returned(ec2: Any, make: Maker) -> None:
     def specification(type_: str) -> list[dict[str, Any]]:
         return [{"ResourceType": type_, "Tags": [{"Key": "Name", "Value": type_}, {"Key": "empty"}]}]
@@ -32,6 +33,7 @@ def test_fact_41_tags_given_with_a_create_call_are_returned(ec2: Any, make: Make
         assert tags == {"Name": f"traffic-mirror-{type_}", "empty": ""}
 
 
+@pytest.mark.fact(41)
 def test_fact_41_tags_for_another_type_are_refused(ec2: Any, make: Maker) -> None:
     wrong = {"TagSpecifications": [{"ResourceType": "traffic-mirror-session", "Tags": [{"Key": "a", "Value": "b"}]}]}
     before = ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"]
@@ -41,6 +43,7 @@ def test_fact_41_tags_for_another_type_are_refused(ec2: Any, make: Maker) -> Non
     assert code_of(ec2.create_traffic_mirror_filter_rule, **asked) == "InvalidParameterValue"
 
 
+@pytest.mark.fact(42)
 def test_fact_42_create_overwrites_and_delete_looks_at_the_value(ec2: Any, make: Maker) -> None:
     one, other = make.filter(), make.filter()
     ec2.create_tags(Resources=[one, other], Tags=[{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}])
@@ -57,6 +60,7 @@ def test_fact_42_create_overwrites_and_delete_looks_at_the_value(ec2: Any, make:
     assert tags_of(ec2, other) == {}
 
 
+@pytest.mark.fact(43)
 def test_fact_43_tags_are_found_by_the_type_of_their_resource(ec2: Any, make: Maker) -> None:
     filter_id = make.filter()
     rule_id = make.rule(filter_id)["TrafficMirrorFilterRuleId"]
@@ -85,6 +89,34 @@ def test_resources_are_found_by_their_tags(ec2: Any, make: Maker) -> None:
         assert interface["TagSet"] == [{"Key": "team", "Value": "red"}]
 
 
+@pytest.mark.parametrize("kind", ["target", "filter", "filter_rule", "session"])
+def test_each_kind_is_found_by_its_tags_with_wildcards(ec2: Any, make: Maker, kind: str) -> None:
+    made = {
+        "target": make.target,
+        "filter": make.filter,
+        "filter_rule": lambda: make.rule(make.filter())["TrafficMirrorFilterRuleId"],
+        "session": lambda: make.session()["TrafficMirrorSessionId"],
+    }[kind]
+    red, reddish, plain = made(), made(), made()
+    ec2.create_tags(Resources=[red], Tags=[{"Key": "colour", "Value": "red"}, {"Key": "shape", "Value": "*"}])
+    ec2.create_tags(Resources=[reddish], Tags=[{"Key": "colour", "Value": "reddish"}])
+    describe = getattr(ec2, f"describe_traffic_mirror_{kind}s")
+    member = "TrafficMirror" + "".join(part.title() for part in kind.split("_"))
+
+    def found(*filters: tuple[str, str]) -> set[str]:
+        asked = [{"Name": name, "Values": [value]} for name, value in filters]
+        listed = describe(Filters=asked)[f"{member}s"]
+        return {item[f"{member}Id"] for item in listed} & {red, reddish, plain}
+
+    assert found(("tag:colour", "red")) == {red}
+    assert found(("tag:colour", "red*")) == {red, reddish}
+    assert found(("tag:colour", "red????")) == {reddish}
+    assert found(("tag:shape", "\\*")) == {red}
+    assert found(("tag-key", "col*")) == {red, reddish}
+    assert found(("tag-key", "colour"), ("tag:shape", "?")) == {red}
+    assert found(("tag:Colour", "*")) == set()
+
+
 @pytest.mark.parametrize(
     ("tags", "code"),
     [
@@ -93,6 +125,7 @@ def test_resources_are_found_by_their_tags(ec2: Any, make: Maker) -> None:
         pytest.param([{"Key": "k", "Value": "v" * 257}], "InvalidParameterValue", id="a value too long"),
         pytest.param([{"Key": "k"}, {"Key": "k"}], "InvalidParameterValue", id="a key twice"),
         pytest.param([{"Value": "v"}], "MissingParameter", id="no key"),
+        pytest.param([{"Key": "", "Value": "v"}], "MissingParameter", id="an empty key"),
         pytest.param([{"Key": f"k{n}", "Value": ""} for n in range(51)], "TagLimitExceeded", id="51 tags"),
     ],
 )
@@ -101,6 +134,15 @@ def test_bad_tags_change_nothing(ec2: Any, make: Maker, tags: list[dict[str, str
     asked = {"Resources": [filter_id], "Tags": tags}
     assert code_of(ec2.create_tags, **asked) == code
     assert tags_of(ec2, filter_id) == {}
+
+
+def test_a_tag_to_delete_has_a_key(ec2: Any, make: Maker) -> None:
+    filter_id = make.filter()
+    ec2.create_tags(Resources=[filter_id], Tags=[{"Key": "a", "Value": "b"}])
+    for tag in ({"Value": "b"}, {"Key": "", "Value": "b"}):
+        asked = {"Resources": [filter_id], "Tags": [tag]}
+        assert code_of(ec2.delete_tags, **asked) == "MissingParameter"
+    assert tags_of(ec2, filter_id) == {"a": "b"}
 
 
 def test_tags_of_nothing(ec2: Any, make: Maker) -> None:

@@ -1,6 +1,7 @@
 """Traffic mirror targets as an unmodified client sees them. Numbers are those of the facts in the specification."""
 
 import re
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -8,15 +9,26 @@ import pytest
 from tests.contract.conftest import NLB, Maker
 from tests.contract.plane import Plane, code_of, found, refusal_of
 
+ENDPOINT = "vpce-0f3a0c0d0e0f1a2b3"
 
+
+@pytest.mark.fact(1)
 def test_fact_1_a_target_has_exactly_one_destination(ec2: Any, make: Maker) -> None:
+    destinations = {
+        "NetworkInterfaceId": make.interface(),
+        "NetworkLoadBalancerArn": NLB,
+        "GatewayLoadBalancerEndpointId": ENDPOINT,
+    }
     before = ec2.describe_traffic_mirror_targets()["TrafficMirrorTargets"]
-    assert code_of(ec2.create_traffic_mirror_target) == "InvalidParameterValue"
-    both = {"NetworkInterfaceId": make.interface(), "NetworkLoadBalancerArn": NLB}
-    assert code_of(ec2.create_traffic_mirror_target, **both) == "InvalidParameterCombination"
+    assert code_of(ec2.create_traffic_mirror_target, Description="of nothing") == "InvalidParameterValue"
+    for number in (2, 3):
+        for names in combinations(destinations, number):
+            asked = {name: destinations[name] for name in names}
+            assert code_of(ec2.create_traffic_mirror_target, **asked) == "InvalidParameterCombination"
     assert ec2.describe_traffic_mirror_targets()["TrafficMirrorTargets"] == before
 
 
+@pytest.mark.fact(2, 3)
 def test_facts_2_and_3_the_type_follows_the_destination_and_the_id_has_ec2s_form(ec2: Any, make: Maker) -> None:
     interface_id = make.interface()
     by_interface = ec2.create_traffic_mirror_target(NetworkInterfaceId=interface_id)["TrafficMirrorTarget"]
@@ -26,12 +38,44 @@ def test_facts_2_and_3_the_type_follows_the_destination_and_the_id_has_ec2s_form
     by_arn = ec2.create_traffic_mirror_target(NetworkLoadBalancerArn=NLB)["TrafficMirrorTarget"]
     assert by_arn["Type"] == "network-load-balancer"
     assert re.fullmatch(r"tmt-[0-9a-f]{17}", by_arn["TrafficMirrorTargetId"])
+    by_endpoint = ec2.create_traffic_mirror_target(GatewayLoadBalancerEndpointId=ENDPOINT)["TrafficMirrorTarget"]
+    target_id = by_endpoint["TrafficMirrorTargetId"]
+    assert re.fullmatch(r"tmt-[0-9a-f]{17}", target_id)
+    [described] = ec2.describe_traffic_mirror_targets(TrafficMirrorTargetIds=[target_id])["TrafficMirrorTargets"]
+    assert described == by_endpoint
+    assert described == {
+        "TrafficMirrorTargetId": target_id,
+        "Type": "gateway-load-balancer-endpoint",
+        "GatewayLoadBalancerEndpointId": ENDPOINT,
+        "OwnerId": by_arn["OwnerId"],
+        "Tags": [],
+    }
 
 
-def test_a_gateway_load_balancer_endpoint_is_refused_with_a_sentence(ec2: Any) -> None:
-    code, message = refusal_of(ec2.create_traffic_mirror_target, GatewayLoadBalancerEndpointId="vpce-1")
-    assert code == "UnsupportedOperation"
-    assert "not offered by pktmirror yet" in message
+def test_what_is_no_id_of_an_endpoint_is_malformed(ec2: Any) -> None:
+    for text in ("vpce-", "eni-1", "vpce-1/2"):
+        code, message = refusal_of(ec2.create_traffic_mirror_target, GatewayLoadBalancerEndpointId=text)
+        assert code == "InvalidVpcEndpointId.Malformed"
+        assert text in message
+
+
+@pytest.mark.fact(21, 47)
+@pytest.mark.parametrize(
+    ("target", "packet_length"),
+    [
+        pytest.param({"NetworkLoadBalancerArn": NLB}, 8500, id="a network load balancer"),
+        pytest.param({"GatewayLoadBalancerEndpointId": "vpce-1"}, None, id="a gateway load balancer endpoint"),
+    ],
+)
+def test_what_nothing_is_delivered_to_is_a_target_and_its_sessions_say_why(
+    plane: Plane, ec2: Any, make: Maker, target: dict[str, str], packet_length: int | None
+) -> None:
+    target_id, filter_id, sources = make.target(**target), make.filter(), make.interfaces(11)
+    more = {"TrafficMirrorTargetId": target_id, "TrafficMirrorFilterId": filter_id}
+    made = [make.session(NetworkInterfaceId=source, **more) for source in sources]
+    assert {session.get("PacketLength") for session in made} == {packet_length}
+    problems = {session["session_id"]: session["problem"] for session in plane.own("status")["sessions"]}
+    assert {problems[session["TrafficMirrorSessionId"]] for session in made} == {"target type not yet deliverable"}
 
 
 @pytest.mark.parametrize("arn", ["nlb", NLB.replace("/net/", "/app/"), NLB + "/", NLB.replace("111122223333", "1")])
@@ -47,10 +91,12 @@ def test_an_unknown_interface_is_no_target(ec2: Any) -> None:
     assert message == "The interface ID 'eni-nowhere' does not exist"
 
 
+@pytest.mark.fact(30)
 def test_fact_30_a_target_has_no_modify_call(ec2: Any, make: Maker) -> None:
     assert not hasattr(ec2, "modify_traffic_mirror_target")
 
 
+@pytest.mark.fact(31, 33)
 def test_fact_31_a_target_in_use_is_not_deleted(ec2: Any, make: Maker) -> None:
     target_id = make.target()
     session = make.session(TrafficMirrorTargetId=target_id)
@@ -63,11 +109,13 @@ def test_fact_31_a_target_in_use_is_not_deleted(ec2: Any, make: Maker) -> None:
     assert code_of(delete, TrafficMirrorTargetId=target_id) == "InvalidTrafficMirrorTargetId.NotFound"
 
 
+@pytest.mark.fact(44)
 def test_fact_44_a_target_is_no_source_and_a_source_no_target(ec2: Any, make: Maker) -> None:
     interface_id = make.interface()
     target_id = make.target(NetworkInterfaceId=interface_id)
     asked = make.session_parameters(NetworkInterfaceId=interface_id)
     code, message = refusal_of(ec2.create_traffic_mirror_session, **asked)
+    assert code == "InvalidParameterValue"
     assert f"{interface_id} is in use by target {target_id}" in message
     source = make.session()["NetworkInterfaceId"]
     code, message = refusal_of(ec2.create_traffic_mirror_target, NetworkInterfaceId=source)
@@ -75,6 +123,7 @@ def test_fact_44_a_target_is_no_source_and_a_source_no_target(ec2: Any, make: Ma
     assert "is in use by session tms-" in message
 
 
+@pytest.mark.fact(46, 47)
 def test_facts_46_and_47_objects_outlive_the_resource_behind_a_target_and_heal(
     plane: Plane, ec2: Any, make: Maker
 ) -> None:

@@ -14,7 +14,7 @@ COMPOSITION_ROOT = "cli"
 DATA_PLANE = "bpf"
 WORLD = {
     *("asyncio", "fcntl", "httpx", "pyroute2", "select", "shutil", "signal", "socket", "sqlite3", "subprocess"),
-    "uvicorn",
+    *("psycopg", "uvicorn"),
 }
 """Modules by which one gets at sockets, files, processes or the kernel."""
 

@@ -1,5 +1,6 @@
 """What a file of this repository must say, and what none may."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_no_file_names(what: str) -> None:
 )
 def test_the_patterns_see_what_they_are_for(what: str, line: str, forbidden: bool) -> None:
     assert bool(FORBIDDEN[what].search(line)) is forbidden
+
+
+def test_every_locked_package_of_npm_has_a_version_and_a_hash_and_no_address() -> None:
+    lock = ROOT / "tests" / "contract" / "javascript" / "package-lock.json"
+    assert "://" not in lock.read_text(), f"{lock.name} names an address: install in its directory, where .npmrc is"
+    packages = json.loads(lock.read_text())["packages"]
+    packages.pop("")
+    assert packages
+    for name, package in packages.items():
+        assert package["version"], name
+        assert package["integrity"].startswith("sha512-"), name
 
 
 def test_every_locked_package_has_a_version_and_hashes_and_no_address() -> None:

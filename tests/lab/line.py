@@ -28,6 +28,7 @@ class Line:
     directory: Path
     namespace_gone_s: float
     monitor_address: str = "0.0.0.0"
+    identity: agent.Identity | None = None  # of a host that has joined: its agent goes by TLS
     _ends: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     @property
@@ -35,13 +36,17 @@ class Line:
         return f"{self.lab.name}-line"
 
     @property
+    def control_url(self) -> str:
+        return self.plane.url if self.identity is None else self.plane.tls_url or ""
+
+    @property
     def bpffs(self) -> Path:
         return BPFFS / self.host_id
 
     def start_agent(self) -> None:
         settings = agent.Settings(
-            self.plane.url,
-            self.plane.token,
+            self.control_url,
+            self.identity or self.plane.token,
             self.host_id,
             self.directory,
             self.lab.namespace("host"),
@@ -55,8 +60,9 @@ class Line:
             f"[{self.monitor_address}]:4789",
             self.directory / "captures",
             self.lab.namespace("monitor"),
-            self.plane.url,
-            self.plane.token,
+            self.control_url,
+            self.identity or self.plane.token,
+            self.host_id,
         )
         self._start("monitor", lambda stop, ready: monitor.run(settings, stop, lambda _: ready.set()))
 

@@ -20,7 +20,7 @@ from pktmirror.kernel import netns
 from pktmirror.lab import Lab, Topology, host_device
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import Stage, Tally
-from pktmirror.model.probe import ProbeNotSent, ProbeRequest, ProbeSent, is_token, new_token
+from pktmirror.model.probe import ProbeNotSent, ProbeRequest, ProbeSent, is_token, new_token, probe_key
 from pktmirror.packet import probe as wire
 from pktmirror.packet.checksum import Check, checksums_of
 from tests.contract.conftest import Maker
@@ -160,7 +160,7 @@ def test_a_collector_that_is_not_ours_gets_exactly_one_probe_and_its_arrival_is_
         assert len(frame) == wire.FRAME_BYTES
         token = wire.token_in(frame)
         assert token is not None
-        assert is_token(whole.plane.token.encode(), token)
+        assert is_token(probe_key(whole.plane.token), token)
         assert frame.endswith(MARKED[:-4] + session_id.encode())
         checks = checksums_of(frame)
         assert (checks.ip, checks.l4) == (Check.RIGHT, Check.RIGHT)  # type: ignore[union-attr]

@@ -147,6 +147,35 @@ def test_a_report_survives_the_wire(report: Report) -> None:
     assert decode_report(encode(report)) == report
 
 
+MAPS = {"filters", "directions", "verdicts", "stages", "outcomes", "bypassed_packets"}
+"""Members that are maps from names to values; all other objects have members that a version may add to."""
+
+
+def of_a_later_version(document: bytes) -> bytes:
+    """The same, with a member more in every object."""
+
+    def grown(value: object, is_map: bool = False) -> object:
+        match value:
+            case dict():
+                more = {} if is_map else {"new_in_the_next_version": {"of": ["any", 1, None]}}
+                return {name: grown(member, name in MAPS) for name, member in value.items()} | more
+            case list():
+                return [grown(member) for member in value]
+        return value
+
+    return msgspec.json.encode(grown(msgspec.json.decode(document)))
+
+
+@given(desired_states)
+def test_an_agent_reads_what_a_later_control_plane_adds_to(state: DesiredState) -> None:
+    assert decode_desired_state(of_a_later_version(encode(state))) == state
+
+
+@given(reports)
+def test_a_control_plane_reads_what_a_later_agent_adds_to(report: Report) -> None:
+    assert decode_report(of_a_later_version(encode(report))) == report
+
+
 @given(filters)
 def test_a_filter_survives_its_document(filter_: Filter) -> None:
     assert FilterDocument.of(filter_).filter() == filter_

@@ -4,17 +4,26 @@ The only room that translates EC2's words into the kernel's; the border is `comp
 """
 
 from pktmirror.agent.apply import OBJECT, is_agent_id
-from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, cpus, look, purge_host, run
+from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, cpus, look, purge_host, run, stop
 from pktmirror.agent.departures import NAMESPACE_GONE_S
+from pktmirror.agent.identity import Identity
+from pktmirror.agent.joining import join
+from pktmirror.agent.line import Uplink
+from pktmirror.agent.renewal import Renewal
 
 __all__ = [
     "DEFAULT_BPFFS",
     "NAMESPACE_GONE_S",
     "OBJECT",
+    "Identity",
+    "Renewal",
     "Settings",
+    "Uplink",
     "cpus",
     "is_agent_id",
+    "join",
     "look",
     "purge_host",
     "run",
+    "stop",
 ]

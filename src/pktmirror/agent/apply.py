@@ -67,7 +67,7 @@ def pins_of(bpffs_root: Path, agent_id: str) -> Path:
     """Where an agent's pins live. Raises ValueError for what cannot be an agent's id."""
     if not is_agent_id(agent_id):
         raise ValueError(f"{agent_id!r} cannot be the id of an agent")
-    return bpffs_root / "pktmirror" / agent_id
+    return bpffs_root / "pktmirror" / agent_id.replace(".", ":")  # a bpffs takes no name with a dot
 
 
 def hop_prefix(agent_id: str) -> str:
@@ -425,11 +425,18 @@ def purge(netlink: Netlink, bpffs_root: Path, agent_id: str) -> bool:
 def remove_pins(bpffs_root: Path, agent_id: str) -> bool:
     """Remove every pin of an agent whose devices went with their network namespace. Whether there was any.
 
-    OSError where its directory lies in no bpffs; nothing is removed then.
+    They are put aside first, by one rename: an agent at work finds all of them gone, and puts back none while the
+    others are removed. OSError where its directory lies in no bpffs; nothing is removed then.
     """
     root = pins_of(bpffs_root, agent_id)
-    found = root.is_dir()
-    bpffs.remove_tree(root)
+    aside = root.with_name(f"_purged-{root.name}")  # which no agent can be called
+    found = aside.is_dir()  # of a purge that was killed
+    bpffs.remove_tree(aside)
+    if root.is_dir():
+        found = True
+        bpffs.refuse_elsewhere(root)
+        root.rename(aside)
+        bpffs.remove_tree(aside)
     if bpffs.is_mounted(root.parent):
         _remove_if_empty(root.parent)
     bpffs.unmount_if_unused(bpffs_root)

@@ -25,17 +25,20 @@ from pktmirror.agent.compile import (
     compile_state,
     route_queries,
 )
-from pktmirror.agent.controller import Controller, refuse_bad_url
+from pktmirror.agent.controller import Controller
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.figures import session_figures
+from pktmirror.agent.identity import Identity
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.line import Uplink, refuse_bad_url
 from pktmirror.agent.listeners import Listeners
-from pktmirror.agent.locks import alone, forget_killed
+from pktmirror.agent.locks import alone, end, forget_killed, wait_until_ended
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.probe import probe
 from pktmirror.agent.probe_line import ProbeLine
+from pktmirror.agent.renewal import Renewal
 from pktmirror.agent.shortcuts import shortcut
 from pktmirror.agent.survey import survey
 from pktmirror.agent.traceline import TraceLine
@@ -53,6 +56,7 @@ from pktmirror.model.refusal import Refusal
 _log = structlog.get_logger("agent")
 
 TICK_S = 1.0
+END_S = 15.0
 TRACE_TICK_S = 0.1  # while somebody waits for what a live trace tells
 DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 
@@ -61,11 +65,12 @@ DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 class Settings:
     """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be.
 
+    ``credential`` is the token that the agents of a control plane share, or what the host has of its joining.
     ``purges_at_end`` is for a mirroring that ends with its agent.
     """
 
     control_url: str
-    token: str
+    credential: str | Identity
     host_id: str
     state_dir: Path
     netns: str | None = None
@@ -102,25 +107,23 @@ def run(settings: Settings, stop: threading.Event, ready: threading.Event | None
 
 def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, ready: threading.Event | None) -> None:
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    uplink = Uplink(settings.control_url, settings.credential, settings.host_id)
     controller = Controller(
-        settings.control_url,
-        settings.token,
-        settings.host_id,
-        settings.state_dir / f"desired-{settings.host_id}.json",
-        on_change=lambda: _wake(wake_write),
+        uplink, settings.state_dir / f"desired-{settings.host_id}.json", on_change=lambda: _wake(wake_write)
     )
-    traces = TraceLine(settings.control_url, settings.token, settings.host_id, on_change=lambda: _wake(wake_write))
+    renewal = Renewal(uplink, settings.credential) if isinstance(settings.credential, Identity) else None
+    traces = TraceLine(uplink, on_change=lambda: _wake(wake_write))
     try:
         host = inside.run(_open, settings)
-        probes = ProbeLine(
-            settings.control_url, settings.token, settings.host_id, lambda asked: inside.run(host.probe, asked)
-        )
+        probes = ProbeLine(uplink, lambda asked: inside.run(host.probe, asked))
         try:
             events = inside.run(host.netlink.watch)
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
             traces.start()
             probes.start()
+            if renewal is not None:
+                renewal.start()
             while not stop.is_set():
                 inside.run(host.turn, controller)
                 if ready is not None:
@@ -136,8 +139,11 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
             probes.stop()
             inside.run(host.close)
     finally:
+        if renewal is not None:
+            renewal.stop()
         traces.stop()
         controller.stop()
+        uplink.close()
         os.close(wake_read)
         os.close(wake_write)
 
@@ -145,7 +151,8 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
 def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
     """Remove everything that an agent of this host left in the kernel; whether there was anything.
 
-    A network namespace that is gone has taken its devices along, and what is pinned is removed without it.
+    A network namespace that is gone has taken its devices along, and what is pinned is removed without it. An agent at
+    work ends by it: what it makes until it has found out is removed too.
     """
     _refuse_bad_host_id(host_id)
     try:
@@ -153,10 +160,21 @@ def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
         if not gone:
             with _visitor(netns_name) as inside:
                 gone = inside.run(_purge, bpffs_root, host_id)
+                if wait_until_ended(bpffs_root, host_id, END_S):
+                    inside.run(_purge, bpffs_root, host_id)
         forget_killed(bpffs_root, host_id)
     except OSError as error:
         raise _not_removed(error) from error
     return gone
+
+
+def stop(bpffs_root: Path, host_id: str) -> bool:
+    """End the agent of this host that is at work; whether there was one. What it mirrors goes on."""
+    _refuse_bad_host_id(host_id)
+    try:
+        return end(bpffs_root, host_id, END_S)
+    except PermissionError as error:
+        raise Refusal(f"The agent of {host_id} cannot be ended.", found=str(error), do="run it as root") from error
 
 
 def look() -> list[Device]:

@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import select
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,61 @@ def forget_killed(bpffs_root: Path, host_id: str) -> None:
             os.close(fd)
     with contextlib.suppress(OSError):  # other things are there
         RUN.rmdir()
+
+
+def end(bpffs_root: Path, host_id: str, within_s: float) -> bool:
+    """Ask the agent that is at work to end, and wait until it has; whether there was one. Refusal where it does not."""
+    with _at_work(bpffs_root, host_id) as process:
+        if process is None:
+            return False
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        _wait_for_end(process, host_id, within_s)
+        return True
+
+
+def wait_until_ended(bpffs_root: Path, host_id: str, within_s: float) -> bool:
+    """Wait until the agent that is at work has ended by itself; whether there was one. Refusal where it does not."""
+    with _at_work(bpffs_root, host_id) as process:
+        if process is not None:
+            _wait_for_end(process, host_id, within_s)
+        return process is not None
+
+
+def _wait_for_end(process: int, host_id: str, within_s: float) -> None:
+    if not select.select([process], [], [], within_s)[0]:
+        raise Refusal(
+            f"The agent of {host_id} is still at work after {within_s:g} s.",
+            do="see its log; end its process, and try again",
+        )
+
+
+@contextlib.contextmanager
+def _at_work(bpffs_root: Path, host_id: str) -> Iterator[int | None]:
+    """The process of a host's agent (a pidfd), if there is one."""
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = os.open(bpffs_lock(bpffs_root, host_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield None
+            return
+        stack.callback(os.close, lock)
+        try:
+            process = os.pidfd_open(int(os.read(lock, 32)))
+        except (ValueError, ProcessLookupError):  # it locks nothing any more, or not yet
+            yield None
+            return
+        stack.callback(os.close, process)
+        # Looked at last: while the lock is held its owner lives, so the process is it and none of the same number.
+        yield process if _is_held(lock) else None
+
+
+def _is_held(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return False
 
 
 @contextlib.contextmanager
@@ -70,13 +127,18 @@ def _held(path: Path, host_id: str, place: Path, what: str, option: str) -> Iter
 
 
 def _locked(path: Path) -> int:
-    """The descriptor that holds the lock; BlockingIOError where another does. Its owner removes the file."""
+    """The descriptor that holds the lock; BlockingIOError where another does. Its owner removes the file.
+
+    The file tells the process that holds it.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
                 if path.samefile(f"/proc/self/fd/{fd}"):  # else its last owner has just removed it
+                    os.ftruncate(fd, 0)
+                    os.write(fd, str(os.getpid()).encode())
                     return fd
         except BaseException:
             os.close(fd)

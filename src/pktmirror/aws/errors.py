@@ -8,12 +8,14 @@ Amazon EC2 API" and "Common Errors"; spec 2.3 lists those of traffic mirroring. 
 from collections.abc import Mapping
 
 HTTP_STATUS: Mapping[str, int] = {
+    "AccessDenied": 403,
     "AuthFailure": 401,
     "DryRunOperation": 412,
     "IncompleteSignature": 400,
     "InternalError": 500,
     "InvalidClientTokenId": 403,
     "MissingAuthenticationToken": 403,
+    "NoSuchEntity": 404,
     "RequestEntityTooLarge": 413,
     "RequestExpired": 400,
     "RequestLimitExceeded": 503,

@@ -92,7 +92,7 @@ def _value(shape: Shape, value: object, name: str) -> object:
             return value
         case Scalar("integer" | "long"), int() if not isinstance(value, bool):
             return value
-        case Scalar("timestamp"), int() | float() if not isinstance(value, bool) and 0 <= value < _LATEST_S:
+        case Scalar("timestamp"), int() | float() if not isinstance(value, bool) and 0 <= value <= _LATEST_S:
             return datetime.fromtimestamp(value, UTC)
         case Scalar("float" | "double"), int() | float() if not isinstance(value, bool) and math.isfinite(value):
             return float(value)

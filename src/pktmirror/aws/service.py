@@ -78,6 +78,16 @@ class Service:
 SERVICES: Mapping[str, Service] = {
     "ec2": Service("ec2", None),
     "sts": Service("sts", frozenset({"GetCallerIdentity"})),
+    "iam": Service(
+        "iam",
+        frozenset(
+            {
+                *("CreateUser", "GetUser", "ListUsers", "DeleteUser"),
+                *("CreateAccessKey", "ListAccessKeys", "UpdateAccessKey", "DeleteAccessKey"),
+                *("PutUserPolicy", "GetUserPolicy", "ListUserPolicies", "DeleteUserPolicy"),
+            }
+        ),
+    ),
     "monitoring": Service(
         "cloudwatch", frozenset({"ListMetrics", "GetMetricStatistics", "GetMetricData"}), protocol="json"
     ),

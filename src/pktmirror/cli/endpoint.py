@@ -6,6 +6,7 @@ Our own API goes by httpx, the EC2 calls by a botocore client. Whatever fails on
 import json
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,12 @@ import botocore.session
 import httpx
 import msgspec
 import typer
+from botocore import xform_name
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from pktmirror import control
 from pktmirror.cli.options import DEFAULT_STATE
@@ -41,7 +43,9 @@ _SAID_WHAT_TO_DO = {
     "TraceInProgress",
     "TraceLimitExceeded",
 }
-_KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnauthorizedOperation"}
+_KEY_REFUSED = {"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch"}
+_NOT_ALLOWED = {"AccessDenied", "UnauthorizedOperation"}
+_IAM_SAID = {"DeleteConflict", "EntityAlreadyExists", "LimitExceeded", "MalformedPolicyDocument", "NoSuchEntity"}
 # What botocore would otherwise read from the shell, where a profile may be named that does not exist here.
 _SESSION_VARIABLES = {
     "AWS_PROFILE": "profile",
@@ -63,13 +67,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A control plane and a key for it; ``session`` is what botocore's own session is told beside them."""
+    """A control plane and a key for it; ``session`` is what botocore's own session is told beside them.
+
+    ``ca_bundle`` is the file of the CAs that its certificate may be of, as AWS clients have it; None: the usual ones.
+    """
 
     url: str
     region: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
     session: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: str | None = None
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> "Access":
@@ -94,6 +102,7 @@ class Access:
             variables["AWS_ACCESS_KEY_ID"],
             variables["AWS_SECRET_ACCESS_KEY"],
             {name: variables[variable] for variable, name in _SESSION_VARIABLES.items() if variables.get(variable)},
+            variables.get("AWS_CA_BUNDLE") or None,
         )
 
 
@@ -110,6 +119,7 @@ class Endpoint:
     def __init__(self, access_: Access) -> None:
         self.access = access_
         self._credentials = Credentials(access_.access_key_id, access_.secret_access_key)
+        self._clients: dict[str, Any] = {}
 
     @classmethod
     def found(cls, state: Path | None) -> "Endpoint":
@@ -147,11 +157,30 @@ class Endpoint:
         if answer.status_code != httpx.codes.NO_CONTENT:
             raise self._refused(*_code_and_message(answer))
 
+    def change(self, method: str, path: str, body: bytes) -> None:
+        """A request of our own API that answers with nothing."""
+        answer = self._answer(method, f"{self.access.url}/pktmirror/v1/{path}", body)
+        if answer.status_code != httpx.codes.NO_CONTENT:
+            raise self._refused(*_code_and_message(answer))
+
+    def called(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """One AWS call; ``operation`` and ``parameters`` are botocore's names."""
+        try:
+            answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
+            return answer
+        except ClientError as error:
+            told = error.response["Error"]
+            raise self._refused(told["Code"], told["Message"]) from None
+        except ParamValidationError as error:
+            raise Refusal("The request is not complete.", found=str(error), do="correct what it names") from None
+        except BotoCoreError as error:
+            raise self._unreachable(str(error)) from None
+
     def listed(self, operation: str, member: str, shape: type[T], **parameters: Any) -> list[T]:
         """All items of an EC2 Describe call, page by page; ``operation`` and ``member`` are botocore's names."""
         found: list[T] = []
         try:
-            call = getattr(self._ec2(), operation)
+            call = getattr(self._client("ec2"), operation)
             while True:
                 answer = call(**parameters)
                 found += msgspec.convert(answer[member], list[shape])  # type: ignore[valid-type]
@@ -166,28 +195,57 @@ class Endpoint:
         except msgspec.ValidationError as error:
             raise self._not_understood(str(error)) from None
 
+    def perform(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """One call of the EC2 API by its own name, as in CreateTrafficMirrorTarget, and its answer."""
+        try:
+            answer: dict[str, Any] = getattr(self._client("ec2"), xform_name(operation))(**parameters)
+            return answer
+        except ClientError as error:
+            code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+            if code in _KEY_REFUSED or code == "RequestExpired":
+                raise self._refused(code, message) from None
+            raise Refusal(
+                f"{operation} is refused.", found=f"{code}: {message}", do="change what it names, and try again"
+            ) from None
+        except BotoCoreError as error:
+            raise self._unreachable(str(error)) from None
+
     def _answer(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
+        ca = self.access.ca_bundle
         try:
             request = AWSRequest(method, url, data=body)
             SigV4Auth(self._credentials, _SERVICE, self.access.region).add_auth(request)
             timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
             # No proxy: the operator named the control plane, and nothing stands between.
             return httpx.request(
-                method, url, content=body, headers=dict(request.headers.items()), timeout=timeout, trust_env=False
+                method,
+                url,
+                content=body,
+                headers=dict(request.headers.items()),
+                timeout=timeout,
+                trust_env=False,
+                verify=ca is None or ssl.create_default_context(cafile=ca),
             )
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from None
 
-    def _ec2(self) -> Any:
+    def _client(self, service: str) -> Any:
+        """The client of a service, made once: that takes a while."""
+        if service not in self._clients:
+            self._clients[service] = self._new_client(service)
+        return self._clients[service]
+
+    def _new_client(self, service: str) -> Any:
         session = botocore.session.Session()
         for name, value in self.access.session.items():
             session.set_config_variable(name, value)
         return session.create_client(
-            "ec2",
+            service,
             region_name=self.access.region,
             endpoint_url=self.access.url,
             aws_access_key_id=self.access.access_key_id,
             aws_secret_access_key=self.access.secret_access_key,
+            verify=self.access.ca_bundle or True,
             config=Config(
                 proxies={},
                 retries={"total_max_attempts": 1},
@@ -216,6 +274,18 @@ class Endpoint:
                 f"The control plane at {self.access.url} refuses the access key {self.access.access_key_id}.",
                 found=f"{code}: {message}",
                 do='run `eval "$(pktmirror env)"` again, or name that control plane\'s state directory with --state',
+            )
+        if code in _NOT_ALLOWED:
+            return Refusal(
+                f"The access key {self.access.access_key_id} may not do that.",
+                found=message,
+                do="use a key that may, or have its user's policies changed: `pktmirror iam put-policy`",
+            )
+        if code in _IAM_SAID or code == "InvalidAccountId.NotFound":
+            return Refusal(
+                f"The control plane at {self.access.url} refuses the request, and nothing has changed.",
+                found=f"{code}: {message}",
+                do="change what it names, and try again; `pktmirror iam --help` lists what shows users and accounts",
             )
         if code == "RequestExpired":
             return Refusal(

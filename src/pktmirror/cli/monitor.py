@@ -14,8 +14,17 @@ import msgspec
 import structlog
 import typer
 
-from pktmirror import monitor
-from pktmirror.cli.options import DEFAULT_STATE, Netns, State, read_token, stop_at_signals
+from pktmirror import agent, monitor
+from pktmirror.cli.options import (
+    DEFAULT_STATE,
+    HostId,
+    Netns,
+    State,
+    control_of,
+    default_host_id,
+    stop_at_signals,
+)
+from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor import MonitorReport
 
@@ -28,13 +37,28 @@ Captures = Annotated[Path, typer.Option("--captures", help="The directory of the
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a monitor is started with; ``control_url`` None: it reports to nobody."""
+    """What a monitor is started with; ``control_url`` None: it reports to nobody.
+
+    ``credential`` is the agents' token, or what the host ``host_id`` has of its joining.
+    """
 
     listen: str
     captures_dir: Path
     netns: str | None = None
     control_url: str | None = None
-    token: str = ""
+    credential: str | agent.Identity = ""
+    host_id: str | None = None
+
+    @property
+    def probe_key(self) -> bytes | None:
+        """By which it knows probes; None: they are copies as others."""
+        match self.credential:
+            case "":
+                return None
+            case str() as token:
+                return probe_key(token)
+            case agent.Identity() as identity:
+                return bytes.fromhex(identity.joined.probe_key)
 
 
 def monitor_(
@@ -46,8 +70,13 @@ def monitor_(
     ] = None,
     state: State = DEFAULT_STATE,
     token_file: Annotated[
-        Path | None, typer.Option(help="The agents' token (default: agent-token in the state directory).")
+        Path | None,
+        typer.Option(
+            help="The agents' token (default: what this host has of its joining, else agent-token in the state "
+            "directory)."
+        ),
     ] = None,
+    host_id: HostId = None,
 ) -> None:
     """Receive mirrored packets on UDP 4789, count them, and keep them as pcapng, one interface a stream.
 
@@ -57,7 +86,9 @@ def monitor_(
     """
     settings = Settings(listen, captures, netns, control)
     if control is not None:
-        settings = replace(settings, token=read_token(token_file or state / "agent-token"))
+        host_id = host_id or default_host_id(netns)
+        _, credential = control_of(control, token_file, state, host_id)
+        settings = replace(settings, credential=credential, host_id=host_id)
     last = run(settings, stop_at_signals())
     typer.echo(f"{last.capture}: {last.written_packets} packets written", err=True)
 
@@ -86,24 +117,36 @@ def run(
             netns=settings.netns,
             stop=stop,
             report=report,
-            probe_key=settings.token.encode() or None,
+            probe_key=settings.probe_key,
         )
     finally:
         if line is not None:
             line.close()
 
 
+class _Certificate:
+    """Renews the certificate of the host, where perhaps no agent does."""
+
+    def __init__(self, uplink: agent.Uplink, identity: agent.Identity) -> None:
+        self._uplink = uplink
+        self._renewal = agent.Renewal(uplink, identity)
+        self._renewal.start()
+
+    def close(self) -> None:
+        self._renewal.stop()
+        self._uplink.close()
+
+
 class _Line:
     """Hands the newest report to the control plane in a thread of its own, so that receiving never waits for it."""
 
     def __init__(self, settings: Settings) -> None:
-        name = settings.netns or "monitor"
-        self._client = httpx.Client(
-            base_url=f"{str(settings.control_url).rstrip('/')}/pktmirror/v1/monitors/{name}",
-            headers={"authorization": f"Bearer {settings.token}"},
-            timeout=5.0,
-            trust_env=False,
-        )
+        url, credential = str(settings.control_url), settings.credential
+        name, self._certificate = settings.netns or "monitor", None
+        if isinstance(credential, agent.Identity):  # it opens the reports of its host's name alone
+            name = settings.host_id or ""
+            self._certificate = _Certificate(agent.Uplink(url, credential, name), credential)
+        self._uplink = agent.Uplink(url, credential, name, kind="monitors")
         self._newest: MonitorReport | None = None
         self._is_new = threading.Event()
         self._stop = threading.Event()
@@ -120,7 +163,9 @@ class _Line:
         self._stop.set()
         self._is_new.set()
         self._thread.join(timeout=6)
-        self._client.close()
+        if self._certificate is not None:
+            self._certificate.close()
+        self._uplink.close()
 
     def _send_all(self) -> None:
         while not self._stop.is_set() or self._is_new.is_set():
@@ -129,9 +174,9 @@ class _Line:
             if self._newest is None:
                 continue
             try:
-                self._client.post("report", content=msgspec.json.encode(self._newest)).raise_for_status()
+                self._uplink.tell("report", msgspec.json.encode(self._newest))
                 self._failure = ""
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, Refusal) as error:
                 if str(error) != self._failure:
                     _log.warning("the control plane does not take the report; receiving goes on", why=str(error))
                 self._failure = str(error)

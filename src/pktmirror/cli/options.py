@@ -25,6 +25,16 @@ DEFAULT_STATE = Path("/var/lib/pktmirror")
 State = Annotated[
     Path, typer.Option("--state", envvar="PKTMIRROR_STATE", help="Where the service keeps what must outlive it.")
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="PKTMIRROR_STORE",
+        metavar="URL",
+        help="A PostgreSQL database, postgresql://user@host/database, that replicas share (default: SQLite in the "
+        "state directory). The password is better in ~/.pgpass or PGPASSWORD.",
+    ),
+]
 Control = Annotated[str, typer.Option("--control", envvar="PKTMIRROR_CONTROL", help="The control plane's URL.")]
 Netns = Annotated[
     str | None, typer.Option("--netns", help="The network namespace to work in, by its name in /run/netns.")
@@ -65,6 +75,16 @@ def default_host_id(netns_name: str | None) -> str:
     """This machine's name; a namespace of it is a host of its own."""
     name = socket.gethostname()
     return name if netns_name is None else f"{name}-{netns_name}"
+
+
+def control_of(url: str | None, token_file: Path | None, state: Path, host_id: str) -> tuple[str, str | agent.Identity]:
+    """Which control plane, and what is shown to it: what this host has of its joining, or the token that is named."""
+    joined = None
+    if token_file is None and (url is None or url.startswith("https:")) and agent.is_agent_id(host_id):
+        joined = agent.Identity.found(state, host_id)
+    if joined is not None:
+        return url or joined.joined.control_url, joined
+    return url or DEFAULT_CONTROL, read_token(token_file or state / "agent-token")
 
 
 def read_token(file: Path) -> str:

@@ -12,10 +12,16 @@ from rich.console import Console
 
 from pktmirror import __version__
 from pktmirror.cli import (
+    apply,
+    audit,
+    backup,
     doctor,
     explain,
+    export,
     forget,
+    iam,
     interfaces,
+    joining,
     lab,
     ledger,
     monitor,
@@ -37,19 +43,25 @@ app = typer.Typer(
 )
 app.add_typer(lab.app, name="lab")
 app.add_typer(network.app, name="network")
+app.add_typer(iam.app, name="iam")
 app.command("up")(up.up)
 app.command("serve")(services.serve)
-app.command("agent")(services.agent_)
+app.add_typer(joining.app, name="agent")
 app.command("monitor")(monitor.monitor_)
 status.add_to(app)
 interfaces.add_to(app)
 ledger.add_to(app)
 explain.add_to(app)
 verify.add_to(app)
+apply.add_to(app)
+export.add_to(app)
+audit.add_to(app)
 app.command("env")(services.env)
 app.command("doctor")(doctor.doctor)
 app.command("purge")(services.purge)
 app.command("forget")(forget.forget)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 @app.callback()

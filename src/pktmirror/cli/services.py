@@ -14,13 +14,13 @@ from pktmirror.cli.options import (
     DEFAULT_STATE,
     BudgetBits,
     BudgetPackets,
-    Control,
     HostId,
     Netns,
     State,
+    Store,
     budget_of,
+    control_of,
     default_host_id,
-    read_token,
     stop_at_signals,
 )
 from pktmirror.model.limits import Quotas
@@ -30,10 +30,9 @@ QUOTAS = tuple(quota.name for quota in fields(Quotas))
 
 
 def serve(
-    listen: Annotated[str, typer.Option(help="ADDRESS:PORT; loopback only, unless --allow-remote is given.")] = (
-        DEFAULT_LISTEN
-    ),
+    listen: Annotated[str, typer.Option(help="ADDRESS:PORT without TLS: of loopback alone.")] = (DEFAULT_LISTEN),
     state: State = DEFAULT_STATE,
+    store: Store = None,
     networks: Annotated[
         Path | None,
         typer.Option(
@@ -41,9 +40,21 @@ def serve(
             "`pktmirror network` shows and changes what is in force."
         ),
     ] = None,
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Listen beyond loopback although this version has no TLS.")
+    allow_remote_without_tls: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote-without-tls",
+            help="Listen beyond loopback with --listen: who is on the way reads everything, the agents' token too.",
+        ),
     ] = False,
+    listen_tls: Annotated[
+        str | None,
+        typer.Option(help="ADDRESS:PORT with TLS, for the agents of other hosts and for clients: 0.0.0.0:8774."),
+    ] = None,
+    tls_name: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address by which AWS clients reach --listen-tls, as often as needed."),
+    ] = None,
     region: Annotated[str, typer.Option(help="The region by which clients know this place.")] = control.DEFAULT_REGION,
     quota: Annotated[
         list[str] | None,
@@ -59,8 +70,22 @@ def serve(
 
     Example: [bold]pktmirror serve --listen 127.0.0.1:8773 --state /var/lib/pktmirror[/bold]
     """
-    settings = control.Settings(region=region, quotas=quotas_of(quota or []), eni_forget_s=eni_forget_s)
-    control.serve(listen, state, networks, allow_remote=allow_remote, settings=settings, stop=stop_at_signals())
+    settings = control.Settings(
+        region=region,
+        quotas=quotas_of(quota or []),
+        eni_forget_s=eni_forget_s,
+        store=store,
+        listen_tls=listen_tls,
+        tls_names=tuple(tls_name or ()),
+    )
+    control.serve(
+        listen,
+        state,
+        networks,
+        allow_remote_without_tls=allow_remote_without_tls,
+        settings=settings,
+        stop=stop_at_signals(),
+    )
 
 
 def quotas_of(given: list[str]) -> Quotas:
@@ -75,12 +100,25 @@ def quotas_of(given: list[str]) -> Quotas:
 
 
 def agent_(
-    control_url: Control = DEFAULT_CONTROL,
+    context: typer.Context,
+    control_url: Annotated[
+        str | None,
+        typer.Option(
+            "--control",
+            envvar="PKTMIRROR_CONTROL",
+            show_default=f"the one that this host has joined, or {DEFAULT_CONTROL}",
+            help="The control plane's URL.",
+        ),
+    ] = None,
     state: State = DEFAULT_STATE,
     netns_name: Netns = None,
     host_id: HostId = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="The agents' token (default: agent-token in the state directory).")
+        Path | None,
+        typer.Option(
+            help="The agents' token (default: what this host has of its joining, else agent-token in the state "
+            "directory)."
+        ),
     ] = None,
     bpffs: Annotated[Path, typer.Option(help="Where programs and maps are pinned.")] = agent.DEFAULT_BPFFS,
     namespace_gone_s: Annotated[
@@ -101,10 +139,14 @@ def agent_(
     Example: [bold]pktmirror agent --control http://127.0.0.1:8773 --state /var/lib/pktmirror[/bold], or with
     [bold]--budget-packets-per-second 0[/bold] where every packet is wanted, whatever it costs
     """
+    if context.invoked_subcommand is not None:
+        return
+    host_id = host_id or default_host_id(netns_name)
+    url, credential = control_of(control_url, token_file, state, host_id)
     settings = agent.Settings(
-        control_url=control_url,
-        token=read_token(token_file or state / "agent-token"),
-        host_id=host_id or default_host_id(netns_name),
+        control_url=url,
+        credential=credential,
+        host_id=host_id,
         state_dir=state,
         netns=netns_name,
         bpffs_root=bpffs,

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pktmirror.cli.balance import bypassed
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.templates import TemplateStatus, shown_templates
 from pktmirror.cli.terminal import terminal
 from pktmirror.desired import PathFacts
 from pktmirror.model.filter import Direction
@@ -51,6 +52,15 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     path: PathFacts | None = None  # of its copies, as its agent finds it
 
 
+class DeletedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was deleted, and whose host has not confirmed that."""
+
+    session_id: str
+    host_id: str
+    deleted_s_ago: float
+    problem: str
+
+
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     monitor_id: str
     listening: str
@@ -81,6 +91,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     monitors: tuple[Monitor, ...]
     refused_requests: dict[str, int]
     bypassed: tuple[Bypassed, ...] = ()
+    deleted_sessions: tuple[DeletedSession, ...] = ()
+    templates: tuple[TemplateStatus, ...] = ()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -111,7 +123,10 @@ def shown(status_: Status) -> RenderableType:
     problems = [Text(f"  ! {host.host_id}: {problem}", "red") for host in status_.hosts for problem in host.problems]
     parts: list[RenderableType] = [title, Text(), _hosts(status_), *problems, _sessions(status_)]
     parts += [_limits(session) for session in status_.sessions if session.cap != UNLIMITED or session.capped.packets]
+    parts += [_still(each) for each in status_.deleted_sessions]
     parts += [_bypassed(each) for each in status_.bypassed]
+    if status_.templates:
+        parts.append(shown_templates(status_.templates))
     parts.append(_monitors(status_))
     parts += [
         Text(f"  · {host.host_id}: {host.stray_packets} frames at the hops were no copy and were dropped", "yellow")
@@ -167,6 +182,11 @@ def _sessions(status_: Status) -> RenderableType:
 def _limits(session: Session) -> Text:
     capped = f"{session.capped.packets:,} packets over it or over the budget of the host were not copied"
     return Text(f"  · {session.session_id}: cap {session.cap}; {capped}", "yellow" if session.capped.packets else "")
+
+
+def _still(deleted: DeletedSession) -> Text:
+    ago_s = max(deleted.deleted_s_ago, 0.0)
+    return Text(f"  ! {deleted.session_id}, deleted {ago_s:.0f} s ago: {deleted.problem}", "red")
 
 
 def _bypassed(past: Bypassed) -> Text:

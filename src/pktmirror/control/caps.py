@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from pktmirror.aws import errors
 from pktmirror.model.rate import BITS_PER_S_MAX, PACKETS_PER_S_MAX, Rate
+from pktmirror.model.template import NAME_TAG, is_full_name
 
 OURS = "pktmirror:"
 PACKETS, BITS = f"{OURS}packets-per-second", f"{OURS}bits-per-second"
@@ -24,6 +25,12 @@ def problem(tags: Mapping[str, str]) -> str | None:
     """Why a session cannot have these tags, in a sentence; None where it can."""
     for key, value in tags.items():
         if not key.lower().startswith(OURS):
+            continue
+        if key == NAME_TAG:
+            if not is_full_name(value):
+                return (
+                    f"Value ({errors.echo(value)}) for the tag {key} is invalid. It is a document's name and one in it"
+                )
             continue
         if key not in _MOST:
             return (

@@ -4,6 +4,7 @@ An edge module.
 """
 
 import asyncio
+import contextlib
 import re
 import signal
 import socket
@@ -14,16 +15,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from pktmirror.aws import ApiError
+from pktmirror.control.authority import HOST_S
 from pktmirror.control.http import Endpoint
+from pktmirror.control.joins import Joins
 from pktmirror.control.plane import ControlPlane
-from pktmirror.control.statedir import Client, StateDirectory
+from pktmirror.control.statedir import KEY, Client, StateDirectory
 from pktmirror.control.store import Store
+from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
+from pktmirror.control.trail import Trail
 from pktmirror.model.limits import DATA_PLANE_RULES_PER_FILTER, DATA_PLANE_SESSIONS_PER_INTERFACE, Quotas
+from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, networks, parse
 
@@ -31,6 +39,7 @@ DEFAULT_LISTEN = "127.0.0.1:8773"
 DEFAULT_REGION = "local-1"  # botocore and the aws CLI take any host label, and this one is no region of AWS
 SHUTDOWN_S = 3
 STOP_POLL_S = 0.05
+RENEW_LOOK_S = 3600.0
 
 _REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _log = structlog.get_logger("control")
@@ -38,11 +47,20 @@ _log = structlog.get_logger("control")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an operator may set beside the address. ``eni_forget_s`` None: an interface that is gone is kept."""
+    """What an operator may set beside the address. ``eni_forget_s`` None: an interface that is gone is kept.
+
+    ``listen_tls`` is the address for hosts that have joined, and for all who want TLS; ``tls_names`` are by which names
+    and addresses they reach it. None: no TLS.
+    """
 
     region: str = DEFAULT_REGION
     quotas: Quotas = field(default_factory=Quotas)
     eni_forget_s: float | None = None
+    store: str | None = None
+    """The URL of a PostgreSQL database; None: SQLite in the state directory."""
+    listen_tls: str | None = None
+    tls_names: tuple[str, ...] = ()
+    host_certificate_s: float = HOST_S
 
 
 def serve(
@@ -50,48 +68,87 @@ def serve(
     state_dir: Path,
     networks_file: Path | None = None,
     *,
-    allow_remote: bool = False,
+    allow_remote_without_tls: bool = False,
     settings: Settings | None = None,
     stop: threading.Event | None = None,
     ready: Callable[[str], None] = lambda _url: None,
 ) -> None:
     """Run until ``stop`` is set, or until SIGINT or SIGTERM where this is the main thread and ``stop`` is None.
 
-    ``ready`` is called with the URL when requests are answered. Port 0 takes a free one. Raises `Refusal` for what
-    the operator can mend: the address, the state directory, the declaration of networks, the settings.
+    ``ready`` is called with the URL when requests are answered, and then with that for TLS. Port 0 takes a free one.
+    Raises `Refusal` for what the operator can mend: the address, the state directory, the declaration of networks, the
+    settings.
     """
     settings = settings or Settings()
     _check(settings)
     declared = _declaration(networks_file)
-    with _listening(listen, allow_remote) as listening, _state(state_dir) as state:
-        store = Store.open(state.store)
-        try:
-            plane = _plane(store, state, settings, declared, networks_file)
-            url = _url(listening)
-            state.write_client(
-                Client(
-                    endpoint_url=url,
-                    region=settings.region,
-                    access_key_id=plane.identity.access_key_id,
-                    secret_access_key=plane.identity.secret_access_key,
-                )
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(_listening(listen, allow_remote_without_tls))
+        secured = None
+        if settings.listen_tls is not None:
+            secured = stack.enter_context(_listening(settings.listen_tls, True))
+        state = stack.enter_context(_state(state_dir))
+        store = Store.open(settings.store or state.store)
+        stack.callback(store.close)
+        trail = Trail(state.path)
+        stack.callback(trail.close)
+        plane = _plane(store, trail, state, settings, declared, networks_file)
+        state.write_client(
+            Client(
+                endpoint_url=_url(listening),
+                region=settings.region,
+                access_key_id=plane.identity.access_key_id,
+                secret_access_key=plane.identity.secret_access_key,
             )
-            endpoint = Endpoint(
-                plane, state.agent_token(), state.metrics_token(), started=lambda: _announce(url, ready)
+        )
+        tls, joins = None, None
+        # Also without TLS: replicas that are to have it share what the first of them has made.
+        authority = state.authority(time.time())
+        if secured is not None:
+            names = (*own_names(secured.getsockname()[0]), *settings.tls_names)
+            certificate = ServerCertificate(authority, names, state.write_server_certificate, time.time())
+            tls = secured, certificate
+            joins = Joins(
+                store, authority, probe_key(state.agent_token()), host_certificate_s=settings.host_certificate_s
             )
-            with _stopping(stop) as stop_:
-                asyncio.run(_serve(endpoint, listening, stop_))
-        finally:
-            store.close()
+        urls = [_url(listening), *([] if secured is None else [_url(secured, "https")])]
+        endpoint = Endpoint(
+            plane,
+            state.agent_token(),
+            state.metrics_token(),
+            joins=joins,
+            started=lambda: _announce(urls, ready),
+        )
+        asyncio.run(_serve(endpoint, store, listening, tls, stack.enter_context(_stopping(stop))))
+
+
+def _check_shared_files(store: Store, state: StateDirectory) -> None:
+    """Refusal where a store that is in use needs files that this directory lacks: new ones would not fit."""
+    with store.read() as transaction:
+        is_in_use = transaction.access_keys.count() > 0
+    lacking = [name for name in state.lacks() if store.url is not None or name == KEY]
+    if is_in_use and lacking:
+        raise Refusal(
+            f"The store {store.name} is in use, and {state.path} lacks what belongs to it.",
+            found=f"no {', '.join(lacking)}",
+            do="copy these files of another control plane of this store, for their owner only, or restore a backup",
+        )
 
 
 def _plane(
-    store: Store, state: StateDirectory, settings: Settings, declared: Declaration | None, file: Path | None
+    store: Store,
+    trail: Trail,
+    state: StateDirectory,
+    settings: Settings,
+    declared: Declaration | None,
+    file: Path | None,
 ) -> ControlPlane:
+    _check_shared_files(store, state)
     try:
         plane = ControlPlane(
             store,
             state.key(),
+            trail,
             region=settings.region,
             networks=declared,
             quotas=settings.quotas,
@@ -99,6 +156,10 @@ def _plane(
             now_s=time.time(),
         )
     except ApiError as error:
+        if error.code == "Unavailable":
+            raise Refusal(
+                f"The store {store.name} is away.", found=error.message, do="start again when its server runs"
+            ) from None
         raise Refusal(
             f"The declaration of networks {file} cannot take the place of the one in force.",
             found=error.message,
@@ -109,28 +170,69 @@ def _plane(
     return plane
 
 
-def _announce(url: str, ready: Callable[[str], None]) -> None:
-    _log.info("the control plane answers", url=url)
-    ready(url)
+def _announce(urls: list[str], ready: Callable[[str], None]) -> None:
+    for url in urls:
+        _log.info("the control plane answers", url=url)
+        ready(url)
 
 
-async def _serve(endpoint: Endpoint, listening: socket.socket, stop: threading.Event) -> None:
+async def _serve(
+    endpoint: Endpoint,
+    store: Store,
+    listening: socket.socket,
+    tls: tuple[socket.socket, ServerCertificate] | None,
+    stop: threading.Event,
+) -> None:
+    app = endpoint.app()
+    servers = [(_server(app, lifespan="on"), listening)]
+    if tls is not None:
+        secured, certificate = tls
+        servers.append((_server(app, lifespan="off", certificate=certificate), secured))
+    loop = asyncio.get_running_loop()
+
+    def changed(told: str) -> None:
+        loop.call_soon_threadsafe(endpoint.told_elsewhere, told)
+
+    with store.listening(changed):
+        serving = [asyncio.create_task(server.serve([socket_])) for server, socket_ in servers]
+        renewing = asyncio.create_task(_renewing(None if tls is None else tls[1]))
+        while not stop.is_set() and not any(task.done() for task in serving):
+            await asyncio.sleep(STOP_POLL_S)
+        renewing.cancel()
+        endpoint.stop()
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.gather(*serving)
+
+
+def _server(
+    app: Starlette, *, lifespan: Literal["on", "off"], certificate: ServerCertificate | None = None
+) -> "_Server":
+    """An HTTP server, or with a certificate one for TLS."""
     config = uvicorn.Config(
-        endpoint.app(),
+        app,
+        http="auto" if certificate is None else TlsProtocol,
         access_log=False,
         log_config=None,
         server_header=False,
-        lifespan="on",
+        proxy_headers=False,  # whoever calls from this machine could say that it calls from another
+        lifespan=lifespan,
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=75,
     )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve([listening]))
-    while not stop.is_set() and not serving.done():
-        await asyncio.sleep(STOP_POLL_S)
-    endpoint.stop()
-    server.should_exit = True
-    await serving
+    config.load()
+    if certificate is not None:
+        config.ssl = certificate.context
+    return _Server(config)
+
+
+async def _renewing(certificate: ServerCertificate | None) -> None:
+    while certificate is not None:
+        await asyncio.sleep(RENEW_LOOK_S)
+        try:
+            certificate.renew_if_due(time.time())
+        except Exception:  # the old one lasts for days yet; what failed is in the log
+            _log.exception("the server's certificate cannot be renewed")
 
 
 class _Server(uvicorn.Server):
@@ -167,7 +269,7 @@ def _state(state_dir: Path) -> Iterator[StateDirectory]:
 
 
 @contextmanager
-def _listening(listen: str, allow_remote: bool) -> Iterator[socket.socket]:
+def _listening(listen: str, beyond_loopback: bool) -> Iterator[socket.socket]:
     """The bound and listening socket; nothing else is touched when the address cannot be had."""
     host, _, port = listen.rpartition(":")
     try:
@@ -179,11 +281,11 @@ def _listening(listen: str, allow_remote: bool) -> Iterator[socket.socket]:
         raise Refusal(
             f"{listen} is no address to listen on.", do="write ADDRESS:PORT, as in 127.0.0.1:8773 or [::1]:8773"
         ) from None
-    if not address.is_loopback and not allow_remote:
+    if not address.is_loopback and not beyond_loopback:
         raise Refusal(
-            f"The control plane does not listen on {address}: that is no loopback address.",
-            found="no TLS in this version; requests are signed, but anybody on the way can read them",
-            do="listen on 127.0.0.1, put a TLS proxy in front, or give --allow-remote to accept that",
+            f"The control plane does not listen on {address} without TLS: that is no loopback address.",
+            found="requests are signed, but anybody on the way could read them, and the agents' token",
+            do="listen there with --listen-tls; or give --allow-remote-without-tls to accept that",
         )
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each answer waits 40 ms.
@@ -202,9 +304,9 @@ def _listening(listen: str, allow_remote: bool) -> Iterator[socket.socket]:
         yield listening
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, scheme: str = "http") -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _declaration(file: Path | None) -> Declaration | None:

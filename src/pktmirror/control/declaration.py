@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from pktmirror.aws import ApiError
-from pktmirror.control import history
+from pktmirror.control import history, ownership
 from pktmirror.control.placement import underlay
 from pktmirror.control.records import InterfaceRecord
 from pktmirror.control.store import Transaction
@@ -44,6 +44,7 @@ def apply(transaction: Transaction, declaration: Declaration) -> list[str]:
     for record in touched:
         transaction.interfaces.put(record)
     history.interfaces_changed(transaction, touched)
+    ownership.settle(transaction, touched)
     transaction.bump_revision()
     return changed
 

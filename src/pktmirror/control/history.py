@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pktmirror.control.placement import Resources, Stream, stream_of
-from pktmirror.control.records import CarriedRecord, EndedSessionRecord, InterfaceRecord, SessionRecord, StreamRecord
+from pktmirror.control.records import (
+    CarriedRecord,
+    EndedSessionRecord,
+    InterfaceRecord,
+    SessionRecord,
+    StreamRecord,
+    UnconfirmedEndRecord,
+)
 from pktmirror.control.reports import MonitorReport, StreamReport, sent
 from pktmirror.control.store import Transaction
 from pktmirror.desired import Report
@@ -80,14 +87,23 @@ def interfaces_changed(transaction: Transaction, interfaces: Iterable[InterfaceR
 
 
 def sessions_ended(transaction: Transaction, sent_by: Mapping[str, Tally], now_s: float) -> None:
-    """Keep what the sessions that this transaction has removed had sent, by session id."""
-    for session_id in transaction.removed_sessions:
+    """Keep what the sessions that this transaction has removed had sent, by session id, and that their hosts have not
+    confirmed it yet. A host that is forgotten confirms nothing. Call it when the revision is the transaction's last."""
+    for session_id, host_id in transaction.removed_sessions.items():
         known = sent_by.get(session_id, Tally())
         transaction.ended_sessions.put(EndedSessionRecord(session_id, known.packets, known.bytes, now_s))
+        if transaction.hosts.get(host_id) is not None:
+            transaction.unconfirmed_ends.put(UnconfirmedEndRecord(session_id, host_id, transaction.revision, now_s))
     if transaction.ended_sessions.count() > ENDED_MAX:
         oldest = sorted(transaction.ended_sessions.where(), key=lambda record: record.ended_at_s)
         for record in oldest[: len(oldest) - ENDED_MAX]:
             _forget(transaction, record.session_id)
+
+
+def ends_confirmed(transaction: Transaction, report: Report) -> list[UnconfirmedEndRecord]:
+    """The deletions that an agent has made true by now."""
+    unconfirmed = transaction.unconfirmed_ends.where(host_id=report.host_id)
+    return [record for record in unconfirmed if record.revision <= report.applied_revision]
 
 
 def agent_began_anew(before: Mapping[str, Tally], now: Report) -> dict[str, Tally]:

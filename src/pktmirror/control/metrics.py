@@ -32,7 +32,7 @@ class Found:
     """All that is exposed, at one moment.
 
     ``interface_ids`` are by host and key; ``instance_ids`` by interface, of those that belong to one; ``instances`` are
-    the sums of CloudWatch's figures by instance.
+    the sums of CloudWatch's figures by instance; ``unconfirmed`` are the hosts of deleted sessions that go on there.
     """
 
     now_s: float
@@ -45,6 +45,7 @@ class Found:
     instance_ids: Mapping[str, str]
     instances: Mapping[str, Figures]
     refused: Mapping[str, int]
+    unconfirmed: tuple[str, ...] = ()
 
 
 class _Tallies:
@@ -100,6 +101,12 @@ def _agents(found: Found) -> Iterator[Metric]:
         ("problems", "What the agent could not do", {h: len(r.problems) for h, r in told.items()}),
     ):
         yield _gauge(f"pktmirror_agent_{name}", what, label, {(host,): figure for host, figure in figures.items()})
+    yield _gauge(
+        "pktmirror_agent_still_mirroring",
+        "Deleted sessions of which the agent has not said that it has ended them",
+        label,
+        {(host.host_id,): found.unconfirmed.count(host.host_id) for host in found.hosts},
+    )
     strays = _Tallies("pktmirror_agent_stray", "at the hops that were no copies, and were dropped", label)
     for host_id, report in told.items():
         strays.add((host_id,), report.strays)

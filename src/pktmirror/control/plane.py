@@ -6,22 +6,41 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import structlog
 
 import pktmirror
 from pktmirror.aws import ApiError, Call, errors
-from pktmirror.control import declaration, history, inventory, ledger, metrics, operations, reports, status
+from pktmirror.control import (
+    declaration,
+    healing,
+    history,
+    inventory,
+    ledger,
+    metrics,
+    operations,
+    ownership,
+    reports,
+    status,
+)
+from pktmirror.control.access_keys import new_access_key, new_account_id
+from pktmirror.control.accesses import Place, accesses
+from pktmirror.control.authorization import authorize
+from pktmirror.control.events import Event, record
+from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
+from pktmirror.control.principals import Origin, Principal, principal_of
 from pktmirror.control.probes import Probes, Verification
-from pktmirror.control.records import AccessKeyRecord, HostRecord, InterfaceRecord, SessionRecord
+from pktmirror.control.records import AccessKeyRecord, AccountRecord, HostRecord, InterfaceRecord, SessionRecord
+from pktmirror.control.replicas import Replicas
 from pktmirror.control.reports import (
     MonitorReport,
     Received,
@@ -32,22 +51,41 @@ from pktmirror.control.reports import (
     sent,
 )
 from pktmirror.control.store import Store, Transaction
+from pktmirror.control.templates import Outcome, decide
 from pktmirror.control.traces import Traces
+from pktmirror.control.trail import Trail, Unwritable
 from pktmirror.desired import DesiredState, Report
+from pktmirror.iam import Access
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
 from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
+from pktmirror.model.template import Template
 from pktmirror.networks import Declaration, Networks, parse, with_address
-from pktmirror.tracing import TraceProgress, TraceWish
+from pktmirror.tracing import TraceBatch, TraceProgress, TraceWish
 
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
 MONITORS_MAX = 1000
+NO_NEWS_FOR_TEMPLATES = frozenset(
+    {
+        "CreateTrafficMirrorFilter",
+        "CreateTrafficMirrorFilterRule",
+        "CreateTrafficMirrorSession",
+        "DeleteTrafficMirrorFilterRule",
+        "ModifyTrafficMirrorFilterNetworkServices",
+        "ModifyTrafficMirrorFilterRule",
+    }
+)
+"""The writing operations after which no template can make or must change anything."""
 
+AUDIT_RECORD_LOST = "AuditRecordLost"
+"""Counted like a refusal: a record of a call that changed nothing, and that the audit log could not take."""
+
+OPERATOR = ""
+"""The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
-_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_BASE64 = f"{_BASE32}abcdefghijklmnopqrstuvwxyz0189+/"
+_log = structlog.get_logger("control")
 
 
 @dataclass(slots=True)
@@ -86,6 +124,7 @@ class ControlPlane:
         self,
         store: Store,
         key: Key,
+        trail: Trail,
         *,
         region: str,
         networks: Declaration | None,
@@ -97,6 +136,7 @@ class ControlPlane:
         self.traces = Traces()
         self._store = store
         self._key = key
+        self._trail = trail
         self._region = region
         self._quotas = quotas
         self._eni_forget_s = eni_forget_s
@@ -108,27 +148,122 @@ class ControlPlane:
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
+        self._replicas = Replicas(
+            store,
+            self._reports,
+            self._probes,
+            self.traces,
+            take_in=self._take_in,
+            forget=self._forget_sessions,
+            now_s=now_s,
+        )
         self.identity = self._identity(now_s)
         self.networks_applied: list[str] = []
         if networks is not None:
             with store.write() as transaction:
                 self.networks_applied = declaration.apply_file(transaction, networks)
+        with self._writing(now_s):
+            pass  # other quotas or networks than before the start: templates may make more, or fewer
 
     def secret_of(self, access_key_id: str) -> str | None:
-        """The secret of an access key; None for one that does not exist."""
+        """The secret of an access key; None for one that does not exist, or is not active."""
         with self._store.read() as transaction:
             record = transaction.access_keys.get(access_key_id)
-        return None if record is None else self._opened(record)
+        return self._opened(record) if record is not None and record.active else None
 
-    def perform(self, call: Call, now_s: float) -> Result:
-        """Carry out an API call; raises ApiError, and then nothing has changed."""
+    @property
+    def region(self) -> str:
+        return self._region
+
+    def principal(self, access_key_id: str) -> Principal:
+        """Whose an access key is. Raises AuthFailure where it is nobody's any more."""
+        with self._store.read() as transaction:
+            return self._principal(transaction, access_key_id)
+
+    def allow(self, action: str, principal: Principal, origin: Origin, now_s: float) -> None:
+        """Whether our own API may be asked so: it is of the operator's account alone. Raises AccessDenied."""
+        if principal.owner:
+            raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
+        with self._store.read() as transaction:
+            authorize(
+                transaction,
+                principal,
+                origin,
+                [Access(f"pktmirror:{action}")],
+                service="pktmirror",
+                region=self._region,
+                now_s=now_s,
+            )
+
+    def refused_call(self, event: Event, error: ApiError) -> None:
+        """Log a call that was refused; where the log cannot take it, that is counted."""
+        written = record(event, error=error)
+        self._log_or_count(lambda: self._write_of(event, written))
+
+    def log_change(self, event: Event) -> None:
+        """Log a call that is about to change something. Raises Unavailable: then it must not be carried out."""
+        self._write_or_refuse(event, None)
+
+    def log_read(self, event: Event) -> None:
+        """Log a call that changed nothing; where the log cannot take it, that is counted."""
+        written = record(event)
+        self._log_or_count(lambda: self._write_of(event, written))
+
+    def _write_of(self, event: Event, written: dict[str, Any]) -> None:
+        if event.principal is None:
+            self._trail.write_unknown(written, event.at_s)
+        else:
+            self._trail.write(written)
+
+    def _log_or_count(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Unwritable as error:
+            self.refused.count(AUDIT_RECORD_LOST)
+            _log.error("the audit log cannot be written", found=str(error))
+
+    def _write_or_refuse(self, event: Event, result: Result | None) -> None:
+        try:
+            self._trail.write(record(event, result))
+        except Unwritable as error:
+            _log.error("the audit log cannot be written, and a change is refused", found=str(error))
+            raise ApiError(
+                "Unavailable", "The audit log cannot be written, and nothing is changed that cannot be logged"
+            ) from None
+
+    def perform(self, call: Call, event: Event, now_s: float) -> Result:
+        """Carry out an API call of ``event.principal``; raises ApiError, and then nothing has changed.
+
+        It is in the audit log when it is answered, and a change before it takes effect.
+        """
+        if event.principal is None:
+            raise errors.auth_failure()
         writes = operations.offered(call).writes
         mirrored: Minutes = {}
         if call.service == "monitoring":
+            self.hear(now_s)
             with self._counting:
                 mirrored = self._instances.by_minute()
-        with self._writing(now_s) if writes else self._store.read() as transaction:
-            return operations.perform(call, self._context(transaction, now_s, mirrored))
+        heals = call.operation not in NO_NEWS_FOR_TEMPLATES
+        with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
+            principal = self._principal(transaction, event.principal.access_key_id)
+            context = self._context(transaction, principal, now_s, mirrored)
+            place = Place(context.transaction, principal.account_id, self._region, context.zone)
+            authorize(
+                context.transaction,
+                principal,
+                event.origin,
+                accesses(call, principal, place),
+                service=call.service,
+                region=self._region,
+                now_s=now_s,
+            )
+            result = operations.perform(call, context)
+            if writes:
+                self._write_or_refuse(event, result)
+        if not writes:
+            self.log_read(event)
+        return result
 
     @property
     def revision(self) -> int:
@@ -157,22 +292,26 @@ class ControlPlane:
         nonsense = agent_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
-        self._take_in_sent(report)
-        with self._counting:
-            self._instances.told(report, self._instance_of, now_s)
-        self._reports.agents[report.host_id] = Received(report, now_s)
+        self._replicas.hear(now_s, (Kind.AGENT, report.host_id))
+        sent_by_session = self._take_in_sent(report, now_s)
+        self._take_in(report, now_s)
+        self._replicas.agent_told(report, sent_by_session, now_s)
         with self._store.read() as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
             host = transaction.hosts.get(report.host_id)
             told = self._outer_sources_told(transaction, report)
+            confirmed = history.ends_confirmed(transaction, report)
         fresh = host is not None and now_s - host.reported_at_s < HOST_STORED_EVERY_S
-        if fresh and not (changed or deleted or told):
+        if fresh and not (changed or deleted or told or confirmed):
             return
-        with self._writing(now_s) as transaction:
+        with self._writing(now_s, heals=False) as transaction:
             changed, deleted = _inventory_changes(transaction, report, now_s)
+            for end in confirmed:
+                transaction.unconfirmed_ends.remove(end.session_id)
             for record in changed:
                 transaction.interfaces.put(record)
             history.interfaces_changed(transaction, changed)
+            ownership.settle(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
             streams = transaction.streams.count()
@@ -180,6 +319,8 @@ class ControlPlane:
             if changed or deleted or transaction.streams.count() != streams:  # other hosts are told of a stream
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
+            if changed or deleted:
+                healing.heal(transaction.of_account(OPERATOR), self._quotas)
         self._outer_sources.update(noted)
 
     def monitor_reported(self, monitor_id: str, report: MonitorReport, now_s: float) -> bool:
@@ -190,6 +331,7 @@ class ControlPlane:
         nonsense = monitor_nonsense(report)
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
+        self._replicas.hear(now_s, (Kind.MONITOR, monitor_id))
         monitors = self._reports.monitors
         if monitor_id not in monitors and len(monitors) >= MONITORS_MAX:
             return False
@@ -199,9 +341,22 @@ class ControlPlane:
             with self._store.write() as transaction:
                 for stream in anew:
                     history.carry_stream(transaction, stream)
+                self._replicas.monitor_told(monitor_id, report, now_s, transaction)  # none of them carries it again
         monitors[monitor_id] = Received(report, now_s)
-        self._probes.monitor_told(monitor_id, report)
+        for arrival in report.probes:
+            if self._probes.arrived(monitor_id, report.clock, arrival):
+                self._replicas.probe_arrived(monitor_id, report.clock, arrival, now_s)
+        self._replicas.monitor_told(monitor_id, report, now_s)
         return True
+
+    def hear(self, now_s: float) -> None:
+        """Take in what other replicas were told since the last time."""
+        self._replicas.hear(now_s)
+
+    def _take_in(self, report: Report, now_s: float) -> None:
+        with self._counting:
+            self._instances.told(report, self._instance_of, now_s)
+        self._reports.agents[report.host_id] = Received(report, now_s)
 
     def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
         """Ask for a probe on the way of a session's copies. Raises ApiError for a session that is not there."""
@@ -216,10 +371,15 @@ class ControlPlane:
         request = ProbeRequest(
             probe_id=secrets.token_hex(8), session_id=session_id, token=new_token(shared_token).hex()
         )
-        return self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+        self.hear(now_s)
+        asked = self._probes.ask(session, resources, self._reports, request, within_s, now_s)
+        if asked.probe_id is not None:
+            self._replicas.probe_asked(asked.probe_id, now_s)
+        return asked
 
     def probe(self, probe_id: str, now_s: float) -> Verification:
         """What is known of a probe. Raises ApiError for one that was not asked for, or is forgotten."""
+        self.hear(now_s)
         found = self._probes.of(probe_id, self._reports, now_s)
         if found is None:
             raise ApiError("InvalidProbeId.NotFound", f"The probe '{errors.echo(probe_id)}' is not known", 404)
@@ -227,17 +387,21 @@ class ControlPlane:
 
     def probes_asked_of(self, host_id: str, now_s: float) -> list[ProbeRequest]:
         """The probes that an agent is to send."""
+        if self._probes.asked_of(host_id, now_s):
+            self.hear(now_s)  # it may have answered another replica
         return self._probes.asked_of(host_id, now_s)
 
     def probes_answered(self, host_id: str, answers: tuple[ProbeAnswer, ...], now_s: float) -> None:
         """Take in what an agent did of what it was asked."""
         self._probes.answered(host_id, answers, now_s)
+        self._replicas.probes_answered(host_id, answers, now_s)
 
     def forget_host(self, host_id: str, now_s: float) -> None:
         """Delete a host that reports no more, with its interfaces and their sessions.
 
         Raises ApiError for one that is not known, and for one that reports: its interfaces would be back at once.
         """
+        self.hear(now_s)
         told = self._reports.agents.get(host_id)
         if told is not None and now_s - told.received_at_s <= status.AGENT_SILENT_S:
             raise ApiError(
@@ -251,14 +415,18 @@ class ControlPlane:
             for interface in transaction.interfaces.where(host_id=host_id):
                 transaction.remove_interface(interface.interface_id)
             transaction.hosts.remove(host_id)
+            for end in transaction.unconfirmed_ends.where(host_id=host_id):
+                transaction.unconfirmed_ends.remove(end.session_id)
             transaction.bump_revision()
         self._reports.agents.pop(host_id, None)
+        self._replicas.host_forgotten(host_id)
 
     def forget_interface(self, interface_id: str, now_s: float) -> None:
         """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
 
         Raises ApiError for one that is not known, and for one that is there: it would be back at once, as a new one.
         """
+        self.hear(now_s)
         with self._writing(now_s) as transaction:
             record = _interface(transaction, interface_id)
             if record.attached and self._silent_s(record.host_id, now_s) <= status.AGENT_SILENT_S:
@@ -272,6 +440,7 @@ class ControlPlane:
 
     def ask_trace(self, wish: TraceWish, now_s: float) -> TraceProgress:
         """Begin a live trace of an interface; ApiError where there is nobody to do it."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             record = _interface(transaction, wish.interface_id)
         silent_s = self._silent_s(record.host_id, now_s)
@@ -283,7 +452,30 @@ class ControlPlane:
                 f"The agent of {record.host_id} has not reported for {silent_s:.0f} s, and it is the one to trace. "
                 "Start `pktmirror agent` there",
             )
-        return self.traces.ask(wish, record.host_id, record.found.key, now_s)
+        asked = self.traces.ask(wish, record.host_id, record.found.key, now_s)
+        self._replicas.trace_asked(asked.trace_id, now_s)
+        return asked
+
+    def trace_told(self, host_id: str, batch: TraceBatch, now_s: float) -> bool:
+        """Take in what an agent traced; whether more is wanted."""
+        self.hear(now_s)
+        number = self.traces.batches(batch.trace_id)
+        wanted = self.traces.tell(host_id, batch, now_s)
+        if self.traces.batches(batch.trace_id) > number:
+            self._replicas.trace_told(host_id, number, batch, now_s)
+        return wanted
+
+    def trace_awaited(self, trace_id: str, now_s: float) -> None:
+        """Whoever asked for a trace is there and waits for more of it."""
+        self.hear(now_s)
+        if self.traces.knows(trace_id):
+            self._replicas.trace_awaited(trace_id, now_s)
+
+    def stop_trace(self, trace_id: str, now_s: float) -> None:
+        """End a trace; ApiError for one that is not known."""
+        self.hear(now_s)
+        self.traces.stop(trace_id, now_s)
+        self._replicas.trace_stopped(trace_id, now_s)
 
     def declared(self) -> dict[str, Any]:
         """The declaration, and what it means here and now."""
@@ -323,8 +515,11 @@ class ControlPlane:
 
     def status(self, now_s: float) -> dict[str, Any]:
         """What runs where, and each session's problem or None."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
+            ends = transaction.unconfirmed_ends.where()
+            templates = self._templates(transaction)
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
         capped = reports.capped(self._reports)
@@ -354,6 +549,15 @@ class ControlPlane:
                 }
                 for session in resources.sessions
             ],
+            "deleted_sessions": [
+                {
+                    "session_id": end.session_id,
+                    "host_id": end.host_id,
+                    "deleted_s_ago": now_s - end.ended_at_s,
+                    "problem": status.still_mirroring(end.host_id),
+                }
+                for end in ends
+            ],
             "monitors": [
                 {
                     "monitor_id": monitor_id,
@@ -369,12 +573,14 @@ class ControlPlane:
                 {"interface_id": ids.get((host_id, key)), "host_id": host_id, "key": key, "packets": packets}
                 for (host_id, key), packets in reports.bypassed(self._reports).items()
             ],
+            "templates": templates,
             "refused_requests": self.refused.counts(),
         }
 
     def ledger(self, now_s: float, *, with_rules: bool = False) -> dict[str, Any]:
         """The ledger of all sessions, with all rules where they are asked for, and of the interfaces that agents
         mirror."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
@@ -402,9 +608,11 @@ class ControlPlane:
 
     def metrics(self, now_s: float) -> bytes:
         """All figures, for Prometheus."""
+        self.hear(now_s)
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
             hosts = transaction.hosts.where()
+            ends = transaction.unconfirmed_ends.where()
         problems = status.problems(resources, self._reports, now_s)
         with self._counting:
             instances = {instance_id: dict(figures) for instance_id, figures in self._instances.totals.items()}
@@ -424,6 +632,7 @@ class ControlPlane:
                 },
                 instances=instances,
                 refused=self.refused.counts(),
+                unconfirmed=tuple(end.host_id for end in ends),
             )
         )
 
@@ -440,31 +649,65 @@ class ControlPlane:
             for record in records
         ]
 
+    def templates(self) -> tuple[Outcome, ...]:
+        """The session templates, what each has made, and why not more."""
+        with self._store.read() as transaction:
+            return self._templates(transaction)
+
+    def put_template(self, template: Template, now_s: float) -> Outcome:
+        """Keep a template, in the place of one of that name; how it stands then. Raises ApiError."""
+        with self._writing(now_s) as transaction:
+            healing.put(transaction.of_account(OPERATOR), template)
+        with self._store.read() as transaction:
+            return next(each for each in self._templates(transaction) if each.template.name == template.name)
+
+    def delete_template(self, name: str, now_s: float) -> None:
+        """Forget a template and delete the sessions that it has made. Raises ApiError for one that is not there."""
+        with self._writing(now_s) as transaction:
+            healing.delete(transaction.of_account(OPERATOR), name)
+
+    def _templates(self, transaction: Transaction) -> tuple[Outcome, ...]:
+        if not transaction.templates.count():
+            return ()
+        return decide(healing.situation(transaction.of_account(OPERATOR), self._quotas)).outcomes
+
     @contextmanager
-    def _writing(self, now_s: float) -> Iterator[Transaction]:
-        """A transaction that may delete sessions: what they had sent is remembered with it."""
+    def _writing(self, now_s: float, *, heals: bool = True) -> Iterator[Transaction]:
+        """A transaction that may delete sessions: what they had sent is remembered with it.
+
+        What it changes of what templates look at is followed in it, where it ``heals``.
+        """
         with self._store.write() as transaction:
             yield transaction
+            if heals:
+                healing.heal(transaction.of_account(OPERATOR), self._quotas)
+            if transaction.removed_sessions:
+                self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)
             removed = transaction.removed_sessions
-        for session_id in removed:
+        self._forget_sessions(removed)
+
+    def _forget_sessions(self, session_ids: Iterable[str]) -> None:
+        for session_id in session_ids:
             self._reports.sent.pop(session_id, None)
             self._outer_sources.pop(session_id, None)
             with self._counting:
                 self._instances.ended(session_id)
 
-    def _take_in_sent(self, report: Report) -> None:
-        """Remember what each session has sent, and carry on where the counters of one begin anew."""
+    def _take_in_sent(self, report: Report, now_s: float) -> dict[str, Tally]:
+        """Remember what each session has sent, by its id, and carry on where the counters of one begin anew."""
         known = self._reports.sent
+        told = {session.session_id: sent(session.directions) for session in report.sessions}
+        with self._store.read() as transaction:
+            told = {id_: now for id_, now in told.items() if id_ in known or transaction.sessions.get(id_) is not None}
         anew = history.agent_began_anew(known, report)
         if anew:
             with self._store.write() as transaction:
                 for session_id, before in anew.items():
                     history.carry_session(transaction, session_id, before)
-        told = {session.session_id: sent(session.directions) for session in report.sessions}
-        with self._store.read() as transaction:
-            there = {id_ for id_ in told if id_ in known or transaction.sessions.get(id_) is not None}
-        known.update((session_id, told[session_id]) for session_id in there)
+                self._replicas.agent_told(report, told, now_s, transaction)  # none of them carries it again
+        known.update(told)
+        return told
 
     def _instance_of(self, session_id: str) -> str | None:
         """The instance that a session's source belongs to, empty for none; None for a session that is not there."""
@@ -506,44 +749,108 @@ class ControlPlane:
     def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
         told = self._reports.agents.get(host.host_id)
         reported_at_s = host.reported_at_s if told is None else told.received_at_s
+        agent_version = host.agent_version if told is None else told.report.agent_version
+        apart = status.apart(agent_version, pktmirror.__version__)
         return {
             "host_id": host.host_id,
-            "agent_version": host.agent_version if told is None else told.report.agent_version,
+            "agent_version": agent_version,
             "reported_s_ago": now_s - reported_at_s,
             "applied_revision": None if told is None else told.report.applied_revision,
-            "problems": [] if told is None else list(told.report.problems),
+            "problems": [*([] if told is None else told.report.problems), *([] if apart is None else [apart])],
             "stray_packets": 0 if told is None else told.report.strays.packets,
             "budget": None if told is None else told.report.budget,
         }
 
-    def _context(self, transaction: Transaction, now_s: float, mirrored: Minutes) -> Context:
+    def _context(self, transaction: Transaction, principal: Principal, now_s: float, mirrored: Minutes) -> Context:
+        """What an operation may use, as the principal's account sees it."""
+        own = transaction.of_account(principal.owner)
         return Context(
-            transaction,
-            self.identity.account_id,
+            own,
+            principal.account_id,
             self._region,
             self._quotas,
-            self._page_key,
+            self._page_key if not principal.owner else self._key.derived(f"pagination/{principal.owner}"),
             now_s,
-            mirrored,
+            principal,
+            lambda secret, name: self._key.seal(secret, bound_to=name),
+            _of_own_instances(mirrored, transaction, own) if mirrored else mirrored,
         )
+
+    def _principal(self, transaction: Transaction, access_key_id: str) -> Principal:
+        key = transaction.access_keys.get(access_key_id)
+        principal = None if key is None else principal_of(transaction, key, self.identity.account_id)
+        if principal is None:
+            raise errors.auth_failure()
+        return principal
 
     def _identity(self, now_s: float) -> Identity:
         """The account and key of the store; made at the first start."""
         with self._store.write() as transaction:
             account_id = transaction.setting(_ACCOUNT_ID)
             if account_id is None:
-                account_id = str(10**11 + secrets.randbelow(9 * 10**11))
+                account_id = new_account_id()
                 transaction.set_setting(_ACCOUNT_ID, account_id)
             # Another version may compose other documents of the same store, and equal revisions are equal documents.
             transaction.bump_revision()
-            keys = transaction.access_keys.where()
+            keys = transaction.access_keys.where(account_id="", user_id="", active=True)
             if keys:
                 return Identity(account_id, keys[0].access_key_id, self._opened(keys[0]))
-            access_key_id = "AKIA" + "".join(secrets.choice(_BASE32) for _ in range(16))
-            secret = "".join(secrets.choice(_BASE64) for _ in range(40))
-            sealed = self._key.seal(secret, bound_to=access_key_id)
-            transaction.access_keys.put(AccessKeyRecord(access_key_id, sealed, now_s))
-            return Identity(account_id, access_key_id, secret)
+            made, secret = self._new_root_key("", now_s)
+            transaction.access_keys.put(made)
+            return Identity(account_id, made.access_key_id, secret)
+
+    def _new_root_key(self, owner: str, now_s: float) -> tuple[AccessKeyRecord, str]:
+        return new_access_key(lambda secret, name: self._key.seal(secret, bound_to=name), now_s, owner=owner)
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """The accounts, the operator's own first, with what each has."""
+        with self._store.read() as transaction:
+            own = AccountRecord(self.identity.account_id, "", self._started_at_s)
+            return [
+                {
+                    "account_id": account.account_id,
+                    "name": account.name,
+                    "users": seen.users.count(),
+                    "interfaces": seen.interfaces.count(),
+                    "sessions": seen.sessions.count(),
+                    "assigned": sorted(
+                        each.subject for each in transaction.assignments.where(account_id=account.account_id)
+                    ),
+                }
+                for account, seen in (
+                    (own, transaction.of_account("")),
+                    *(
+                        (account, transaction.of_account(account.account_id))
+                        for account in transaction.accounts.where()
+                    ),
+                )
+            ]
+
+    def create_account(self, name: str, now_s: float) -> dict[str, str]:
+        """Make an account; the answer has the access key of its root, whose secret is shown this once."""
+        with self._writing(now_s) as transaction:
+            ownership.require_free_name(transaction, name)
+            account = AccountRecord(new_account_id(), name, now_s)
+            transaction.accounts.put(account)
+            made, secret = self._new_root_key(account.account_id, now_s)
+            transaction.access_keys.put(made)
+        return {
+            "account_id": account.account_id,
+            "name": name,
+            "access_key_id": made.access_key_id,
+            "secret_access_key": secret,
+        }
+
+    def delete_account(self, name: str, now_s: float) -> None:
+        """Delete an account that has nothing any more, with its users and keys. Raises ApiError."""
+        with self._writing(now_s) as transaction:
+            ownership.delete_account(transaction, ownership.require_account(transaction, name))
+
+    def assign(self, subject: str, name: str, now_s: float) -> None:
+        """Give an interface, or a VPC with all interfaces in it, to an account; an empty name takes it back."""
+        with self._writing(now_s) as transaction:
+            owner = ownership.require_account(transaction, name).account_id if name else ""
+            ownership.assign(transaction, subject, owner)
 
     def _opened(self, record: AccessKeyRecord) -> str:
         return self._key.open(record.sealed_secret, bound_to=record.access_key_id)
@@ -557,6 +864,18 @@ def _inventory_changes(
     deleted = inventory.deleted(known, report)
     kept = [record for record in known if record not in deleted]
     return inventory.changes(kept, report, now_s, transaction.networks), deleted
+
+
+def _of_own_instances(mirrored: Minutes, transaction: Transaction, own: Transaction) -> Minutes:
+    """What the instances of an account have mirrored; of those that are gone the operator's account keeps it."""
+    ids = {record.instance_id for record in own.interfaces.where()}
+    if not own.owner:
+        others = {record.instance_id for record in transaction.interfaces.where()} - ids
+        ids |= {instance_id for minute in mirrored.values() for instance_id in minute if instance_id not in others}
+    return {
+        minute: {instance_id: figures for instance_id, figures in instances.items() if instance_id in ids}
+        for minute, instances in mirrored.items()
+    }
 
 
 def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:

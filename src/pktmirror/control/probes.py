@@ -175,11 +175,29 @@ class Probes:
 
     def monitor_told(self, monitor_id: str, report: MonitorReport) -> None:
         """Take in which probes have reached a monitor; the first one to tell of a probe counts."""
+        for arrival in report.probes:
+            self.arrived(monitor_id, report.clock, arrival)
+
+    def arrived(self, monitor_id: str, clock: str, arrival: ProbeReport) -> bool:
+        """Take in that a probe has reached a monitor; whether that is news of a probe that was asked for."""
         with self._lock:
-            for arrival in report.probes:
-                probe = self._by_token.get(arrival.token)
-                if probe is not None and probe.arrived is None:
-                    probe.arrived = monitor_id, report.clock, arrival
+            probe = self._by_token.get(arrival.token)
+            if probe is None or probe.arrived is not None:
+                return False
+            probe.arrived = monitor_id, clock, arrival
+            return True
+
+    def document(self, probe_id: str) -> bytes:
+        """What another replica must know of a probe that was asked for here."""
+        with self._lock:
+            return msgspec.json.encode(self._probes[probe_id])
+
+    def asked_elsewhere(self, document: bytes) -> None:
+        """Know of a probe that another replica was asked for. Raises msgspec.DecodeError."""
+        probe = msgspec.json.decode(document, type=_Probe)
+        with self._lock:
+            if probe.request.probe_id not in self._probes:
+                self._probes[probe.request.probe_id] = self._by_token[probe.request.token] = probe
 
     def of(self, probe_id: str, reports: Reports, now_s: float) -> Verification | None:
         """What is known of a probe now; None for one that was not asked for, or is forgotten."""

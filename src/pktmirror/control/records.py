@@ -135,6 +135,16 @@ class EndedSessionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class UnconfirmedEndRecord:
+    """A session that was deleted, whose host has not said yet that it has applied this revision or a later one."""
+
+    session_id: str
+    host_id: str
+    revision: int
+    ended_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedRecord:
     """What counters had come to before they began anew.
 
@@ -160,8 +170,70 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class AccessKeyRecord:
-    """An access key; the secret is sealed with the state directory's key."""
+    """An access key; the secret is sealed with the state directory's key.
+
+    ``user_id`` empty: it is the root's. ``account_id`` empty: of the store's own account (docs/decisions/0018).
+    """
 
     access_key_id: str
     sealed_secret: bytes
     created_at_s: float
+    user_id: str = ""
+    active: bool = True
+    account_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenRecord:
+    """A token for a host to join with; ``host_id`` None is for one that is not known yet. Only a digest is kept."""
+
+    token_id: str
+    digest: bytes
+    host_id: str | None
+    expires_at_s: float
+    used_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostCertificateRecord:
+    """A certificate that a host was given, by its serial number in hexadecimal."""
+
+    serial: str
+    host_id: str
+    ends_at_s: float
+    revoked_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecord:
+    """An account beside the store's own one."""
+
+    account_id: str
+    name: str
+    created_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserRecord:
+    user_id: str
+    name: str
+    created_at_s: float
+    account_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UserPolicyRecord:
+    """A policy document of a user, as it was put; ``policy_key`` is user and name in one."""
+
+    policy_key: str
+    user_id: str
+    name: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRecord:
+    """What the operator has given to another account: an interface, or a VPC with all interfaces in it."""
+
+    subject: str
+    account_id: str

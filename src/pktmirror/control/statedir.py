@@ -1,6 +1,7 @@
-"""The state directory: the store, the key, the tokens, and the files that make AWS clients ready to use.
+"""The state directory: SQLite's file, the key, the tokens, the CA, and the files that make AWS clients ready to use.
 
-One control plane at a time holds it. All its files are for its owner only. An edge module.
+One control plane at a time holds it; several of one PostgreSQL have one each. All its files are for its owner only.
+An edge module.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from pktmirror.control.authority import Authority
 from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.model.refusal import Refusal
 
@@ -18,6 +20,9 @@ STORE, KEY, LOCK = "pktmirror.sqlite", "key", "lock"
 AGENT_TOKEN, METRICS_TOKEN = "agent-token", "metrics-token"
 CREDENTIALS, CONFIG = "aws-credentials", "aws-config"
 CLIENT = "client.json"
+CA, CA_KEY, SERVER = "ca.pem", "ca-key.pem", "server.pem"
+SHARED = (KEY, AGENT_TOKEN, METRICS_TOKEN, CA_KEY, CA)
+"""What belongs to the store: in a backup, and the same for all control planes of one."""
 TOKEN_CHARACTERS_MIN = 16
 
 _TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},}}")  # what a header can carry
@@ -94,6 +99,14 @@ class StateDirectory:
             )
         return Key(secret)
 
+    @property
+    def has_key(self) -> bool:
+        return (self.path / KEY).exists()
+
+    def lacks(self) -> list[str]:
+        """Which of the files that are the same for all control planes of a store are not there."""
+        return [name for name in SHARED if not (self.path / name).exists()]
+
     def agent_token(self) -> str:
         """The bearer token of agents and monitors; made at the first start."""
         return self._token(AGENT_TOKEN, "agents'")
@@ -101,6 +114,31 @@ class StateDirectory:
     def metrics_token(self) -> str:
         """The bearer token with which metrics are read, and nothing else is done; made at the first start."""
         return self._token(METRICS_TOKEN, "metrics'")
+
+    def put_back(self, kept: dict[str, str]) -> None:
+        """Have these files, by name, whatever was there."""
+        for name, text in kept.items():
+            self._write(Path(name).name, text)
+
+    def authority(self, now_s: float) -> Authority:
+        """The CA of hosts and servers; made at the first start."""
+        if not (self.path / CA).exists():
+            made = Authority.made(now_s)
+            self._write(CA_KEY, made.key_pem.decode())  # the first: a key without its certificate has signed nothing
+            self._write(CA, made.certificate_pem.decode())
+        try:
+            return Authority.of((self.path / CA).read_bytes(), (self.path / CA_KEY).read_bytes())
+        except OSError as error:
+            raise Refusal(
+                f"The CA in {self.path} cannot be read.",
+                found=str(error),
+                do=f"put back the file {CA_KEY} that belongs to {CA}; without them all hosts must join again",
+            ) from None
+
+    def write_server_certificate(self, pem: bytes) -> Path:
+        """Key and certificates in one file, as a TLS context takes them."""
+        self._write(SERVER, pem.decode())
+        return self.path / SERVER
 
     def write_client(self, client: Client) -> None:
         """The files for AWS clients and `environment`. An operator's own edits of them do not last."""
@@ -146,6 +184,22 @@ class StateDirectory:
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self.path / name)
+
+
+def kept_files(state_dir: Path) -> dict[str, str]:
+    """By name: what only this directory has, and the store is of no use without; Refusal where the key is missing."""
+    try:
+        return {
+            name: (state_dir / name).read_text(encoding="ascii")
+            for name in SHARED
+            if name == KEY or (state_dir / name).exists()
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(
+            f"The files of the state directory {state_dir} cannot be read.",
+            found=str(error),
+            do="run as its owner, or name the directory of `pktmirror serve` with --state",
+        ) from None
 
 
 def client(state_dir: Path) -> Client:

@@ -32,6 +32,27 @@ def not_placed(session: SessionRecord, resources: Resources) -> str | None:
     return None
 
 
+def apart(agent_version: str, own_version: str) -> str | None:
+    """What is to be said of an agent more than one minor version away; None where nothing is, or it is no version."""
+    theirs, ours = _minor(agent_version), _minor(own_version)
+    if theirs is None or ours is None or (theirs[0] == ours[0] and abs(theirs[1] - ours[1]) <= 1):
+        return None
+    return (
+        f"its agent is of version {agent_version} and this control plane of {own_version}: more than one minor version "
+        "apart is not tested. Bring the older one forward"
+    )
+
+
+def _minor(version: str) -> tuple[int, int] | None:
+    parts = version.split(".")
+    return (int(parts[0]), int(parts[1])) if len(parts) >= 2 and parts[0].isdecimal() and parts[1].isdecimal() else None
+
+
+def still_mirroring(host_id: str) -> str:
+    """Of a session that was deleted, as long as its host has not said that it has applied that."""
+    return f"still mirroring on {host_id}"
+
+
 def agent_silence(host_id: str, reports: Reports, now_s: float) -> str | None:
     """Since when an agent has said nothing; None where it reports."""
     told = reports.agents.get(host_id)

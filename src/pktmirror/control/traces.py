@@ -8,6 +8,8 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 
+import msgspec
+
 from pktmirror.aws import ApiError, errors
 from pktmirror.tracing import TraceBatch, TracedPacket, TraceOrder, TraceProgress, TraceWish
 
@@ -30,6 +32,7 @@ class _Trace:
     skipped: int = 0
     lost: int = 0
     ended: str | None = None
+    batches: int = 0
 
     def settle(self, now_s: float) -> None:
         """End it where one of both sides has not been heard of."""
@@ -99,13 +102,19 @@ class Traces:
             trace = self._of_host(host_id)
             return None if trace is None or trace.told_at_s is not None else trace.order
 
-    def tell(self, host_id: str, batch: TraceBatch, now_s: float) -> bool:
-        """Take in what an agent tells; whether more is wanted. What nobody waits for is dropped."""
+    def tell(self, host_id: str, batch: TraceBatch, now_s: float, number: int | None = None) -> bool:
+        """Take in what an agent tells; whether more is wanted. What nobody waits for is dropped.
+
+        ``number`` is the batch's among those of the trace, as another replica has counted them: none counts twice.
+        """
         with self._lock:
             self._settle(now_s)
             trace = self._traces.get(batch.trace_id)
             if trace is None or trace.host_id != host_id or trace.ended is not None:
                 return False
+            if number is not None and number < trace.batches:
+                return True
+            trace.batches += 1
             trace.told_at_s = now_s
             room = trace.order.packets_max - len(trace.packets)
             trace.packets += batch.packets[: max(room, 0)]
@@ -113,6 +122,36 @@ class Traces:
             trace.ended = batch.ended
             self.changes += 1
             return trace.ended is None
+
+    def document(self, trace_id: str) -> bytes:
+        """What another replica must know of a trace that was asked for here."""
+        with self._lock:
+            trace = self._known(trace_id)
+            return msgspec.json.encode((trace.order, trace.host_id, trace.asked_at_s))
+
+    def asked_elsewhere(self, document: bytes) -> None:
+        """Know of a trace that another replica was asked for. Raises msgspec.DecodeError."""
+        order, host_id, asked_at_s = msgspec.json.decode(document, type=tuple[TraceOrder, str, float])
+        with self._lock:
+            if order.trace_id not in self._traces:
+                self._traces[order.trace_id] = _Trace(order, host_id, asked_at_s, asked_at_s)
+                self.changes += 1
+
+    def read_elsewhere(self, trace_id: str, now_s: float) -> None:
+        """Its asker has been heard of by another replica."""
+        with self._lock:
+            if trace_id in self._traces:
+                self._traces[trace_id].read_at_s = now_s
+
+    def knows(self, trace_id: str) -> bool:
+        with self._lock:
+            return trace_id in self._traces
+
+    def batches(self, trace_id: str) -> int:
+        """How many batches have been told of a trace; 0 for one that is not known."""
+        with self._lock:
+            trace = self._traces.get(trace_id)
+            return 0 if trace is None else trace.batches
 
     def _known(self, trace_id: str) -> _Trace:
         trace = self._traces.get(trace_id)

@@ -55,6 +55,12 @@ def unmount(path: Path) -> None:
         raise OSError(error, f"unmount: {os.strerror(error)}", str(path))
 
 
+def refuse_elsewhere(path: Path) -> None:
+    """OSError (EXDEV) for what is no directory of a bpffs, a symbolic link to one too."""
+    if path.is_symlink() or not is_mounted(path):
+        raise OSError(errno.EXDEV, "this is no directory of a bpffs, so nothing of it is removed", str(path))
+
+
 def remove_tree(path: Path) -> None:
     """Unpin everything below a directory, and the directory; nothing to do where it is gone.
 
@@ -63,8 +69,7 @@ def remove_tree(path: Path) -> None:
     """
     if not path.is_dir():
         return
-    if path.is_symlink() or not is_mounted(path):
-        raise OSError(errno.EXDEV, "this is no directory of a bpffs, so nothing of it is removed", str(path))
+    refuse_elsewhere(path)
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             remove_tree(entry)

@@ -1,7 +1,7 @@
 """A probe: one marked frame that takes the way of a session's copies, to learn whether they would arrive. Pure.
 
-Its token is what makes it one: a nonce of the control plane, and a digest of it under the token that agents and
-monitors share. Who does not know that one can neither make a probe, to have a packet of production taken for it, nor
+Its token is what makes it one: a nonce of the control plane, and a digest of it under a key that it shares with
+monitors. Who does not know that one can neither make a probe, to have a packet of production taken for it, nor
 guess which nonce the control plane waits for.
 """
 
@@ -43,8 +43,13 @@ class ProbeNotSent(msgspec.Struct, frozen=True, kw_only=True, tag="not sent"):
 ProbeAnswer = ProbeSent | ProbeNotSent
 
 
+def probe_key(agent_token: str) -> bytes:
+    """What control plane and monitors share. It is made of the agents' token, and tells nobody what that is."""
+    return hmac.digest(agent_token.encode(), b"pktmirror probe key", "sha256")
+
+
 def new_token(shared: bytes) -> bytes:
-    """A token that never was before; ``shared`` is what agents and monitors show to the control plane."""
+    """A token that never was before; ``shared`` is the `probe_key`."""
     return _signed(shared, secrets.token_bytes(NONCE_BYTES))
 
 

@@ -17,7 +17,15 @@ class LoadBalancerTarget:
     arn: str
 
 
-Target = InterfaceTarget | LoadBalancerTarget
+@dataclass(frozen=True, slots=True)
+class EndpointTarget:
+    """A gateway load balancer endpoint by its id. It is accepted and described; nothing is delivered to it yet."""
+
+    endpoint_id: str
+
+
+Target = InterfaceTarget | LoadBalancerTarget | EndpointTarget
 
 NETWORK_INTERFACE = "network-interface"
 NETWORK_LOAD_BALANCER = "network-load-balancer"
+GATEWAY_LOAD_BALANCER_ENDPOINT = "gateway-load-balancer-endpoint"

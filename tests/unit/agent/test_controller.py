@@ -1,86 +1,58 @@
 """The agent's line to the control plane: what is followed, what is kept, and what is told when that fails."""
 
-import http.server
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pktmirror.agent.controller import Controller, refuse_bad_url
-from pktmirror.desired import DesiredState, Report, decode_desired_state, decode_report, encode
+from pktmirror.agent.controller import Controller
+from pktmirror.agent.line import refuse_bad_url
+from pktmirror.desired import DesiredState, ExclusionDocument, Report, decode_desired_state, decode_report, encode
 from pktmirror.model.refusal import Refusal
+from tests.unit.agent import plane as stub
+from tests.unit.agent.plane import HOST
 from tests.waiting import wait_until
 
-HOST = "host-1"
 WITHIN_S = 5.0
 
 
-class Plane(http.server.ThreadingHTTPServer):
+class Plane(stub.Plane):
     """Answers with `answer` until the agent has revision `known`, and keeps the reports."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(self._desired, self._report)
         self.answer = b""
-        self.asked: list[int] = []
+        self.asked_after: list[int] = []
         self.reports: list[Report] = []
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def desire(self, revision: int, host_id: str = HOST) -> DesiredState:
         state = DesiredState(host_id=host_id, revision=revision)
         self.answer = encode(state)
         return state
 
-    def end(self) -> None:
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
+    def _desired(self, query: str) -> bytes | None:
+        known = int(query.split("after=")[1].split("&", maxsplit=1)[0])
+        self.asked_after.append(known)
+        return None if not self.answer or f'"revision":{known},'.encode() in self.answer else self.answer
 
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Plane
-
-    def do_GET(self) -> None:
-        known = int(self.path.split("after=")[1].split("&")[0])
-        self.server.asked.append(known)
-        answer = self.server.answer
-        if not answer or f'"revision":{known},'.encode() in answer:
-            self._say(204)
-        else:
-            self._say(200, answer)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.reports.append(decode_report(body))
-        self._say(204)
-
-    def _say(self, status: int, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def _report(self, body: bytes) -> bool:
+        self.reports.append(decode_report(body))
+        return True
 
 
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     plane = Plane()
-    yield plane
-    plane.end()
+    with stub.answering(plane):
+        yield plane
 
 
 @contextmanager
-def following(plane: Plane, kept: Path, on_change: Callable[[], None] = lambda: None) -> Iterator[Controller]:
-    controller = Controller(plane.url, "token", HOST, kept, on_change=on_change, retry_s=0.01)
+def following(
+    plane: Plane, kept: Path, on_change: Callable[[], None] = lambda: None, relist_s: float = 300.0
+) -> Iterator[Controller]:
+    controller = Controller(plane.uplink(), kept, on_change=on_change, retry_s=0.01, relist_s=relist_s)
     controller.start()
     try:
         yield controller
@@ -148,7 +120,7 @@ def test_a_disk_that_keeps_nothing_is_a_problem_and_never_the_end_of_following(p
 def test_an_agent_that_starts_knows_what_was_kept(plane: Plane, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     kept.write_bytes(encode(DesiredState(host_id=HOST, revision=7)))
-    controller = Controller(plane.url, "token", HOST, kept, on_change=lambda: None)
+    controller = Controller(plane.uplink(), kept, on_change=lambda: None)
     assert revision(controller) == 7
     controller.stop()  # which was never started
 
@@ -163,7 +135,7 @@ def test_what_was_kept_and_is_no_document_of_this_host_is_not_taken(
     else:
         kept.write_bytes(what)
     plane.desire(1)
-    controller = Controller(plane.url, "token", HOST, kept, on_change=lambda: None, retry_s=0.01)
+    controller = Controller(plane.uplink(), kept, on_change=lambda: None, retry_s=0.01)
     assert controller.desired is None
     controller.start()
     follows_to(controller, 1)
@@ -194,6 +166,27 @@ def test_nothing_that_goes_wrong_with_a_change_ends_the_following(plane: Plane, 
         follows_to(controller, 1)
         plane.desire(2)
         follows_to(controller, 2)
+
+
+def test_what_was_kept_is_followed_from_the_whole_whatever_its_revision(plane: Plane, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    stale = DesiredState(host_id=HOST, revision=7, exclusions=(ExclusionDocument(why="of another store"),))
+    kept.write_bytes(encode(stale))
+    state = plane.desire(7)
+    with following(plane, kept) as controller:
+        wait_until(lambda: controller.desired == state, WITHIN_S, "the revision alone was compared")
+        wait_until(lambda: 7 in plane.asked_after, WITHIN_S, "it never waits for a change")
+    assert plane.asked_after[0] == -1
+    assert plane.asked_after.count(-1) == 1, "from then on it waits for what comes after"
+
+
+def test_the_whole_is_asked_for_again_whatever_is_known(plane: Plane, tmp_path: Path) -> None:
+    with following(plane, tmp_path / "kept.json", relist_s=0.05) as controller:
+        plane.desire(3)
+        follows_to(controller, 3)
+        other = DesiredState(host_id=HOST, revision=3, exclusions=(ExclusionDocument(why="missed"),))
+        plane.answer = encode(other)
+        wait_until(lambda: controller.desired == other, WITHIN_S, "what was missed stays missed")
 
 
 @pytest.mark.parametrize("url", ["foo", "", "http://", "http://127.0.0.1:bad", "ftp://127.0.0.1", "127.0.0.1:8773"])

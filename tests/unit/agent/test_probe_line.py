@@ -1,7 +1,5 @@
 """The agent's line for probes: each is sent once, whatever becomes of the answer."""
 
-import http.server
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,68 +8,41 @@ import pytest
 
 from pktmirror.agent.probe_line import ProbeLine
 from pktmirror.model.probe import ProbeAnswer, ProbeNotSent, ProbeRequest, ProbeSent
+from tests.unit.agent import plane as stub
 from tests.waiting import wait_until
 
 WITHIN_S = 5.0
 ONE, TWO = (ProbeRequest(probe_id=f"p{n}", session_id="tms-a", token="00") for n in (1, 2))
 
 
-class Plane(http.server.ThreadingHTTPServer):
-    """Asks for what is in `asked` until an answer is taken; so many answers it refuses first."""
-
-    daemon_threads = True
+class Plane(stub.Plane):
+    """Asks for what is in `waiting` until an answer is taken; so many answers it refuses first."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[ProbeRequest] = []
+        super().__init__(self._probes, self._answered)
+        self.waiting: list[ProbeRequest] = []
         self.answers: list[ProbeAnswer] = []
         self.refusals = 0
-        self.paths: set[str] = set()
-        self.tokens: set[str | None] = set()
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
-        self.thread.start()
 
-    def end(self) -> None:
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
+    def _probes(self, _query: str) -> bytes | None:
+        return msgspec.json.encode(self.waiting) if self.waiting else None
 
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Plane
-
-    def do_GET(self) -> None:
-        self.server.paths.add(self.path.partition("?")[0])
-        self.server.tokens.add(self.headers["authorization"])
-        self._say(200 if self.server.asked else 204, msgspec.json.encode(self.server.asked))
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.server.refusals:
-            self.server.refusals -= 1
-            self._say(500)
-            return
+    def _answered(self, body: bytes) -> bool:
+        if self.refusals:
+            self.refusals -= 1
+            return False
         answers = msgspec.json.decode(body, type=list[ProbeAnswer])
-        self.server.answers += answers
+        self.answers += answers
         answered = {answer.probe_id for answer in answers}
-        self.server.asked = [request for request in self.server.asked if request.probe_id not in answered]
-        self._say(204)
-
-    def _say(self, status: int, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.end_headers()
-        if status == 200:
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.waiting = [request for request in self.waiting if request.probe_id not in answered]
+        return True
 
 
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     plane = Plane()
-    yield plane
-    plane.end()
+    with stub.answering(plane):
+        yield plane
 
 
 class Sender:
@@ -90,8 +61,7 @@ class Sender:
 
 @contextmanager
 def following(plane: Plane, sender: Sender) -> Iterator[ProbeLine]:
-    url = f"http://127.0.0.1:{plane.server_address[1]}"
-    line = ProbeLine(url, "token", "host-1", sender, retry_s=0.01)
+    line = ProbeLine(plane.uplink(), sender, retry_s=0.01)
     line.start()
     try:
         yield line
@@ -101,7 +71,7 @@ def following(plane: Plane, sender: Sender) -> Iterator[ProbeLine]:
 
 def test_what_is_asked_for_is_sent_in_order_and_answered_together(plane: Plane) -> None:
     sender = Sender()
-    plane.asked = [ONE, TWO]
+    plane.waiting = [ONE, TWO]
     with following(plane, sender):
         wait_until(lambda: len(plane.answers) == 2, WITHIN_S, "no answers")
     assert sender.sent == ["p1", "p2"]
@@ -113,7 +83,7 @@ def test_what_is_asked_for_is_sent_in_order_and_answered_together(plane: Plane) 
 def test_an_answer_that_was_not_taken_is_handed_in_again_without_a_second_probe(plane: Plane) -> None:
     sender = Sender()
     plane.refusals = 3
-    plane.asked = [ONE]
+    plane.waiting = [ONE]
     with following(plane, sender):
         wait_until(lambda: plane.answers, WITHIN_S, "no answer")
     assert sender.sent == ["p1"]
@@ -123,7 +93,7 @@ def test_an_answer_that_was_not_taken_is_handed_in_again_without_a_second_probe(
 def test_a_probe_that_cannot_be_sent_is_an_answer_and_the_next_is_sent(plane: Plane) -> None:
     sender = Sender()
     sender.fails = {"p1"}
-    plane.asked = [ONE, TWO]
+    plane.waiting = [ONE, TWO]
     with following(plane, sender):
         wait_until(lambda: len(plane.answers) == 2, WITHIN_S, "no answers")
     assert plane.answers == [
@@ -136,5 +106,5 @@ def test_after_its_end_nothing_is_sent(plane: Plane) -> None:
     sender = Sender()
     with following(plane, sender):
         wait_until(lambda: plane.paths, WITHIN_S, "it never asked")
-    plane.asked = [ONE]
+    plane.waiting = [ONE]
     assert sender.sent == []

@@ -1,14 +1,21 @@
 """A JSON body becomes a call or a refusal, whatever it is; and a result JSON."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from botocore.parsers import create_parser
+from botocore.serialize import create_serializer
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pktmirror.aws import ApiError, json
+from tests.budget import examples
 
+from .client import fitting, model, scalars
+
+OPERATIONS = ("GetMetricData", "GetMetricStatistics", "ListMetrics")
 PREFIX = "GraniteServiceVersion20100801"
 NAMES = st.sampled_from(
     ("Namespace", "Dimensions", "Name", "Value", "StartTime", "Period", "MetricDataQueries", "MetricStat", "x")
@@ -83,3 +90,34 @@ def test_a_result_has_times_in_seconds_and_leaves_out_what_is_none() -> None:
     at = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
     written = json.success({"Datapoints": [{"Timestamp": at, "Sum": 1.5, "Unit": None}], "NextToken": None})
     assert msgspec.json.decode(written) == {"Datapoints": [{"Timestamp": 1_700_000_000.0, "Sum": 1.5}]}
+
+
+def fits(shape: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Times are whole seconds, as botocore writes them."""
+    scalar = scalars(time_resolution_us=1_000_000)
+    percentiles = st.dictionaries(st.text(max_size=3), scalar["double"], max_size=2)  # the one map of these shapes
+    return fitting(shape, {**scalar, "map": percentiles}, empty_lists=True, empty_structures=True)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_what_botocore_serializes_is_parsed_back_to_the_same_call(operation: str, data: st.DataObject) -> None:
+    modelled = model("cloudwatch").operation_model(operation)
+    asked = data.draw(fits(modelled.input_shape))
+    request = create_serializer("json", include_validation=False).serialize_to_request(asked, modelled)
+    call = json.parse("monitoring", request["headers"]["X-Amz-Target"], request["body"])
+    assert call.operation == operation
+    assert call.parameters == asked
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_botocore_reads_the_result_that_was_written(operation: str, data: st.DataObject) -> None:
+    shape = model("cloudwatch").operation_model(operation).output_shape
+    result = data.draw(fits(shape))
+    answer = {"body": json.success(result), "headers": {}, "status_code": 200}
+    read = create_parser("json").parse(answer, shape)
+    read.pop("ResponseMetadata")
+    assert read == result

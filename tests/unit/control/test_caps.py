@@ -44,3 +44,12 @@ def test_a_key_of_ours_that_means_nothing_is_refused_as_a_slip(key: str) -> None
     assert said is not None
     assert PACKETS in said
     assert BITS in said
+
+
+def test_the_name_in_a_document_is_a_tag_of_ours_and_the_origin_is_nobody_elses_to_say() -> None:
+    assert problem({"pktmirror:name": "office/web.1"}) is None
+    for value in ("", "office", "office/", "/web", "a/b/c", "office/-web", "o ffice/web"):
+        said = problem({"pktmirror:name": value})
+        assert said is not None
+        assert "a document's name and one in it" in said
+    assert problem({"pktmirror:template": "office/web"})

@@ -68,6 +68,14 @@ def test_a_filter_that_is_none(filter_: FilterOfDescribe, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_a_call_has_a_bounded_number_of_filters() -> None:
+    every = FilterOfDescribe("name", ("*",))
+    assert select(["web"], [every] * 50, FIELDS) == ["web"]
+    with pytest.raises(ApiError) as caught:
+        select(["web"], [every] * 51, FIELDS)
+    assert caught.value.code == "FilterLimitExceeded"
+
+
 def test_tags_are_looked_at_where_a_resource_has_them() -> None:
     tags = {"a": {"team": "red"}, "b": {"team": "blue", "owner": "x"}, "c": {}}
 

@@ -18,6 +18,7 @@ from pktmirror.control.operations import (
     sessions,
     tags,
     targets,
+    users,
 )
 from pktmirror.control.operations.operation import Context, CreateRequest, Operation, Result, parsed
 
@@ -32,6 +33,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation[Any]] = {
         ("ec2", interfaces.OPERATIONS),
         ("ec2", network.OPERATIONS),
         ("sts", identity.OPERATIONS),
+        ("iam", users.OPERATIONS),
         ("monitoring", cloudwatch.OPERATIONS),
     )
     for name, operation in offered.items()

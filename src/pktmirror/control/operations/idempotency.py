@@ -1,6 +1,6 @@
 """Client tokens: a create call that is repeated is answered as the first time (spec facts 4 and 5).
 
-A token belongs to the operation it was used with and is remembered for a day.
+A token belongs to the account and the operation it was used with and is remembered for a day.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _NOT_COMPARED = {"ClientToken", "DryRun"}
 
 def recall(transaction: Transaction, call: Call, token: str, now_s: float) -> Result | None:
     """What the same call was answered before; None when the token is new. Raises IdempotentParameterMismatch."""
-    known = transaction.tokens.get(_key(call, token))
+    known = transaction.tokens.get(_key(transaction, call, token))
     if known is None or known.created_at_s < now_s - REMEMBERED_S:
         return None
     if known.fingerprint != _fingerprint(call):
@@ -33,11 +33,12 @@ def recall(transaction: Transaction, call: Call, token: str, now_s: float) -> Re
 def remember(transaction: Transaction, call: Call, token: str, result: Result, now_s: float) -> None:
     transaction.tokens.remove_older(now_s - REMEMBERED_S)
     document = msgspec.json.encode(result).decode()
-    transaction.tokens.put(TokenRecord(_key(call, token), _fingerprint(call), document, now_s))
+    transaction.tokens.put(TokenRecord(_key(transaction, call, token), _fingerprint(call), document, now_s))
 
 
-def _key(call: Call, token: str) -> str:
-    return f"{call.operation}/{token}"
+def _key(transaction: Transaction, call: Call, token: str) -> str:
+    own = f"{call.operation}/{token}"
+    return f"{transaction.owner}/{own}" if transaction.owner else own
 
 
 def _fingerprint(call: Call) -> str:

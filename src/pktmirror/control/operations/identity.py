@@ -1,9 +1,9 @@
-"""STS: who is calling. There is one account, and its keys are the account's own."""
+"""STS: who is calling."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pktmirror.control.operations.operation import PARTITION, Context, Operation, Request, Result
+from pktmirror.control.operations.operation import Context, Operation, Request, Result
 
 
 class GetCallerIdentity(Request, frozen=True, kw_only=True):
@@ -11,8 +11,8 @@ class GetCallerIdentity(Request, frozen=True, kw_only=True):
 
 
 def describe(_request: GetCallerIdentity, context: Context) -> Result:
-    account = context.account_id
-    return {"UserId": account, "Account": account, "Arn": f"arn:{PARTITION}:iam::{account}:root"}
+    principal = context.principal
+    return {"UserId": principal.principal_id, "Account": principal.account_id, "Arn": principal.arn}
 
 
 OPERATIONS: Mapping[str, Operation[Any]] = {"GetCallerIdentity": Operation(GetCallerIdentity, describe)}

@@ -70,7 +70,7 @@ def describe_instances(request: DescribeInstances, context: Context) -> Result:
 
 
 def describe_vpcs(request: DescribeVpcs, context: Context) -> Result:
-    vpcs = {vpc.vpc_id: vpc for vpc in context.networks.vpcs}
+    vpcs = {vpc.vpc_id: vpc for vpc in context.vpcs}
     if request.vpc_ids:
         vpcs = {id_: _known(vpcs, id_, "VpcID", "vpc") for id_ in request.vpc_ids}
     fields: selection.Fields[Vpc] = {
@@ -86,7 +86,7 @@ def describe_vpcs(request: DescribeVpcs, context: Context) -> Result:
 
 
 def describe_subnets(request: DescribeSubnets, context: Context) -> Result:
-    subnets = {subnet.subnet_id: subnet for vpc in context.networks.vpcs for subnet in vpc.subnets}
+    subnets = {subnet.subnet_id: subnet for vpc in context.vpcs for subnet in vpc.subnets}
     if request.subnet_ids:
         subnets = {id_: _known(subnets, id_, "SubnetID", "subnet") for id_ in request.subnet_ids}
     fields: selection.Fields[Subnet] = {
@@ -121,7 +121,7 @@ def describe_regions(request: DescribeRegions, context: Context) -> Result:
 
 def describe_availability_zones(request: DescribeAvailabilityZones, context: Context) -> Result:
     """The region's own zone, and those that subnets name."""
-    declared = {subnet.zone for vpc in context.networks.vpcs for subnet in vpc.subnets if subnet.zone}
+    declared = {subnet.zone for vpc in context.vpcs for subnet in vpc.subnets if subnet.zone}
     zones = sorted({context.zone, *declared})
     _check_names(request.zone_names, zones, "availability zone")
     fields: selection.Fields[str] = {

@@ -13,13 +13,11 @@ import msgspec
 
 from pktmirror.aws import ApiError, Call, errors
 from pktmirror.control.instances import Minutes
+from pktmirror.control.principals import Principal
 from pktmirror.control.store import Transaction
 from pktmirror.model.filter import Action, Direction, NetworkService
 from pktmirror.model.limits import Quotas
-from pktmirror.networks import Networks
-
-PARTITION = "aws"
-FILTER_VALUES_MAX = 200
+from pktmirror.networks import Networks, Vpc
 
 Result = dict[str, Any]
 Description = Annotated[str, msgspec.Meta(max_length=255)]
@@ -67,6 +65,8 @@ class DescribeRequest(Request, frozen=True, kw_only=True):
 class Context:
     """What an operation may use: an open transaction and what the operator decided. ``now_s`` is Unix time.
 
+    ``transaction`` sees what the caller's account has. ``seal`` encrypts a secret, bound to a name.
+
     ``mirrored`` is what each instance has mirrored, by the minute; for CloudWatch's operations only.
     """
 
@@ -76,12 +76,30 @@ class Context:
     quotas: Quotas
     page_key: bytes
     now_s: float
+    principal: Principal
+    seal: Callable[[str, str], bytes]
     mirrored: Minutes = field(default_factory=dict)
 
     @property
     def networks(self) -> Networks:
         """What the operator declares."""
         return self.transaction.networks
+
+    @property
+    def vpcs(self) -> tuple[Vpc, ...]:
+        """Those of the caller's account, and those in which it has interfaces."""
+        assigned = {each.subject: each.account_id for each in self.transaction.assignments.where()}
+        networks, records = (
+            self.networks,
+            self.transaction.interfaces.where() if assigned or self.principal.owner else (),
+        )
+        places = [networks.place(record.primary_address) for record in records if record.primary_address]
+        entered = {place[0].vpc_id for place in places if place is not None}
+        return tuple(
+            vpc
+            for vpc in networks.vpcs
+            if assigned.get(vpc.vpc_id, "") == self.principal.owner or vpc.vpc_id in entered
+        )
 
     @property
     def zone(self) -> str:

@@ -1,6 +1,7 @@
 """The filters of the describe calls: values of one filter are OR, filters are AND, ``*`` and ``?`` are wildcards.
 
-Spec fact 37. A backslash makes the next character literal, as the EC2 user guide has it.
+Spec fact 37. How many they may be is of the EC2 user guide's page on filtering. A backslash makes the next character
+literal, as that page has it.
 """
 
 import re
@@ -8,11 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pktmirror.aws import ApiError, errors
-from pktmirror.control.operations.operation import FILTER_VALUES_MAX, FilterOfDescribe
+from pktmirror.control.operations.operation import FilterOfDescribe
 
 T = TypeVar("T")
 Field = Callable[[T], Iterable[object]]
 Fields = Mapping[str, Field[T]]
+
+FILTERS_MAX = 50
+VALUES_MAX = 200  # of each filter
 
 _TAG = "tag:"
 
@@ -24,6 +28,8 @@ def select(
     tags_of: Callable[[T], Mapping[str, str]] | None = None,
 ) -> list[T]:
     """The items that pass every filter. ``fields`` says which values of an item a filter name looks at."""
+    if len(filters) > FILTERS_MAX:
+        raise ApiError("FilterLimitExceeded", f"A call has at most {FILTERS_MAX} filters")
     tests = [_test(filter_, fields, tags_of) for filter_ in filters]
     return [item for item in items if all(test(item) for test in tests)]
 
@@ -33,14 +39,19 @@ def one(value: object) -> tuple[object, ...]:
     return () if value is None else (value,)
 
 
+def fits(pattern: str, text: str) -> bool:
+    """Whether the whole text fits a pattern of ``*`` and ``?``."""
+    return _matches(_pattern(pattern), text)
+
+
 def _test(
     filter_: FilterOfDescribe, fields: Fields[T], tags_of: Callable[[T], Mapping[str, str]] | None
 ) -> Callable[[T], bool]:
     field = _field(filter_.name, fields, tags_of)
     if not filter_.values:
         raise errors.invalid_parameter_value(f"The filter '{errors.echo(filter_.name)}' has no values")
-    if len(filter_.values) > FILTER_VALUES_MAX:
-        raise ApiError("FilterLimitExceeded", f"A filter has at most {FILTER_VALUES_MAX} values")
+    if len(filter_.values) > VALUES_MAX:
+        raise ApiError("FilterLimitExceeded", f"A filter has at most {VALUES_MAX} values")
     patterns = [_pattern(value) for value in filter_.values]
     return lambda item: any(_matches(pattern, _text(value)) for value in field(item) for pattern in patterns)
 

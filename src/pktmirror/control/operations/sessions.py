@@ -90,7 +90,7 @@ def create(request: CreateTrafficMirrorSession, context: Context) -> Result:
         request.traffic_mirror_target_id,
         request.traffic_mirror_filter_id,
         request.session_number,
-        request.virtual_network_id or _free_vni(transaction),
+        request.virtual_network_id or free_vni(transaction),
         request.packet_length,
         request.description,
     )
@@ -174,11 +174,11 @@ def _with_fields(record: SessionRecord, request: ModifyTrafficMirrorSession, tra
     if request.description is not None or RemovableField.DESCRIPTION in removed:
         record = replace(record, description=request.description)
     if RemovableField.VIRTUAL_NETWORK_ID in removed:
-        return replace(record, vni=_free_vni(transaction))
+        return replace(record, vni=free_vni(transaction))
     return replace(record, vni=request.virtual_network_id or record.vni)
 
 
-def _free_vni(transaction: Transaction) -> int:
+def free_vni(transaction: Transaction) -> int:
     """A random VNI that no session of the account has (spec 5.5). 10,000 of 16 million: soon found."""
     while True:
         vni = VNI_MIN + secrets.randbelow(VNI_MAX - VNI_MIN + 1)
@@ -211,16 +211,17 @@ def _check_number_is_free(record: SessionRecord, transaction: Transaction) -> No
 
 
 def _check_target_has_room(record: SessionRecord, target: TargetRecord, context: Context) -> None:
-    """An interface target takes a limited number of sources; a load balancer does not count (fact 21)."""
+    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21)."""
     if not isinstance(target.target, InterfaceTarget):
         return
     others = context.transaction.sessions.where(target_id=target.target_id)
     sources = {other.interface_id for other in others if other.session_id != record.session_id}
-    quota = context.quotas.sources_per_interface_target
-    if len(sources | {record.interface_id}) > quota:
+    wanted = len(sources | {record.interface_id})
+    if wanted > context.quotas.sources_per_interface_target:
         raise ApiError(
             "TrafficMirrorSourcesPerTargetLimitExceeded",
-            f"Sources per interface-target limit reached ({quota}): {target.target_id}",
+            f"Sources per interface-target limit reached ({wanted}): {target.target_id} takes "
+            f"{context.quotas.sources_per_interface_target}",
         )
 
 

@@ -73,6 +73,8 @@ def delete(request: DeleteTags, context: Context) -> Result:
     """A tag without a value goes whatever its value is; with one, even an empty one, only if that is its value."""
     tags = context.transaction.tags
     _require_resources(request.resources, context.transaction)
+    if any(not tag.key for tag in request.tags):
+        raise errors.missing_parameter("Tag.Key")
     before = _caps(context.transaction, request.resources)
     for resource_id in request.resources:
         held = tags.of(resource_id)

@@ -22,8 +22,10 @@ from pktmirror.control.records import TargetRecord
 from pktmirror.control.store import Transaction
 from pktmirror.model.ids import Prefix, new_id
 from pktmirror.model.target import (
+    GATEWAY_LOAD_BALANCER_ENDPOINT,
     NETWORK_INTERFACE,
     NETWORK_LOAD_BALANCER,
+    EndpointTarget,
     InterfaceTarget,
     LoadBalancerTarget,
     Target,
@@ -32,6 +34,7 @@ from pktmirror.model.target import (
 _LOAD_BALANCER_ARN = re.compile(
     r"arn:[a-z0-9-]+:elasticloadbalancing:[a-z0-9-]+:[0-9]{12}:loadbalancer/net/[A-Za-z0-9-]{1,32}/[A-Za-z0-9]+"
 )
+_ENDPOINT_ID = re.compile(r"vpce-[A-Za-z0-9]{1,32}")
 _DESTINATIONS = "NetworkInterfaceId, NetworkLoadBalancerArn or GatewayLoadBalancerEndpointId"
 
 
@@ -114,9 +117,7 @@ def _target(request: CreateTrafficMirrorTarget, transaction: Transaction) -> Tar
     if len(given) > 1:
         raise errors.invalid_parameter_combination(f"Only one of {_DESTINATIONS} may be given")
     if request.gateway_load_balancer_endpoint_id is not None:
-        raise errors.unsupported_operation(
-            "Gateway load balancer endpoints as targets are not offered by pktmirror yet. Use a network interface."
-        )
+        return _endpoint(request.gateway_load_balancer_endpoint_id)
     if request.network_load_balancer_arn is not None:
         return _load_balancer(request.network_load_balancer_arn)
     return _interface(given[0], transaction)
@@ -129,6 +130,14 @@ def _load_balancer(arn: str) -> LoadBalancerTarget:
             f"'{errors.echo(arn)}' is not the ARN of a network load balancer",
         )
     return LoadBalancerTarget(arn)
+
+
+def _endpoint(endpoint_id: str) -> EndpointTarget:
+    if _ENDPOINT_ID.fullmatch(endpoint_id) is None:
+        raise ApiError(
+            "InvalidVpcEndpointId.Malformed", f"'{errors.echo(endpoint_id)}' is not the id of a VPC endpoint"
+        )
+    return EndpointTarget(endpoint_id)
 
 
 def _interface(interface_id: str, transaction: Transaction) -> InterfaceTarget:
@@ -155,6 +164,11 @@ def _described(record: TargetRecord, held: Mapping[str, str], context: Context) 
             return described | {"Type": NETWORK_INTERFACE, "NetworkInterfaceId": interface_id}
         case LoadBalancerTarget(arn):
             return described | {"Type": NETWORK_LOAD_BALANCER, "NetworkLoadBalancerArn": arn}
+        case EndpointTarget(endpoint_id):
+            return described | {
+                "Type": GATEWAY_LOAD_BALANCER_ENDPOINT,
+                "GatewayLoadBalancerEndpointId": endpoint_id,
+            }
 
 
 def _interface_id(record: TargetRecord) -> str | None:

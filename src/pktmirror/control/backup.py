@@ -1,0 +1,168 @@
+"""A backup: one file that holds all of a control plane, and how it comes back. An edge module.
+
+The file is a SQLite store of its own, whichever kind it was made from, so a backup of one kind can be restored into the
+other. It holds what the store held at one moment, also while control planes run, and the files of the state directory
+without which that cannot be read: the key, the tokens and the CA. So it is as secret as they are.
+"""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pktmirror.control import migrations, postgresql
+from pktmirror.control.statedir import STORE, StateDirectory, kept_files
+from pktmirror.control.store import Store, Transaction
+from pktmirror.model.refusal import Refusal
+
+_FILES = "backup_files"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a backup holds, for people."""
+
+    account_id: str
+    revision: int
+    interfaces: int
+    sessions: int
+
+
+def back_up(state_dir: Path, url: str | None, file: Path, *, replace: bool) -> Contents:
+    """Write a backup, whole or not at all; Refusal where there is a file already, unless ``replace`` is given."""
+    if file.exists() and not replace:
+        raise Refusal(f"{file} is there already.", do="name another file, or give --replace")
+    if url is None and not (state_dir / STORE).exists():
+        raise Refusal(f"There is no store in {state_dir}.", do="name the directory of `pktmirror serve` with --state")
+    kept = kept_files(state_dir)
+    store = Store.open(url or state_dir / STORE, migrate=False)
+    try:
+        with _fresh(file) as fresh:
+            copy = Store.open(fresh)
+            try:
+                with store.read() as transaction, copy.write() as into:
+                    into.take_over(transaction)
+                    contents = _contents(transaction)
+            finally:
+                copy.close()
+            _seal(fresh, kept)
+    finally:
+        store.close()
+    return contents
+
+
+def restore(file: Path, state_dir: Path, url: str | None, *, replace: bool) -> Contents:
+    """Put what a backup holds in the place of what there is, in one transaction.
+
+    Refusal where a control plane runs, where the file is no backup or of a later version, and, unless ``replace`` is
+    given, where there is a store already.
+    """
+    kept = _opened(file)
+    state = StateDirectory.open(state_dir)
+    try:
+        with _alone(url), _copied(file, state_dir) as copy:
+            store = Store.open(url or state.store)
+            try:
+                with copy.read() as transaction, store.write() as into:
+                    if (state.has_key or into.access_keys.count()) and not replace:
+                        raise Refusal(
+                            f"There is a store already: {store.name}, with its key in {state_dir}.",
+                            do="name another --state or --store, or give --replace: what is there is lost then",
+                        )
+                    seen = into.revision
+                    into.take_over(transaction)
+                    into.leap_revision(seen)
+                    contents = _contents(into)
+            finally:
+                store.close()
+        state.put_back(kept)
+    finally:
+        state.close()
+    return contents
+
+
+def _contents(transaction: Transaction) -> Contents:
+    return Contents(
+        transaction.setting("account_id") or "",
+        transaction.revision,
+        transaction.interfaces.count(),
+        transaction.sessions.count(),
+    )
+
+
+@contextmanager
+def _fresh(file: Path) -> Iterator[Path]:
+    """A new file for its owner only, which takes the name when all went well."""
+    fresh = file.with_name(f".{file.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        yield fresh
+        fresh.rename(file)
+        _sync(file.parent)
+    except OSError as error:
+        raise Refusal(
+            f"{file} cannot be written.", found=error.strerror or str(error), do="name a file in a writable directory"
+        ) from None
+    finally:
+        for name in (fresh, *(fresh.with_name(f"{fresh.name}{end}") for end in ("-wal", "-shm", "-journal"))):
+            name.unlink(missing_ok=True)
+
+
+def _seal(fresh: Path, kept: dict[str, str]) -> None:
+    """Add the files, and make one file of it that is on the disk."""
+    with contextlib.closing(sqlite3.connect(fresh)) as connection, connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute(f"CREATE TABLE {_FILES} (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
+        connection.executemany(f"INSERT INTO {_FILES} VALUES (?, ?)", sorted(kept.items()))
+    _sync(fresh)
+
+
+def _opened(file: Path) -> dict[str, str]:
+    """The files in a backup; Refusal for what is none, and for one that this program cannot read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            row = dict(connection.execute("SELECT * FROM schema_version").fetchone() or {})
+            kept: dict[str, str] = dict(map(tuple, connection.execute(f"SELECT name, content FROM {_FILES}")))
+    except sqlite3.Error as error:
+        raise Refusal(
+            f"{file} is no backup of pktmirror.", found=str(error), do="name a file that `pktmirror backup` wrote"
+        ) from None
+    migrations.refuse_later(str(file), row.get("version"), row.get("written_by"))
+    return kept
+
+
+@contextmanager
+def _copied(file: Path, state_dir: Path) -> Iterator[Store]:
+    """A copy of the backup, brought to this version; the backup itself stays as it is."""
+    with TemporaryDirectory(prefix=".restoring-", dir=state_dir) as scratch:
+        shutil.copyfile(file, Path(scratch) / STORE)
+        copy = Store.open(Path(scratch) / STORE)
+        try:
+            yield copy
+        finally:
+            copy.close()
+
+
+@contextmanager
+def _alone(url: str | None) -> Iterator[None]:
+    """No replica runs meanwhile. The lock of the state directory says so of SQLite."""
+    if url is None:
+        yield
+        return
+    with postgresql.alone(url):
+        yield
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

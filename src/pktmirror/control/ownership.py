@@ -1,0 +1,108 @@
+"""Whose an interface is: what the operator has assigned to which account (docs/decisions/0018).
+
+An interface belongs to the account that it is assigned to, else to that of its VPC, else to the operator's own. One
+that is in use stays whose it is: its sessions and targets would stand in another account than their interface.
+"""
+
+from collections.abc import Iterable
+
+from pktmirror.aws import ApiError, errors
+from pktmirror.control.records import AccountRecord, AssignmentRecord, InterfaceRecord
+from pktmirror.control.store import Transaction
+from pktmirror.networks import Networks
+
+
+def require_account(transaction: Transaction, name: str) -> AccountRecord:
+    """By its name or its number. Raises InvalidAccountId.NotFound."""
+    found = transaction.accounts.where(name=name) or [*filter(None, [transaction.accounts.get(name)])]
+    if not found:
+        raise ApiError("InvalidAccountId.NotFound", f"The account '{errors.echo(name)}' does not exist", 404)
+    return found[0]
+
+
+def require_free_name(transaction: Transaction, name: str) -> None:
+    if transaction.accounts.where(name=name) or transaction.accounts.get(name) is not None:
+        raise errors.invalid_parameter_value(f"There is an account {errors.echo(name)} already")
+
+
+def delete_account(transaction: Transaction, account: AccountRecord) -> None:
+    """Its users, policies and keys go with it; what it mirrors must be gone before. Raises DependencyViolation."""
+    own = transaction.of_account(account.account_id)
+    for what, count in (
+        ("sessions", own.sessions.count()),
+        ("targets", own.targets.count()),
+        ("filters", own.filters.count()),
+        ("assigned interfaces or VPCs", transaction.assignments.count(account_id=account.account_id)),
+        ("interfaces", own.interfaces.count()),
+    ):
+        if count:
+            raise ApiError("DependencyViolation", f"The account {account.name} has {count} {what}: end that first")
+    for user in own.users.where():
+        for policy in own.user_policies.where(user_id=user.user_id):
+            own.user_policies.remove(policy.policy_key)
+        own.users.remove(user.user_id)
+    for key in own.access_keys.where():
+        own.access_keys.remove(key.access_key_id)
+    transaction.accounts.remove(account.account_id)
+
+
+def assign(transaction: Transaction, subject: str, owner: str) -> None:
+    """Give ``subject``, the id of an interface or a VPC, to an account; an empty owner takes the assignment away.
+
+    Raises ApiError for an id that is not known, and DependencyViolation where an interface in use would change hands.
+    """
+    vpcs = {vpc.vpc_id for vpc in transaction.networks.vpcs}
+    if subject not in vpcs and transaction.interfaces.get(subject) is None:
+        raise ApiError(
+            "InvalidParameterValue",
+            f"'{errors.echo(subject)}' is neither an interface nor a VPC that is declared: "
+            "`pktmirror interfaces` and `pktmirror network show` list them",
+        )
+    if owner:
+        transaction.assignments.put(AssignmentRecord(subject, owner))
+    else:
+        transaction.assignments.remove(subject)
+    for record, _, due in _due(transaction, transaction.interfaces.where()):
+        use = _use_of(transaction, record.interface_id)
+        if use is not None:
+            raise ApiError(
+                "DependencyViolation", f"{record.interface_id} is {use}: delete that before it is another account's"
+            )
+        _give(transaction, record.interface_id, due)
+
+
+def settle(transaction: Transaction, records: Iterable[InterfaceRecord]) -> None:
+    """Make interfaces that are new, or have moved, theirs to whom they are due; those in use stay."""
+    for record, _, due in _due(transaction, records):
+        if _use_of(transaction, record.interface_id) is None:
+            _give(transaction, record.interface_id, due)
+
+
+def _due(transaction: Transaction, records: Iterable[InterfaceRecord]) -> list[tuple[InterfaceRecord, str | None, str]]:
+    """The records whose owner is not who it should be: record, owner now, and owner to be."""
+    assigned = {each.subject: each.account_id for each in transaction.assignments.where()}
+    found = []
+    for record in records:
+        now = transaction.interfaces.owner_of(record.interface_id)
+        due = assigned.get(record.interface_id, assigned.get(_vpc_id(record, transaction.networks) or "", ""))
+        if now != due:
+            found.append((record, now, due))
+    return found
+
+
+def _vpc_id(record: InterfaceRecord, networks: Networks) -> str | None:
+    place = None if record.primary_address is None else networks.place(record.primary_address)
+    return None if place is None else place[0].vpc_id
+
+
+def _use_of(transaction: Transaction, interface_id: str) -> str | None:
+    for session in transaction.sessions.where(interface_id=interface_id):
+        return f"the source of {session.session_id}"
+    for target in transaction.targets.where(resource=interface_id):
+        return f"the target {target.target_id}"
+    return None
+
+
+def _give(transaction: Transaction, interface_id: str, owner: str) -> None:
+    transaction.interfaces.give(interface_id, owner)
+    transaction.tags.give(interface_id, owner)

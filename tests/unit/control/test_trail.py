@@ -1,0 +1,113 @@
+"""The audit log as files: whole lines or nothing, also where the disk is full."""
+
+import os
+import resource
+import signal
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pktmirror.control.trail import UNKNOWN_BURST, UNKNOWN_PER_S, Allowance, Trail, Unwritable, read
+from pktmirror.model.refusal import Refusal
+
+
+def record(number: int, day: str = "2026-01-02") -> dict[str, Any]:
+    return {"eventTime": f"{day}T00:00:00Z", "eventName": f"call{number}", "text": "x" * 200}
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Iterator[Trail]:
+    trail = Trail(tmp_path)
+    yield trail
+    trail.close()
+
+
+@pytest.fixture
+def no_room() -> Iterator[Any]:
+    """Lets files of this process grow to so many bytes only, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda bytes_max: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def names(state: Path, **bounds: Any) -> list[str | None]:
+    return [None if found is None else found["eventName"] for found in read(state, **bounds)]
+
+
+def test_a_day_has_a_file_for_its_owner_only(trail: Trail, tmp_path: Path) -> None:
+    trail.write(record(1))
+    trail.write(record(2, "2026-01-03"))
+    files = sorted((tmp_path / "audit").iterdir())
+    assert [file.name for file in files] == ["2026-01-02.jsonl", "2026-01-03.jsonl"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE((tmp_path / "audit").stat().st_mode) == 0o700
+    assert names(tmp_path) == ["call1", "call2"]
+    third = datetime(2026, 1, 3, tzinfo=UTC)
+    assert names(tmp_path, since=third) == ["call2"]
+    assert names(tmp_path, until=datetime(2026, 1, 2, tzinfo=UTC)) == ["call1"]
+
+
+def test_a_record_that_does_not_fit_leaves_nothing_of_it(trail: Trail, tmp_path: Path, no_room: Any) -> None:
+    trail.write(record(1))
+    size = (tmp_path / "audit/2026-01-02.jsonl").stat().st_size
+    no_room(size + 100)  # the next is written in part
+    with pytest.raises(Unwritable):
+        trail.write(record(2))
+    assert (tmp_path / "audit/2026-01-02.jsonl").stat().st_size == size
+    no_room(size)  # and the next not at all
+    with pytest.raises(Unwritable):
+        trail.write(record(3))
+    no_room(10 * size)
+    trail.write(record(4))
+    assert names(tmp_path) == ["call1", "call4"]
+
+
+def test_a_line_that_a_crash_has_torn_spoils_no_other(trail: Trail, tmp_path: Path) -> None:
+    trail.write(record(1))
+    trail.close()
+    with (tmp_path / "audit/2026-01-02.jsonl").open("ab") as file:
+        file.write(b'{"eventTime": "20')
+    after = Trail(tmp_path)
+    after.write(record(2))
+    after.write(record(3))
+    after.close()
+    assert names(tmp_path) == ["call1", None, "call2", "call3"]
+
+
+def test_a_file_that_is_taken_away_is_begun_anew(trail: Trail, tmp_path: Path) -> None:
+    trail.write(record(1))
+    (tmp_path / "audit/2026-01-02.jsonl").unlink()
+    trail.write(record(2))
+    assert names(tmp_path) == ["call2"]
+
+
+def test_unknown_callers_are_kept_at_a_bounded_rate_and_the_rest_is_counted() -> None:
+    allowance = Allowance()
+    assert [allowance.take(5.0) for _ in range(int(UNKNOWN_BURST) + 3)].count(True) == UNKNOWN_BURST
+    assert allowance.left_out == 3
+    assert not allowance.take(4.0)  # a clock that goes back gives nothing
+    assert allowance.take(4.0 + 1.5 / UNKNOWN_PER_S)
+    assert not allowance.take(4.0 + 1.5 / UNKNOWN_PER_S)
+
+
+def test_what_was_left_out_stands_in_the_next_record(trail: Trail, tmp_path: Path) -> None:
+    for number in range(int(UNKNOWN_BURST) + 2):
+        trail.write_unknown(record(number), 5.0)
+    trail.write_unknown(record(1000), 15.0)
+    found = list(read(tmp_path))
+    assert len(found) == UNKNOWN_BURST + 1
+    assert found[-1] is not None
+    assert found[-1]["additionalEventData"] == {"recordsOfUnknownCallersLeftOut": 2}
+    assert all(each is not None and "additionalEventData" not in each for each in found[:-1])
+
+
+def test_no_log_is_a_refusal_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="no audit log"):
+        list(read(tmp_path))
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
