@@ -8,8 +8,9 @@
  * The finishing hop is polled after production; on the others copies wait in line with it (the backlog of the CPU). A
  * copy that the kernel can finish on the way out leaves behind the wrapping hop, the others cross the splitting hop. A
  * session takes the wrapping hop from its first super-packet until there was none for a second; nothing can then be on
- * that way any more. What still waits on the finishing hop when it begins is let out first: until that hop was once
- * empty, the wrapping hop leads into it. */
+ * that way any more. What still waits on the finishing hop when it begins is let out first: until the two were once
+ * empty, the wrapping hop leads into it. What leaves by a card leaves before the wrapping hop (leave_ahead), and waits
+ * nowhere. */
 #pragma once
 
 #define SUPER_PACKETS_GONE_NS 1000000000ll
@@ -69,7 +70,7 @@ static __always_inline struct passage *passage(void)
 	return bpf_map_lookup_elem(&passages, &first);
 }
 
-static __always_inline void enter_finishing_hop(__u64 packets)
+static __always_inline void enter_hop(__u64 packets)
 {
 	struct passage *here = passage();
 
@@ -77,7 +78,7 @@ static __always_inline void enter_finishing_hop(__u64 packets)
 		here->entered += packets;
 }
 
-static __always_inline void leave_finishing_hop(void)
+static __always_inline void leave_hop(void)
 {
 	struct passage *here = passage();
 
@@ -94,7 +95,7 @@ static __always_inline bool has_super_packets(__u32 slot)
 }
 
 /* A copy enters on one CPU and may leave on another. */
-static __noinline int is_finishing_hop_empty(void)
+static __noinline int are_hops_empty(void)
 {
 	__u64 entered = 0, left = 0;
 	__u32 first = 0;
@@ -110,8 +111,8 @@ static __noinline int is_finishing_hop_empty(void)
 	return entered == left;
 }
 
-/* At the far end of the wrapping hop: whether a copy has to queue behind what waits on the finishing hop. What was lost
- * there would keep it from ever being empty, so this has an end. */
+/* At both ends of the wrapping hop: whether a copy has to queue behind what waits on it and on the finishing hop. What was
+ * lost there would keep them from ever being empty, so this has an end. */
 static __always_inline bool passes_finishing_hop(__u32 slot)
 {
 	struct bulk *bulk = bpf_map_lookup_elem(&bulks, &slot);
@@ -119,7 +120,7 @@ static __always_inline bool passes_finishing_hop(__u32 slot)
 	if (!bulk)
 		return true;
 	if (bulk->passes_finishing_hop &&
-	    (is_finishing_hop_empty() || !is_within(bpf_ktime_get_ns(), bulk->since_ns, FINISHING_HOP_EMPTIED_NS)))
+	    (are_hops_empty() || !is_within(bpf_ktime_get_ns(), bulk->since_ns, FINISHING_HOP_EMPTIED_NS)))
 		bulk->passes_finishing_hop = false;
 	return bulk->passes_finishing_hop;
 }

@@ -157,7 +157,8 @@ struct {
 	__type(value, struct bulk);
 } bulks SEC(".maps");
 
-/* How many copies have entered the finishing hops, and how many have left them. What is lost there never leaves. */
+/* How many copies have entered the wrapping and the finishing hops, and how many have left them. What is lost there never
+ * leaves. */
 struct passage {
 	__u64 entered;
 	__u64 left;

@@ -2,6 +2,7 @@
 /* The data plane, in the order a packet goes:
  *
  *   production packet → hook_ingress, hook_egress   parse, classify, count, clone into a hop
+ *   before a hop      → leave_ahead                  outer headers for what leaves whole by a card, which never enters
  *   wrapping hop      → wrap                         outer headers for a whole super-packet
  *   finishing hop     → finish                       the kernel splits and completes checksums; tags, cut, outer headers
  *   splitting hop     → finish_split                 the same
@@ -92,7 +93,7 @@ static __always_inline __u32 clone_into_hop(struct __sk_buff *skb, const struct 
 		failed = bpf_clone_redirect(skb, wraps ? lane->wrapping_ifindex : lane->finishing_ifindex, 0);
 		skb->mark = mark;
 		if (!failed && !wraps)
-			enter_finishing_hop(1);
+			enter_hop(1);
 	}
 	if (!failed)
 		return STAGE_SENT;
@@ -113,8 +114,8 @@ static __always_inline __u32 kept_from_sessions(struct __sk_buff *skb, const str
 	return refusal->error ? OUTCOME_TARGET_REFUSED : OUTCOME_COUNT;
 }
 
-/* Offers an IP packet to the sessions; at most one takes it. What is remembered of a flow also says that it is not kept
- * from them, but for what depends on more than the flow. */
+/* Offers an IP packet to the sessions; at most one takes it. That a flow is remembered also says that it is not kept from
+ * them. Not so for what depends on more than is remembered: a copy, by its VNI, and any ICMP, by its type. */
 static __always_inline __u32 offer(struct __sk_buff *skb, const struct interface_policy *policy, __u32 direction,
 				   const struct headers *headers, const struct tally *wire, bool traced,
 				   struct decision *decision, struct refusal *refusal, __u32 *stage)
@@ -336,7 +337,7 @@ int leave_ahead(struct __sk_buff *skb)
 		if (is_wrapped_whole(skb, to, &headers, true) && !wrap_whole(skb, to, &headers))
 			return send_whole(skb, to, &headers, &wire);
 	}
-	enter_finishing_hop(1);
+	enter_hop(1);
 	return TCX_NEXT;
 }
 
@@ -350,7 +351,7 @@ int wrap(struct __sk_buff *skb)
 	const struct lane *lane;
 	bool queues, leaves;
 
-	leave_finishing_hop();
+	leave_hop();
 	if (!to)
 		return TCX_DROP;
 	if (parse(skb, &headers) != PARSED_IP)
@@ -369,7 +370,7 @@ int wrap(struct __sk_buff *skb)
 	}
 	if (!queues)
 		return bpf_redirect(lane->splitting_ifindex, 0);
-	enter_finishing_hop(wire.packets);
+	enter_hop(wire.packets);
 	return bpf_redirect(lane->finishing_ifindex, 0);
 }
 
@@ -406,7 +407,7 @@ SEC("tc")
 int finish(struct __sk_buff *skb)
 {
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC)	/* nobody has counted how a stray came in */
-		leave_finishing_hop();
+		leave_hop();
 	return finish_packet(skb);
 }
 

@@ -2,7 +2,8 @@
 /* What was decided of a flow is remembered, so that its next packet costs the same under any number of rules.
  *
  * Each CPU has a table of its own, direct-mapped: a newer flow takes the place of an older one. A decision depends on
- * the policy and on the fields of `struct headers` that are compared here, and on nothing else. A policy is never
+ * the policy and on the fields of `struct headers` that are compared here, and on nothing else; what is never offered to
+ * a session is not remembered, and of ICMP, where that depends on the type, is asked each time. A policy is never
  * written, and its generation never comes again, so what was remembered under it is gone with the swap of the policy.
  */
 #pragma once

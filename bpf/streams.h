@@ -46,12 +46,14 @@ struct quoted6 {
 	__be16 udp_checksum_be;
 };
 _Static_assert(sizeof(struct quoted6) == 40 + UDP_HEADER_BYTES, "as it is on the wire");
-/* What few packets can be; asked at the hook, where a call costs more than the answer. */
+
+/* Whether it is worth a call to find out; few packets are. */
 static __always_inline bool may_be_copy_on_the_wire(const struct headers *headers)
 {
 	return headers->protocol == PROTOCOL_UDP && headers->source_port >= OUTER_SOURCE_PORT_MIN;
 }
 
+/* Any ICMP: also whether such a packet is never mirrored depends on its type, which is not remembered of a flow. */
 static __always_inline bool may_be_error_about_a_copy(const struct headers *headers)
 {
 	return headers->protocol == PROTOCOL_ICMP || headers->protocol == PROTOCOL_ICMPV6;

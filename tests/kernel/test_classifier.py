@@ -7,13 +7,14 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from pktmirror.agent.hops import PROGRAMS
 from pktmirror.kernel import bpf
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import TCP as PROTOCOL_TCP
 from pktmirror.model.filter import Action, Direction, Filter, NetworkService, PortRange, Rule
 from tests.budget import examples
 from tests.kernel.bench import Bench, Counted, expected
-from tests.kernel.frames import IPV4, IPV6, TCP, UDP, ethernet
+from tests.kernel.frames import ICMPV6, IPV4, IPV6, TCP, UDP, ethernet
 from tests.kernel.policies import Scene, scene, session
 from tests.unit.agent.large_filters import LARGE, Asked, asked_of
 from tests.unit.packet.frames import fragment_header, ipv4, ipv6, tcp, udp
@@ -179,14 +180,32 @@ def test_more_flows_than_are_remembered_are_decided_all_the_same(bench: Bench) -
 
 
 def test_a_policy_without_a_generation_remembers_nothing(bench: Bench) -> None:
-    scene_ = scene([session(1, 0)], [Filter()], is_host_side=False)
-    bench.write(scene_, remembers=False)
-    agree(bench, scene_, SSH)
+    """All such policies have the same generation: none. What one of them decided would hold for the next."""
+    for action in (Action.ACCEPT, Action.REJECT, Action.ACCEPT):
+        filter_ = Filter((Rule(1, Direction.INGRESS, action, ANY4, ANY4),))
+        scene_ = scene([session(1, 0)], [filter_], is_host_side=False)
+        bench.write(scene_, remembers=False)
+        agree(bench, scene_, SSH)
+
+
+def test_a_remembered_flow_says_nothing_of_icmp_types_that_are_never_mirrored(bench: Bench) -> None:
+    """Neighbour discovery between two addresses that have just exchanged an echo (spec 1.7)."""
+    any6 = ip_network("::/0")
+    filter_ = Filter((Rule(1, Direction.INGRESS, Action.ACCEPT, any6, any6),))
+    scene_ = scene([session(1, 0)], [filter_], is_host_side=False)
+    bench.write(scene_)
+    echo, solicitation = (
+        ethernet(IPV6, ipv6(bytes((kind, 0)) + bytes(22), ICMPV6, source="fe80::6", destination="fe80::48"))
+        for kind in (128, 135)
+    )
+    for _ in range(2):
+        assert Verdict.TAKEN in said(agree(bench, scene_, echo))
+        assert said(agree(bench, scene_, solicitation)) == set()
 
 
 def test_the_programs_are_within_what_the_verifier_takes(loaded: bpf.Object, say: Callable[[str], None]) -> None:
     """A million instructions are looked at, at most (Linux 5.2); half of it is left for those who come after."""
-    for name in ("hook_ingress", "hook_egress", "wrap", "finish"):
+    for name in ("hook_ingress", "hook_egress", *PROGRAMS):
         with loaded.program(name) as program:
             looked_at = program.verified_instructions()
         say(f"{name}: the verifier looked at {looked_at} instructions")

@@ -247,9 +247,10 @@ def device_names(mirror: Mirror) -> list[str]:
 
 
 def hop_pins(mirror: Mirror) -> set[str]:
-    """At the far end of each hop: its program, and, where it is polled, the one that keeps copies apart."""
+    """Of each hop, by its far end: its program, what leaves ahead of it where it wraps, and, where it is polled, what
+    keeps copies apart."""
     devices = hop_of(mirror)
-    programs = {"b": ("wrap",), "d": ("finish", "keep_apart"), "f": ("finish_split",)}
+    programs = {"b": ("wrap", "leave_ahead"), "d": ("finish", "keep_apart"), "f": ("finish_split",)}
     return {f"hop-{device}-{program}" for device in devices for program in programs.get(device[12], ())}
 
 

@@ -1,5 +1,6 @@
 """Super-packets: what a sender leaves to segmentation offload is mirrored as the packets on the wire (facts 81, 82)."""
 
+import json
 import socket
 import struct
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pktmirror.agent.hops import HOP_PREFIX
 from pktmirror.desired import Underlay
 from pktmirror.lab import Lab, Topology
 from pktmirror.model.evaluation import Verdict
@@ -102,6 +104,15 @@ def test_a_transfer_with_offload_is_mirrored_as_the_packets_on_the_wire(
         assert ledger.verdict(Verdict.TAKEN) == ledger.stage(Stage.SENT), "both in packets and bytes of the wire"
 
 
+def through_the_wrapping_hop(mirror: Mirror) -> int:
+    """How many packets the far ends of the host's wrapping hops have received."""
+    show = ["ip", "-n", mirror.lab.namespace("host"), "-s", "-j", "link", "show"]
+    links = json.loads(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
+    far_ends = [link for link in links if link["ifname"].startswith(HOP_PREFIX) and link["ifname"][12] == "b"]
+    assert far_ends
+    return sum(link["stats64"]["rx"]["packets"] for link in far_ends)
+
+
 @pytest.mark.parametrize(
     ("segmentation", "leave_whole"),
     [(Segmentation.AUTO, True), (Segmentation.HOST, False), (Segmentation.UNDERLAY, True)],
@@ -116,6 +127,7 @@ def test_copies_are_the_same_whoever_splits_them(lab: Build, segmentation: Segme
         mirror.assert_everything_adds_up()
         copies = mirror.collector("monitor").copies()
         assert (max(copy.outer_id for copy in copies) > 0) is leave_whole
+        assert (through_the_wrapping_hop(mirror) == 0) is (segmentation is Segmentation.UNDERLAY)
         assert {internet_checksum(copy.outer[14:34]) for copy in copies} == {0}
         frames = [copy.frame for copy in copies]
         assert payloads(frames) == TRANSFERRED
