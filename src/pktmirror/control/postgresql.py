@@ -22,6 +22,8 @@ LOCK_WAIT_MS = 5_000
 IDLE_IN_TRANSACTION_MS = 10_000
 """A replica that stands still with the lock in its hands loses it."""
 CONNECT_S = 5
+CONNECTIONS = 16
+"""Of a replica, for what it reads; with the writer's and the listener's 18 of a server's 100."""
 CHANNEL = "pktmirror"
 EVERYTHING = ""
 """What is told when notifications may have been missed."""
@@ -54,7 +56,7 @@ def described(url: str) -> str:
     return f"{parts.get('dbname') or parts.get('user') or 'of this user'} at {place} (PostgreSQL)"
 
 
-def engine(url: str) -> Engine:
+def engine(url: str, connections: int = CONNECTIONS) -> Engine:
     """Transactions of the option ``writes`` are alone; the others see one snapshot and cannot write.
 
     Those of the option ``version`` raise `OtherVersion` where the tables are not of that. Those of the option ``apart``
@@ -64,8 +66,9 @@ def engine(url: str) -> Engine:
         "postgresql+psycopg://",
         creator=lambda: _connect(url),
         pool_pre_ping=True,  # a server that was restarted costs a connection, not a request
-        pool_size=8,  # with the overflow and the listener 17 of a server's 100 connections
-        max_overflow=8,
+        pool_size=connections,
+        max_overflow=0,
+        pool_use_lifo=True,
     )
     event.listen(made, "begin", _begin)
     return made

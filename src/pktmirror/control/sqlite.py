@@ -6,11 +6,23 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 
 BUSY_TIMEOUT_MS = 5_000
+CONNECTIONS = 15
+CACHE_KIB = 16_384
+"""Of each connection, at most; what a change touches of a store of 100,000 sessions is in it."""
 
 
-def engine(path: Path) -> Engine:
-    """Transactions of the option ``writes`` have the file for themselves; the others see one state of it."""
-    made = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+def engine(path: Path, connections: int = CONNECTIONS) -> Engine:
+    """Transactions of the option ``writes`` have the file for themselves; the others see one state of it.
+
+    Each connection has a cache of the file, which is of no use once another has written: who writes keeps to one.
+    """
+    made = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+        pool_size=connections,
+        max_overflow=0,
+        pool_use_lifo=True,
+    )
     event.listen(made, "connect", _configure)
     event.listen(made, "begin", _begin)
     return made
@@ -30,6 +42,8 @@ def _configure(connection: Any, _record: object) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={BUSY_TIMEOUT_MS}",
+        f"cache_size=-{CACHE_KIB}",
+        "temp_store=MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -1,13 +1,12 @@
 """The store: SQLite or PostgreSQL, one writer at a time, one transaction an operation.
 
 What a transaction changed is on the disk when it ends, or nothing of it is. A change that concerns desired state
-calls `Transaction.bump_revision` in the same transaction. With `schema`, `migrations`, `sqlite` and `postgresql` the
-only SQL. An edge module.
+calls `Transaction.bump_revision` in the same transaction. With `schema`, `statements`, `migrations`, `sqlite` and
+`postgresql` the only SQL. An edge module.
 """
 
 import functools
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,21 +15,24 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import psycopg
 import structlog
-from sqlalchemy import Connection, Engine, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Engine, delete, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pktmirror import networks
 from pktmirror.aws import ApiError
-from pktmirror.control import migrations, postgresql, schema, sqlite
+from pktmirror.control import migrations, postgresql, schema, sqlite, statements
+from pktmirror.control.turns import Turns
 from pktmirror.model.refusal import Refusal
 from pktmirror.networks import Declaration, Networks
 
 R = TypeVar("R")
 
 _log = structlog.get_logger("control")
+_AWAY = (
+    *(OperationalError, InterfaceError, PoolTimeoutError),
+    *(psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError),
+)
 REVISION_LEAP = 1_000_000
 """More changes than there are between a backup and its restoring."""
 EVERYTHING = postgresql.EVERYTHING
@@ -52,33 +54,28 @@ class Collection(Generic[R]):
         self._owned = {} if owner is None or schema.OWNER not in mapping.table.c else {schema.OWNER: owner}
 
     def get(self, key: str) -> R | None:
-        if _is_asked_in_vain({self._mapping.key: key}):
-            return None
-        query = select(self._mapping.table).where(self._key == key, *self._conditions({}))
-        row = self._connection.execute(query).mappings().first()
-        return None if row is None else self._mapping.record(dict(row))
+        found = self.where(**{self._mapping.key: key})
+        return found[0] if found else None
 
     def where(self, **equal: object) -> list[R]:
         """The records whose columns equal what is given; all of them when nothing is."""
         if _is_asked_in_vain(equal):
             return []
-        query = select(self._mapping.table).where(*self._conditions(equal)).order_by(self._key)
-        return [self._mapping.record(dict(row)) for row in self._connection.execute(query).mappings()]
+        rows = statements.rows(self._connection, self._mapping.table, equal | self._owned, [self._mapping.key])
+        return [self._mapping.record(row) for row in rows]
 
     def count(self, **equal: object) -> int:
         if _is_asked_in_vain(equal):
             return 0
-        query = select(func.count()).select_from(self._mapping.table).where(*self._conditions(equal))
-        return self._connection.execute(query).scalar_one()
+        return statements.count(self._connection, self._mapping.table, equal | self._owned)
 
     def put(self, record: R) -> None:
         """Insert, or replace what has the same id; where no owner is given, whose it is stays as it is."""
         row = self._mapping.row(record) | self._owned
-        statement = _insert(self._connection, self._mapping.table).values(row)
-        self._connection.execute(statement.on_conflict_do_update(index_elements=[self._mapping.key], set_=row))
+        statements.put(self._connection, self._mapping.table, [self._mapping.key], row)
 
     def remove(self, key: str) -> None:
-        self._connection.execute(delete(self._mapping.table).where(self._key == key, *self._conditions({})))
+        statements.remove(self._connection, self._mapping.table, {self._mapping.key: key} | self._owned)
 
     def owner_of(self, key: str) -> str | None:
         """The account that a record belongs to; None for one that is not there."""
@@ -113,20 +110,17 @@ class Tags:
         return self._read(schema.TAGS.c.key.in_(list(keys)))
 
     def of(self, resource_id: str) -> dict[str, str]:
-        return self._read(schema.TAGS.c.resource_id == resource_id).get(resource_id, {})
+        rows = statements.rows(self._connection, schema.TAGS, {"resource_id": resource_id} | self._owned, ["key"])
+        return {row["key"]: row["value"] for row in rows}
 
     def put(self, resource_id: str, key: str, value: str) -> None:
-        statement = _insert(self._connection, schema.TAGS).values(
-            resource_id=resource_id, key=key, value=value, **self._owned
-        )
-        self._connection.execute(
-            statement.on_conflict_do_update(index_elements=["resource_id", "key"], set_={"value": value})
-        )
+        row = {"resource_id": resource_id, "key": key, "value": value, **self._owned}
+        statements.put(self._connection, schema.TAGS, ["resource_id", "key"], row)
 
     def remove(self, resource_id: str, key: str | None = None) -> None:
         """One tag, or all of a resource."""
-        statement = delete(schema.TAGS).where(schema.TAGS.c.resource_id == resource_id, *self._conditions)
-        self._connection.execute(statement if key is None else statement.where(schema.TAGS.c.key == key))
+        named = {"resource_id": resource_id} | ({} if key is None else {"key": key})
+        statements.remove(self._connection, schema.TAGS, named | self._owned)
 
     def give(self, resource_id: str, owner: str) -> None:
         """Make the tags of a resource another account's."""
@@ -199,12 +193,11 @@ class Transaction:
         self.news.add(REVISION)
 
     def setting(self, name: str) -> str | None:
-        query = select(schema.SETTINGS.c.value).where(schema.SETTINGS.c.name == name)
-        return self._connection.execute(query).scalar_one_or_none()
+        found = statements.rows(self._connection, schema.SETTINGS, {"name": name})
+        return found[0]["value"] if found else None
 
     def set_setting(self, name: str, value: str) -> None:
-        statement = _insert(self._connection, schema.SETTINGS).values(name=name, value=value)
-        self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+        statements.put(self._connection, schema.SETTINGS, ["name"], {"name": name, "value": value})
 
     @property
     def declaration(self) -> Declaration:
@@ -266,12 +259,14 @@ class Transaction:
 class Store:
     """An open store; safe to use from several threads, and PostgreSQL also from several processes."""
 
-    def __init__(self, engine: Engine, name: str, url: str | None = None) -> None:
+    def __init__(self, readers: Engine, writers: Engine, name: str, url: str | None = None) -> None:
         self.name = name
         self.url = url
         """Where others may find it; None: it is this process's alone."""
-        self._engine = engine
-        self._writer = threading.Lock()  # waiting here is fair; SQLite's own waiting is polling
+        self.revision_written: int | None = None
+        """The last one that this object has made; it is committed when its writer is let go."""
+        self._readers, self._writers = readers, writers
+        self._turns = Turns(lambda: self._begun(writes=True), Transaction, self._before_commit)
         self._options: dict[str, Any] = {} if url is None else {"version": schema.VERSION}
 
     @classmethod
@@ -282,9 +277,9 @@ class Store:
         ``migrate`` is False, for any other version.
         """
         if isinstance(where, str):
-            store = cls(postgresql.engine(where), postgresql.described(where), where)
+            store = cls(postgresql.engine(where), postgresql.engine(where, 1), postgresql.described(where), where)
         else:
-            store = cls(sqlite.engine(where), str(where))
+            store = cls(sqlite.engine(where), sqlite.engine(where, 1), str(where))
         try:
             store._make_or_migrate(migrate)
         except (SQLAlchemyError, sqlite3.Error, psycopg.Error) as error:
@@ -304,12 +299,8 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Commits at the end; an exception undoes everything. ApiError where the store does not answer."""
-        with self._answering(), self._writer, self._begun(writes=True) as connection:
-            transaction = Transaction(connection)
+        with self._answering(), self._turns.turn() as transaction:
             yield transaction
-            if self.url is not None:
-                for told in sorted(transaction.news):
-                    postgresql.notify(connection, str(transaction.revision) if told == REVISION else told)
 
     @contextmanager
     def apart(self) -> Iterator[Connection]:
@@ -335,13 +326,23 @@ class Store:
         finally:
             listener.close()
 
+    def _before_commit(self, done: list[Transaction]) -> None:
+        news = set[str]().union(*(transaction.news for transaction in done))
+        if REVISION in news:
+            self.revision_written = done[-1].revision
+        if self.url is not None:
+            for told in sorted(news):
+                postgresql.notify(done[-1].connection, str(self.revision_written) if told == REVISION else told)
+
     def close(self) -> None:
-        self._engine.dispose()
+        self._readers.dispose()
+        self._writers.dispose()
 
     @contextmanager
     def _begun(self, **options: Any) -> Iterator[Connection]:
+        engine = self._writers if options.get("writes") else self._readers
         with (
-            self._engine.connect().execution_options(**self._options, **options) as connection,
+            engine.connect().execution_options(**self._options, **options) as connection,
             connection.begin(),
         ):
             yield connection
@@ -355,12 +356,12 @@ class Store:
             raise ApiError(
                 "Unavailable", "Another replica has upgraded the store; this one must be upgraded too"
             ) from None
-        except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as error:
+        except _AWAY as error:
             _log.error("the store does not answer", store=self.name, error=str(getattr(error, "orig", None) or error))
             raise ApiError("Unavailable", "The store does not answer. Try again") from None
 
     def _make_or_migrate(self, migrate: bool) -> None:
-        with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with self._writers.connect().execution_options(writes=True) as connection, connection.begin():
             if self.url is not None:
                 postgresql.check(connection)
             elif (damage := sqlite.damage(connection)) is not None:
@@ -377,11 +378,6 @@ class Store:
                     found=f"store version {found}, and this program writes {schema.VERSION}",
                     do="start `pktmirror serve` of this version once: it brings the store to its own",
                 )
-
-
-def _insert(connection: Connection, table: Any) -> Any:
-    """Both know ON CONFLICT, and SQLAlchemy has it for each by itself."""
-    return (postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert)(table)
 
 
 def _is_asked_in_vain(equal: dict[str, object]) -> bool:
