@@ -54,14 +54,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -136,7 +138,7 @@ class Revisions:
         """Take it before looking at the revision; it is set by whatever changes afterwards."""
         return self._changed
 
-    def reached(self, revision: int) -> None:
+    def reached(self, revision: int | None) -> None:
         """Wakes the long polls when this is another revision than before."""
         if revision != self._revision:
             self._revision = revision
@@ -301,39 +303,42 @@ class Endpoint:
         return response
 
     async def _answered(self, request: Request, event: Event) -> Response:
-        request_id, service = event.request_id, event.service
+        asked = _Asked(event, event.service)
         try:
             signed = await _signed(request, BODY_BYTES_MAX)
-            service = claimed_service(signed, services=frozenset(SERVICES), otherwise=service)
-            event = replace(event, service=service, operation=_claimed_action(signed))
-            identity = await run_in_threadpool(
-                verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset(SERVICES)
-            )
-            service = identity.service
-            principal = await run_in_threadpool(self._plane.principal, identity.access_key_id)
-            event = replace(event, service=service, principal=principal)
-            if json.is_spoken_to(service):
-                call = json.parse(service, request.headers.get(json.TARGET_HEADER, ""), signed.body)
-            else:
-                call = parse(service, *_form(signed, request.headers.get("content-type", "")))
-            event = replace(event, operation=call.operation, parameters=call.parameters)
-            result = await self._changing(self._plane.perform, call, event, time.time())
-            if json.is_spoken_to(service):
-                return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
-            return Response(success(call, result, request_id), 200, media_type=CONTENT_TYPE)
+            performed = partial(self._performed, asked, signed, request.headers)  # as one: each hop costs as a query
+            return await self._changing(performed)
         except ApiError as refusal:
             error = refusal
         except ClientDisconnect:
             return self._hung_up()
         except Exception:
-            _log.exception("a request failed", request_id=request_id)
+            _log.exception("a request failed", request_id=event.request_id)
             error = errors.internal_error()
         self._plane.refused.count(error.code)
-        await run_in_threadpool(self._plane.refused_call, event, error)
-        if json.is_spoken_to(service):
+        await run_in_threadpool(self._plane.refused_call, asked.event, error)
+        if json.is_spoken_to(asked.service):
             body, headers = json.failure(error)
             return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
-        return Response(failure(service, error, request_id), error.status, media_type=CONTENT_TYPE)
+        return Response(failure(asked.service, error, event.request_id), error.status, media_type=CONTENT_TYPE)
+
+    def _performed(self, asked: "_Asked", signed: SignedRequest, headers: Headers) -> Response:
+        """Believe, parse and carry out a call. ``asked`` learns what the request is on the way."""
+        asked.service = claimed_service(signed, services=frozenset(SERVICES), otherwise=asked.service)
+        asked.event = replace(asked.event, service=asked.service, operation=_claimed_action(signed))
+        identity = verify(signed, self._plane.secret_of, datetime.now(UTC), services=frozenset(SERVICES))
+        service = asked.service = identity.service
+        principal = self._plane.principal(identity.access_key_id)
+        asked.event = replace(asked.event, service=service, principal=principal)
+        if json.is_spoken_to(service):
+            call = json.parse(service, headers.get(json.TARGET_HEADER, ""), signed.body)
+        else:
+            call = parse(service, *_form(signed, headers.get("content-type", "")))
+        asked.event = replace(asked.event, operation=call.operation, parameters=call.parameters)
+        result = self._plane.perform(call, asked.event, time.time())
+        if json.is_spoken_to(service):
+            return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
+        return Response(success(call, result, asked.event.request_id), 200, media_type=CONTENT_TYPE)
 
     def _event(self, request: Request, service: str, operation: str) -> Event:
         """What is known of a request before anything of it is believed."""
@@ -622,7 +627,7 @@ class Endpoint:
     async def _changing(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""
         result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
-        self.revisions.reached(await run_in_threadpool(self._revision))
+        self.revisions.reached(self._plane.revision_written)
         return result
 
     def _revision(self) -> int:
@@ -697,6 +702,14 @@ class Endpoint:
         if request.method != "GET":
             await run_in_threadpool(self._plane.log_change, event)
         return signed.body
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What is known of a request to AWS's side so far; good for its refusal, where that is all there ever is."""
+
+    event: Event
+    service: str
 
 
 class SecurityHeaders:

@@ -266,6 +266,11 @@ class ControlPlane:
         return result
 
     @property
+    def revision_written(self) -> int | None:
+        """The last revision that this process has made; None before the first."""
+        return self._store.revision_written
+
+    @property
     def revision(self) -> int:
         with self._store.read() as transaction:
             return transaction.revision
