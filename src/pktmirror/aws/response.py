@@ -17,6 +17,9 @@ from pktmirror.aws.xmltext import escape
 
 CONTENT_TYPE = "text/xml;charset=UTF-8"
 
+_Where = tuple[str, ...]
+"""The way to a value, in parts: it is text only where something does not fit."""
+
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
@@ -69,23 +72,24 @@ def failure(service: str, error: ApiError, request_id: str) -> bytes:
 
 
 def _write_result(parts: list[str], operation: Operation, result: Mapping[str, object]) -> None:
-    _write_members(parts, operation.output or Structure("NoOutput", {}, ()), result, operation.name)
+    _write_members(parts, operation.output or Structure("NoOutput", {}, ()), result, (operation.name,))
 
 
-def _write_members(parts: list[str], shape: Structure, value: Mapping[str, object], where: str) -> None:
+def _write_members(parts: list[str], shape: Structure, value: Mapping[str, object], where: _Where) -> None:
     written = 0
     for member in shape.members.values():
         if member.name in value:
             written += 1
-            _write(parts, member.wire_name, member.shape, value[member.name], f"{where}.{member.name}")
+            given = value[member.name]
+            if given is not None:
+                _write(parts, member.wire_name, member.shape, given, (*where, ".", member.name))
     if written != len(value):
         unknown = sorted(value.keys() - {member.name for member in shape.members.values()})
-        raise ValueError(f"{where}: {shape.name} has no member {', '.join(unknown)}")
+        raise ValueError(f"{''.join(where)}: {shape.name} has no member {', '.join(unknown)}")
 
 
-def _write(parts: list[str], tag: str, shape: Shape, value: object, where: str) -> None:
-    if value is None:
-        return
+def _write(parts: list[str], tag: str, shape: Shape, value: object, where: _Where) -> None:
+    """A value that is not None."""
     match shape:
         case Scalar(type_name):
             parts.append(f"<{tag}>{_SCALARS[type_name](value, where)}</{tag}>")
@@ -111,54 +115,54 @@ def _write(parts: list[str], tag: str, shape: Shape, value: object, where: str) 
             parts.append(f"</{tag}>")
 
 
-def _write_item(parts: list[str], tag: str, shape: Shape, value: object, where: str) -> None:
+def _write_item(parts: list[str], tag: str, shape: Shape, value: object, where: _Where) -> None:
     if value is None:
         raise _misfit(value, where, "a list without None")
-    _write(parts, tag, shape, value, f"{where}[]")
+    _write(parts, tag, shape, value, (*where, "[]"))
 
 
-def _misfit(value: object, where: str, expected: str) -> ValueError:
-    return ValueError(f"{where} is {value!r}, and the model wants {expected}")
+def _misfit(value: object, where: _Where, expected: str) -> ValueError:
+    return ValueError(f"{''.join(where)} is {value!r}, and the model wants {expected}")
 
 
-def _string(value: object, where: str) -> str:
+def _string(value: object, where: _Where) -> str:
     if not isinstance(value, str):
         raise _misfit(value, where, "a string")
     return escape(value)
 
 
-def _boolean(value: object, where: str) -> str:
+def _boolean(value: object, where: _Where) -> str:
     if not isinstance(value, bool):
         raise _misfit(value, where, "a boolean")
     return "true" if value else "false"
 
 
-def _integer(value: object, where: str) -> str:
+def _integer(value: object, where: _Where) -> str:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _misfit(value, where, "an integer")
     return str(value)
 
 
-def _float(value: object, where: str) -> str:
+def _float(value: object, where: _Where) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise _misfit(value, where, "a finite number")
     return repr(float(value))
 
 
-def _timestamp(value: object, where: str) -> str:
+def _timestamp(value: object, where: _Where) -> str:
     """ISO 8601 in UTC with milliseconds, cut and not rounded: 2024-01-31T23:59:59.999Z."""
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise _misfit(value, where, "a time with its zone")
     return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
-def _blob(value: object, where: str) -> str:
+def _blob(value: object, where: _Where) -> str:
     if not isinstance(value, bytes):
         raise _misfit(value, where, "bytes")
     return base64.b64encode(value).decode()
 
 
-_SCALARS: Mapping[str, Callable[[object, str], str]] = {
+_SCALARS: Mapping[str, Callable[[object, _Where], str]] = {
     "string": _string,
     "boolean": _boolean,
     "integer": _integer,

@@ -63,9 +63,9 @@ def sessions_changed(transaction: Transaction, sessions: Iterable[SessionRecord]
     Where the outer source is the host's, each that the session is known to have had; `agent_told` adds to them.
     """
     for session in sessions:
-        _note(transaction, session, None)
-        for stream in transaction.streams.where(session_id=session.session_id):
-            _note(transaction, session, stream.outer_source)
+        told = {stream.outer_source for stream in transaction.streams.where(session_id=session.session_id)}
+        for outer_source in (None, *sorted(told)):
+            _note(transaction, session, outer_source)
 
 
 def agent_told(transaction: Transaction, outer_sources: Mapping[str, str]) -> dict[str, str]:
@@ -94,7 +94,7 @@ def sessions_ended(transaction: Transaction, sent_by: Mapping[str, Tally], now_s
         transaction.ended_sessions.put(EndedSessionRecord(session_id, known.packets, known.bytes, now_s))
         if transaction.hosts.get(host_id) is not None:
             transaction.unconfirmed_ends.put(UnconfirmedEndRecord(session_id, host_id, transaction.revision, now_s))
-    if transaction.ended_sessions.count() > ENDED_MAX:
+    if transaction.removed_sessions and transaction.ended_sessions.count() > ENDED_MAX:
         oldest = sorted(transaction.ended_sessions.where(), key=lambda record: record.ended_at_s)
         for record in oldest[: len(oldest) - ENDED_MAX]:
             _forget(transaction, record.session_id)

@@ -87,7 +87,7 @@ from pktmirror.aws import (
 from pktmirror.control.events import Event
 from pktmirror.control.joins import HOSTS, Joins
 from pktmirror.control.plane import ControlPlane
-from pktmirror.control.principals import Origin
+from pktmirror.control.principals import Origin, Principal
 from pktmirror.control.replicas import PROBES
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.store import EVERYTHING
@@ -326,9 +326,17 @@ class Endpoint:
         """Believe, parse and carry out a call. ``asked`` learns what the request is on the way."""
         asked.service = claimed_service(signed, services=frozenset(SERVICES), otherwise=asked.service)
         asked.event = replace(asked.event, service=asked.service, operation=_claimed_action(signed))
-        identity = verify(signed, self._plane.secret_of, datetime.now(UTC), services=frozenset(SERVICES))
+        principal: Principal | None = None
+
+        def secret_of(access_key_id: str) -> str | None:
+            nonlocal principal
+            secret, principal = self._plane.caller(access_key_id)
+            return secret
+
+        identity = verify(signed, secret_of, datetime.now(UTC), services=frozenset(SERVICES))
         service = asked.service = identity.service
-        principal = self._plane.principal(identity.access_key_id)
+        if principal is None:  # its user is gone
+            raise errors.auth_failure()
         asked.event = replace(asked.event, service=service, principal=principal)
         if json.is_spoken_to(service):
             call = json.parse(service, headers.get(json.TARGET_HEADER, ""), signed.body)

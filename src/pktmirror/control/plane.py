@@ -171,6 +171,14 @@ class ControlPlane:
             record = transaction.access_keys.get(access_key_id)
         return self._opened(record) if record is not None and record.active else None
 
+    def caller(self, access_key_id: str) -> tuple[str | None, Principal | None]:
+        """The secret of an access key, and whose it is; None twice for one that does not exist, or is not active."""
+        with self._store.read() as transaction:
+            record = transaction.access_keys.get(access_key_id)
+            if record is None or not record.active:
+                return None, None
+            return self._opened(record), principal_of(transaction, record, self.identity.account_id)
+
     @property
     def region(self) -> str:
         return self._region

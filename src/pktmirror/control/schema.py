@@ -3,6 +3,7 @@
 A change of any table raises `VERSION` and adds a step to `migrations`; a store of a later version is refused.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from ipaddress import ip_network
@@ -298,6 +299,12 @@ _HOST_CERTIFICATES = Table(
     Column("ends_at_s", Float, nullable=False),
     Column("revoked_at_s", Float),
 )
+
+
+@functools.cache
+def is_owned(table: Table) -> bool:
+    """Whether its rows say whose they are."""
+    return OWNER in table.c
 
 
 @dataclass(frozen=True, slots=True)

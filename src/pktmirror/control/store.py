@@ -7,6 +7,7 @@ calls `Transaction.bump_revision` in the same transaction. With `schema`, `state
 
 import functools
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,21 +42,30 @@ REVISION = "revision"
 _DECLARATION = "networks"
 
 
+_Seen = dict[tuple[str | None, str], R | None]
+
+
 class Collection(Generic[R]):
     """All records of one kind within a transaction, in the order of their ids.
 
-    With an ``owner``, where the rows have one: the records of that account alone, whatever is asked or done.
+    With an ``owner``, where the rows have one: the records of that account alone, whatever is asked or done. ``seen``
+    holds what was asked for by its key, by owner and key, for all views of the transaction.
     """
 
-    def __init__(self, connection: Connection, mapping: schema.Mapping[R], owner: str | None = None) -> None:
+    def __init__(
+        self, connection: Connection, mapping: schema.Mapping[R], seen: "_Seen[R]", owner: str | None = None
+    ) -> None:
         self._connection = connection
         self._mapping = mapping
-        self._key = mapping.table.c[mapping.key]
-        self._owned = {} if owner is None or schema.OWNER not in mapping.table.c else {schema.OWNER: owner}
+        self._seen = seen
+        self._owned = {} if owner is None or not schema.is_owned(mapping.table) else {schema.OWNER: owner}
 
     def get(self, key: str) -> R | None:
-        found = self.where(**{self._mapping.key: key})
-        return found[0] if found else None
+        asked = self._owned.get(schema.OWNER), key
+        if asked not in self._seen:
+            found = self.where(**{self._mapping.key: key})
+            self._seen[asked] = found[0] if found else None
+        return self._seen[asked]
 
     def where(self, **equal: object) -> list[R]:
         """The records whose columns equal what is given; all of them when nothing is."""
@@ -64,6 +74,24 @@ class Collection(Generic[R]):
         rows = statements.rows(self._connection, self._mapping.table, equal | self._owned, [self._mapping.key])
         return [self._mapping.record(row) for row in rows]
 
+    def piece(self, above: str, most: int, /, **equal: object) -> list[R]:
+        """As `where`, but only what comes after an id, and so many at most."""
+        if _is_asked_in_vain({**equal, "": above}):
+            return []
+        rows = statements.piece(
+            self._connection, self._mapping.table, equal | self._owned, self._mapping.key, above, most
+        )
+        return [self._mapping.record(row) for row in rows]
+
+    def some(self, keys: Iterable[str]) -> dict[str, R]:
+        """Those of these ids that there are, by their ids."""
+        table, key = self._mapping.table, self._mapping.key
+        return {
+            row[key]: self._mapping.record(row)
+            for asked in _parted(keys)
+            for row in statements.some(self._connection, table, self._owned, key, asked)
+        }
+
     def count(self, **equal: object) -> int:
         if _is_asked_in_vain(equal):
             return 0
@@ -71,28 +99,30 @@ class Collection(Generic[R]):
 
     def put(self, record: R) -> None:
         """Insert, or replace what has the same id; where no owner is given, whose it is stays as it is."""
+        self._seen.clear()
         row = self._mapping.row(record) | self._owned
         statements.put(self._connection, self._mapping.table, [self._mapping.key], row)
 
     def remove(self, key: str) -> None:
+        self._seen.clear()
         statements.remove(self._connection, self._mapping.table, {self._mapping.key: key} | self._owned)
 
     def owner_of(self, key: str) -> str | None:
         """The account that a record belongs to; None for one that is not there."""
-        query = select(self._mapping.table.c[schema.OWNER]).where(self._key == key, *self._conditions({}))
-        return self._connection.execute(query).scalar_one_or_none()
+        rows = statements.rows(self._connection, self._mapping.table, {self._mapping.key: key} | self._owned)
+        return None if not rows else str(rows[0][schema.OWNER])
 
     def give(self, key: str, owner: str) -> None:
         """Make a record another account's."""
-        statement = update(self._mapping.table).where(self._key == key, *self._conditions({}))
-        self._connection.execute(statement.values({schema.OWNER: owner}))
+        self._seen.clear()
+        table = self._mapping.table
+        conditions = [table.c[name] == value for name, value in ({self._mapping.key: key} | self._owned).items()]
+        self._connection.execute(update(table).where(*conditions).values({schema.OWNER: owner}))
 
     def remove_older(self, than_s: float) -> None:
         """For records with a ``created_at_s``: forget those from before."""
-        self._connection.execute(delete(self._mapping.table).where(self._mapping.table.c.created_at_s < than_s))
-
-    def _conditions(self, equal: dict[str, object]) -> list[Any]:
-        return [self._mapping.table.c[name] == value for name, value in (equal | self._owned).items()]
+        self._seen.clear()
+        statements.remove_below(self._connection, self._mapping.table, {"created_at_s": than_s})
 
 
 class Tags:
@@ -108,6 +138,15 @@ class Tags:
     def with_keys(self, keys: Iterable[str]) -> dict[str, dict[str, str]]:
         """Those of these keys alone."""
         return self._read(schema.TAGS.c.key.in_(list(keys)))
+
+    def of_each(self, resource_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Those of these resources, in the order of their keys; nothing of one that has none."""
+        tags: dict[str, dict[str, str]] = {}
+        for asked in _parted(resource_ids):
+            rows = statements.some(self._connection, schema.TAGS, self._owned, "resource_id", asked)
+            for row in sorted(rows, key=lambda row: (row["resource_id"], row["key"])):
+                tags.setdefault(row["resource_id"], {})[row["key"]] = row["value"]
+        return tags
 
     def of(self, resource_id: str) -> dict[str, str]:
         rows = statements.rows(self._connection, schema.TAGS, {"resource_id": resource_id} | self._owned, ["key"])
@@ -149,37 +188,43 @@ class Transaction:
     With an ``owner`` the view of one account: what belongs to others is not there, and what is made belongs to it.
     """
 
-    def __init__(self, connection: Connection, owner: str | None = None) -> None:
+    def __init__(
+        self, connection: Connection, owner: str | None = None, seen: "defaultdict[str, _Seen[Any]] | None" = None
+    ) -> None:
         self._connection = connection
+        self._seen = defaultdict[str, "_Seen[Any]"](dict) if seen is None else seen  # by table
         self.owner = owner
-        self.accounts = Collection(connection, schema.ACCOUNTS)
-        self.assignments = Collection(connection, schema.ASSIGNMENTS)
-        self.users = Collection(connection, schema.USERS, owner)
-        self.user_policies = Collection(connection, schema.USER_POLICIES)
-        self.access_keys = Collection(connection, schema.ACCESS_KEYS, owner)
-        self.tokens = Collection(connection, schema.TOKENS)
-        self.hosts = Collection(connection, schema.HOSTS)
-        self.interfaces = Collection(connection, schema.INTERFACES, owner)
-        self.targets = Collection(connection, schema.TARGETS, owner)
-        self.filters = Collection(connection, schema.FILTERS, owner)
-        self.rules = Collection(connection, schema.RULES, owner)
-        self.sessions = Collection(connection, schema.SESSIONS, owner)
-        self.templates = Collection(connection, schema.TEMPLATES)
-        self.streams = Collection(connection, schema.STREAMS)
-        self.ended_sessions = Collection(connection, schema.ENDED_SESSIONS)
-        self.unconfirmed_ends = Collection(connection, schema.UNCONFIRMED_ENDS)
-        self.carried = Collection(connection, schema.CARRIED)
-        self.join_tokens = Collection(connection, schema.JOIN_TOKENS)
-        self.host_certificates = Collection(connection, schema.HOST_CERTIFICATES)
+        self.accounts = self._all(schema.ACCOUNTS)
+        self.assignments = self._all(schema.ASSIGNMENTS)
+        self.users = self._all(schema.USERS, owner)
+        self.user_policies = self._all(schema.USER_POLICIES)
+        self.access_keys = self._all(schema.ACCESS_KEYS, owner)
+        self.tokens = self._all(schema.TOKENS)
+        self.hosts = self._all(schema.HOSTS)
+        self.interfaces = self._all(schema.INTERFACES, owner)
+        self.targets = self._all(schema.TARGETS, owner)
+        self.filters = self._all(schema.FILTERS, owner)
+        self.rules = self._all(schema.RULES, owner)
+        self.sessions = self._all(schema.SESSIONS, owner)
+        self.templates = self._all(schema.TEMPLATES)
+        self.streams = self._all(schema.STREAMS)
+        self.ended_sessions = self._all(schema.ENDED_SESSIONS)
+        self.unconfirmed_ends = self._all(schema.UNCONFIRMED_ENDS)
+        self.carried = self._all(schema.CARRIED)
+        self.join_tokens = self._all(schema.JOIN_TOKENS)
+        self.host_certificates = self._all(schema.HOST_CERTIFICATES)
         self.tags = Tags(connection, owner)
         self.removed_sessions: dict[str, str] = {}
         """The sessions that this transaction has removed, by id, and the host of each."""
         self.news: set[str] = set()
         """What replicas are told when this transaction is committed; `REVISION` is for the one that it is then."""
 
+    def _all(self, mapping: schema.Mapping[R], owner: str | None = None) -> Collection[R]:
+        return Collection(self._connection, mapping, self._seen[mapping.table.name], owner)
+
     def of_account(self, owner: str) -> "Transaction":
         """The same transaction, as an account sees it."""
-        narrowed = Transaction(self._connection, owner)
+        narrowed = Transaction(self._connection, owner, self._seen)
         narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
         return narrowed
 
@@ -193,10 +238,15 @@ class Transaction:
         self.news.add(REVISION)
 
     def setting(self, name: str) -> str | None:
-        found = statements.rows(self._connection, schema.SETTINGS, {"name": name})
-        return found[0]["value"] if found else None
+        seen = self._seen[schema.SETTINGS.name]
+        if (None, name) not in seen:
+            found = statements.rows(self._connection, schema.SETTINGS, {"name": name})
+            seen[None, name] = found[0]["value"] if found else None
+        value: str | None = seen[None, name]
+        return value
 
     def set_setting(self, name: str, value: str) -> None:
+        self._seen[schema.SETTINGS.name][None, name] = value
         statements.put(self._connection, schema.SETTINGS, ["name"], {"name": name, "value": value})
 
     @property
@@ -236,6 +286,8 @@ class Transaction:
 
     def take_over(self, other: "Transaction") -> None:
         """Put all that another store of this version holds in the place of what is here."""
+        for seen in self._seen.values():
+            seen.clear()
         tables = [table for table in schema.METADATA.sorted_tables if table is not schema.SCHEMA_VERSION]
         for table in reversed(tables):
             self._connection.execute(delete(table))
@@ -378,6 +430,13 @@ class Store:
                     found=f"store version {found}, and this program writes {schema.VERSION}",
                     do="start `pktmirror serve` of this version once: it brings the store to its own",
                 )
+
+
+def _parted(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Different keys, so many as a statement takes."""
+    left = [key for key in dict.fromkeys(keys) if not _is_asked_in_vain({"": key})]
+    for first in range(0, len(left), statements.SOME_MAX):
+        yield left[first : first + statements.SOME_MAX]
 
 
 def _is_asked_in_vain(equal: dict[str, object]) -> bool:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +19,8 @@ from pktmirror.control.operations.operation import DescribeRequest
 T = TypeVar("T")
 
 PAGE_ITEMS_DEFAULT = 1000
+PIECE_ITEMS = 1001
+"""A page of the longest, and the item by which it is known that there is another."""
 _MAC_BYTES = 16
 
 
@@ -36,6 +38,32 @@ def page(
     if len(ordered) <= size:
         return given, None
     return given, _token(key(given[-1]), scope, page_key)
+
+
+def walked(
+    read: Callable[[str, int], Sequence[T]],
+    select: Callable[[Sequence[T]], list[T]],
+    key: Callable[[T], str],
+    request: DescribeRequest,
+    page_key: bytes,
+) -> tuple[list[T], str | None]:
+    """As `page`, of items that are read from the store piece by piece and no further than the page needs.
+
+    ``read`` gives the items after a key, in the order of keys, so many at most; ``select`` those of them that are
+    wanted.
+    """
+    scope = _scope(request)
+    position = _position(request.next_token, scope, page_key) if request.next_token else ""
+    size = request.max_results or PAGE_ITEMS_DEFAULT
+    given: list[T] = []
+    while True:
+        found = read(position, PIECE_ITEMS)
+        given += select(found)
+        if len(given) > size:
+            return given[:size], _token(key(given[size - 1]), scope, page_key)
+        if len(found) < PIECE_ITEMS:
+            return given, None
+        position = key(found[-1])
 
 
 def _scope(request: DescribeRequest) -> bytes:

@@ -34,6 +34,24 @@ def select(
     return [item for item in items if all(test(item) for test in tests)]
 
 
+def exactly(filters: Sequence[FilterOfDescribe], columns: Mapping[str, tuple[str, type]]) -> dict[str, object]:
+    """What the store may be asked for in the place of all: by filters that have one value, and no wildcards in it.
+
+    ``columns`` says which column holds what a filter looks at, and its type. `select` still judges what is found.
+    """
+    asked: dict[str, object] = {}
+    for filter_ in filters:
+        column, type_ = columns.get(filter_.name, ("", str))
+        if not column or len(filter_.values) != 1 or re.search(r"[*?\\]", filter_.values[0]):
+            continue
+        value = filter_.values[0]
+        if type_ is str:
+            asked[column] = value
+        elif re.fullmatch(r"0|[1-9][0-9]{0,8}", value):
+            asked[column] = int(value)
+    return asked
+
+
 def one(value: object) -> tuple[object, ...]:
     """The values of a field that is there once or not at all."""
     return () if value is None else (value,)

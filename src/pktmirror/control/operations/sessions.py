@@ -1,9 +1,10 @@
 """Traffic mirror sessions: create, describe, modify, delete."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +23,7 @@ from pktmirror.control.operations.operation import (
     Result,
     not_found,
 )
-from pktmirror.control.operations.pages import page
+from pktmirror.control.operations.pages import page, walked
 from pktmirror.control.operations.selection import one
 from pktmirror.control.records import SessionRecord, TargetRecord
 from pktmirror.control.store import Transaction
@@ -106,19 +107,27 @@ def create(request: CreateTrafficMirrorSession, context: Context) -> Result:
 
 def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result:
     transaction = context.transaction
-    if request.traffic_mirror_session_ids:
-        records = [require(transaction, id_) for id_ in dict.fromkeys(request.traffic_mirror_session_ids)]
-    else:
-        records = transaction.sessions.where()
-    known = {record.target_id: record for record in transaction.targets.where()}
-    held = transaction.tags.all()
+    key, named = (lambda record: record.session_id), request.traffic_mirror_session_ids
+    known: dict[str, TargetRecord] = {}
+    held: dict[str, dict[str, str]] = {}
     fields: selection.Fields[SessionRecord] = {
         **_FIELDS,
         "owner-id": lambda _: one(context.account_id),
         "packet-length": lambda record: one(_packet_length(record, known[record.target_id])),
     }
-    chosen = selection.select(records, request.filters, fields, lambda record: held.get(record.session_id, {}))
-    given, next_token = page(chosen, lambda record: record.session_id, request, context.page_key)
+
+    def select(records: Sequence[SessionRecord]) -> list[SessionRecord]:
+        known.update(transaction.targets.some({record.target_id for record in records} - known.keys()))
+        held.update(transaction.tags.of_each(map(key, records)))
+        return selection.select(records, request.filters, fields, lambda record: held.get(record.session_id, {}))
+
+    if named:
+        records = select([require(transaction, id_) for id_ in dict.fromkeys(named)])
+        given, next_token = page(records, key, request, context.page_key)
+    else:
+        asked = selection.exactly(request.filters, _COLUMNS)
+        read = partial(transaction.sessions.piece, **asked)
+        given, next_token = walked(read, select, key, request, context.page_key)
     listed = [_described(record, known[record.target_id], held.get(record.session_id, {}), context) for record in given]
     return {"TrafficMirrorSessions": listed, "NextToken": next_token}
 
@@ -256,6 +265,15 @@ _FIELDS: selection.Fields[SessionRecord] = {
     "traffic-mirror-session-id": lambda record: one(record.session_id),
     "traffic-mirror-target-id": lambda record: one(record.target_id),
     "virtual-network-id": lambda record: one(record.vni),
+}
+
+_COLUMNS: Mapping[str, tuple[str, type]] = {
+    "network-interface-id": ("interface_id", str),
+    "session-number": ("number", int),
+    "traffic-mirror-filter-id": ("filter_id", str),
+    "traffic-mirror-session-id": ("session_id", str),
+    "traffic-mirror-target-id": ("target_id", str),
+    "virtual-network-id": ("vni", int),
 }
 
 OPERATIONS: Mapping[str, Operation[Any]] = {
