@@ -58,14 +58,15 @@ class Server:
 
 
 @contextmanager
-def running(found: Path) -> Iterator[Server]:
+def running(found: Path, **more: str) -> Iterator[Server]:
+    """``more`` settings take the place of those above."""
     user = pwd.getpwuid(os.getuid()) if os.getuid() else _unprivileged()
     directory = Path(tempfile.mkdtemp(prefix="pktmirror-postgresql-"))
     os.chown(directory, user.pw_uid, user.pw_gid)
     as_user = [] if os.getuid() else ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     data = directory / "data"
     ctl = [*as_user, str(found / "pg_ctl"), "--pgdata", str(data), "--silent", "--wait"]
-    settings = {**SETTINGS, "unix_socket_directories": str(directory)}
+    settings = {**SETTINGS, **more, "unix_socket_directories": str(directory)}
     options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
     try:
         _run(*as_user, str(found / "initdb"), "--pgdata", str(data), "--username", user.pw_name, *MADE_WITH)
