@@ -52,7 +52,7 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -86,8 +86,10 @@ from pktmirror.aws import (
 )
 from pktmirror.control.events import Event
 from pktmirror.control.joins import HOSTS, Joins
+from pktmirror.control.placement import Resources, document
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.principals import Origin, Principal
+from pktmirror.control.records import HostCertificateRecord
 from pktmirror.control.replicas import PROBES
 from pktmirror.control.reports import MonitorReport
 from pktmirror.control.store import EVERYTHING
@@ -118,6 +120,8 @@ _ACTION_NAME = re.compile(r"[A-Za-z0-9]{1,128}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _log = structlog.get_logger("control")
 T = TypeVar("T")
+_News = tuple[Resources, Mapping[str, HostCertificateRecord]]
+"""What is desired now, and the certificates that were given out."""
 
 WELCOME = """This is pktmirror's control plane: Amazon EC2's traffic mirroring API for a Linux network of your own.
 Use an AWS client with this address as its endpoint, for example:
@@ -133,6 +137,7 @@ class Revisions:
         self._changed = asyncio.Event()
         self._revision: int | None = None
         self.stopping = False
+        self.wakes = 0
 
     def next(self) -> asyncio.Event:
         """Take it before looking at the revision; it is set by whatever changes afterwards."""
@@ -151,6 +156,7 @@ class Revisions:
 
     def wake(self) -> None:
         """Every long poll looks again at what it waits for."""
+        self.wakes += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -173,6 +179,8 @@ class Endpoint:
         self.trace_orders = Revisions()  # that agents wait for
         self.traces = Revisions()  # what their askers wait for
         self._hearings: set[asyncio.Future[None]] = set()  # the loop itself keeps no task alive
+        self._news: asyncio.Future[_News] | None = None
+        self._news_wakes = 0  # so many there were when its reading began
         self._plane = plane
         self._agent_token = agent_token.encode()
         self._probe_key = probe_key(agent_token)
@@ -400,15 +408,42 @@ class Endpoint:
         return Response(status_code=400)
 
     async def _agents_desired(self, request: Request) -> Response:
+        """As `_polled`; but all that a change has woken look at what one of them has read."""
         host_id = _name(request)
         after = _number(request, "after", -1.0)
+        until_s = time.monotonic() + min(_number(request, "wait_s", 0.0), WAIT_S_MAX)
+        wakes, changed = self.revisions.wakes, self.revisions.next()
+        if not came_by_tls(request):
+            await self._require_agent(request)
+        latest = await run_in_threadpool(self._look, request, host_id)
+        while latest.revision == after:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or self.revisions.stopping:
+                return Response(status_code=204)
+            try:
+                await asyncio.wait_for(changed.wait(), left_s)
+            except TimeoutError:
+                return Response(status_code=204)
+            before, wakes, changed = wakes, self.revisions.wakes, self.revisions.next()
+            latest, given_out = await self._news_since(before)
+            if came_by_tls(request):
+                self._hosts_join().refuse_stranger(shown(request), host_id, time.time(), given_out)
+        return Response(document(latest, host_id), 200, media_type="application/json")
 
-        async def changed() -> Response | None:
-            if await run_in_threadpool(self._revision) == after:
-                return None
-            return _json(await run_in_threadpool(self._plane.desired, host_id))
+    def _look(self, request: Request, host_id: str) -> Resources:
+        if came_by_tls(request):
+            self._hosts_join().refuse_stranger(shown(request), host_id, time.time())
+        return self._plane.latest()
 
-        return await self._polled(request, self.revisions, changed)
+    def _news_since(self, wakes: int) -> "asyncio.Future[_News]":
+        """What was read after a wake that came after so many."""
+        if self._news is None or self._news_wakes <= wakes:
+            self._news_wakes = self.revisions.wakes
+            self._news = asyncio.ensure_future(run_in_threadpool(self._read_news))
+        return asyncio.shield(self._news)
+
+    def _read_news(self) -> "_News":
+        return self._plane.latest(), {} if self._joins is None else self._joins.given_out()
 
     async def _polled(
         self, request: Request, changes: "Revisions", answer: Callable[[], Awaitable[Response | None]]
@@ -637,9 +672,6 @@ class Endpoint:
         result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
         self.revisions.reached(self._plane.revision_written)
         return result
-
-    def _revision(self) -> int:
-        return self._plane.revision
 
     async def _ca(self, _request: Request) -> Response:
         return Response(self._hosts_join().ca_pem, 200, media_type="application/x-pem-file")

@@ -5,7 +5,7 @@ What is known is in the store, so that any replica with the same CA takes what a
 
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cryptography import x509
 
@@ -106,8 +106,19 @@ class Joins:
                 "InvalidHostId.NotFound", f"The host '{errors.echo(host_id)}' has no certificate that counts", 404
             )
 
-    def refuse_stranger(self, shown: Shown | None, host_id: str, now_s: float) -> None:
-        """ApiError unless who showed this certificate is this host, now."""
+    def given_out(self) -> Mapping[str, HostCertificateRecord]:
+        """All certificates of hosts, by their serial numbers."""
+        with self._store.read() as transaction:
+            return {record.serial: record for record in transaction.host_certificates.where()}
+
+    def refuse_stranger(
+        self,
+        shown: Shown | None,
+        host_id: str,
+        now_s: float,
+        given_out: Mapping[str, HostCertificateRecord] | None = None,
+    ) -> None:
+        """ApiError unless who showed this certificate is this host, now, or when ``given_out`` was read."""
         if shown is None:
             raise ApiError("AuthFailure", "No client certificate was shown: the host has to join first", 401)
         if shown.host_id != host_id:
@@ -116,8 +127,11 @@ class Joins:
                 f"The certificate is of {errors.echo(shown.host_id or 'no host')}, which is not {errors.echo(host_id)}",
                 403,
             )
-        with self._store.read() as transaction:
-            record = transaction.host_certificates.get(shown.serial)
+        if given_out is not None:
+            record = given_out.get(shown.serial)
+        else:
+            with self._store.read() as transaction:
+                record = transaction.host_certificates.get(shown.serial)
         if record is None or record.host_id != host_id:
             raise ApiError("CertificateUnknown", "The certificate is not among those that were given out", 403)
         if record.revoked_at_s is not None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_address
 
+import msgspec
+
 from pktmirror.control import caps
 from pktmirror.control.records import (
     FilterRecord,
@@ -24,6 +26,7 @@ from pktmirror.desired import (
     StreamDocument,
     Undeliverable,
     Underlay,
+    encode,
 )
 from pktmirror.model.exclusions import NEVER_MIRRORED
 from pktmirror.model.filter import Filter
@@ -38,6 +41,8 @@ TARGET_WITHOUT_ADDRESS = "target interface has no primary address"
 TARGET_OF_OTHER_FAMILY = "source and target have no address of one family"
 OUTER_SOURCE_NOT_TOLD = "its agent has not said yet which address of the host its copies carry"
 
+_NO_STREAMS = b'"streams":[]}'
+_EXCLUSIONS = tuple(ExclusionDocument.of(line) for line in NEVER_MIRRORED)
 Stream = tuple[int, str, str]
 """VNI, outer source, outer destination."""
 
@@ -60,13 +65,24 @@ class Resources:
     outer_sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, transaction: Transaction) -> "Resources":
+    def placed(cls, transaction: Transaction) -> "Resources":
+        """As `of`, but of all interfaces those alone that documents speak of: most hosts mirror few of theirs."""
+        sources = {session.interface_id for session in transaction.sessions.where()}
+        targets = (record.target for record in transaction.targets.where())
+        behind = {target.interface_id for target in targets if isinstance(target, InterfaceTarget)}
+        return cls.of(transaction, transaction.interfaces.some(sources | behind))
+
+    @classmethod
+    def of(cls, transaction: Transaction, interfaces: dict[str, InterfaceRecord] | None = None) -> "Resources":
+        """``interfaces`` None: all that there are."""
         outer_sources: dict[str, set[str]] = {}
         for record in transaction.streams.where():
             outer_sources.setdefault(record.session_id, set()).add(record.outer_source)
         return cls(
             transaction.revision,
-            {record.interface_id: record for record in transaction.interfaces.where()},
+            {record.interface_id: record for record in transaction.interfaces.where()}
+            if interfaces is None
+            else interfaces,
             {record.target_id: record for record in transaction.targets.where()},
             {record.filter_id: record for record in transaction.filters.where()},
             tuple(transaction.rules.where()),
@@ -75,6 +91,29 @@ class Resources:
             {session_id: caps.cap_of(tags) for session_id, tags in transaction.tags.with_keys(caps.KEYS).items()},
             {session_id: frozenset(told) for session_id, told in outer_sources.items()},
         )
+
+    @cached_property
+    def sessions_by_host(self) -> Mapping[str, Sequence[SessionRecord]]:
+        found: dict[str, list[SessionRecord]] = {}
+        for session in self.sessions:
+            found.setdefault(self.interfaces[session.interface_id].host_id, []).append(session)
+        return found
+
+    @cached_property
+    def rules_by_filter(self) -> Mapping[str, Sequence[RuleRecord]]:
+        found: dict[str, list[RuleRecord]] = {}
+        for record in self.rules:
+            found.setdefault(record.filter_id, []).append(record)
+        return found
+
+    @cached_property
+    def filter_documents(self) -> dict[str, FilterDocument]:
+        """Those that some host was told of."""
+        return {}
+
+    @cached_property
+    def streams_written(self) -> "WrittenStreams":
+        return WrittenStreams.of(self.streams)
 
     @cached_property
     def streams(self) -> Mapping[str, frozenset[Stream]]:
@@ -92,14 +131,57 @@ class Resources:
         return {host_id: frozenset(streams) for host_id, streams in found.items()}
 
 
-def desired_state(resources: Resources, host_id: str) -> DesiredState:
+@dataclass(frozen=True)
+class WrittenStreams:
+    """The streams of all hosts as they stand in a document: written once, and left out where a host has them itself."""
+
+    text: bytes
+    own: Mapping[str, Sequence[tuple[int, int]]]
+    """By host: where those stand that no other host has, in order."""
+
+    @classmethod
+    def of(cls, streams: Mapping[str, frozenset[Stream]]) -> "WrittenStreams":
+        hosts: dict[Stream, list[str]] = {}
+        for host_id, had in streams.items():
+            for stream in had:
+                hosts.setdefault(stream, []).append(host_id)
+        parts: list[bytes] = []
+        own: dict[str, list[tuple[int, int]]] = {}
+        at = 0
+        for stream in sorted(hosts):
+            parts.append(msgspec.json.encode(_stream(stream)) + b",")
+            if len(hosts[stream]) == 1:
+                own.setdefault(hosts[stream][0], []).append((at, at + len(parts[-1])))
+            at += len(parts[-1])
+        return cls(b"".join(parts), own)
+
+    def of_others(self, host_id: str) -> bytes:
+        kept, at = [], 0
+        for first, end in self.own.get(host_id, ()):
+            kept.append(self.text[at:first])
+            at = end
+        return b"".join((*kept, self.text[at:])).removesuffix(b",")
+
+
+def document(resources: Resources, host_id: str) -> bytes:
+    """`desired_state` as it is sent."""
+    state = desired_state(resources, host_id, with_streams=False)
+    text = encode(state)
+    if not state.interfaces:
+        return text
+    before, _, after = text.rpartition(_NO_STREAMS)
+    assert not after, "the streams are the last member of a document"
+    return before + _NO_STREAMS[:-2] + resources.streams_written.of_others(host_id) + _NO_STREAMS[-2:]
+
+
+def desired_state(resources: Resources, host_id: str, *, with_streams: bool = True) -> DesiredState:
     """The document of one host: its interfaces with sessions, and the filters that these use."""
     placed: dict[str, list[SessionRecord]] = {}
-    for session in resources.sessions:
+    for session in resources.sessions_by_host.get(host_id, ()):
         interface = resources.interfaces[session.interface_id]
         # Without an address of its own nothing says where a copy came from; `status` names it as the problem. Whether
         # the device can be mirrored now its agent knows best: it keeps what it cannot mirror, as it does what is gone.
-        if interface.host_id == host_id and interface.primary_address is not None:
+        if interface.primary_address is not None:
             placed.setdefault(session.interface_id, []).append(session)
     used = {session.filter_id for sessions in placed.values() for session in sessions}
     return DesiredState(
@@ -110,8 +192,8 @@ def desired_state(resources: Resources, host_id: str) -> DesiredState:
             for interface_id, sessions in sorted(placed.items())
         ),
         filters={filter_id: _filter(resources, filter_id) for filter_id in sorted(used)},
-        exclusions=tuple(ExclusionDocument.of(line) for line in NEVER_MIRRORED),
-        streams=streams_of_others(resources, host_id) if placed else (),
+        exclusions=_EXCLUSIONS,
+        streams=streams_of_others(resources, host_id) if placed and with_streams else (),
     )
 
 
@@ -119,7 +201,12 @@ def streams_of_others(resources: Resources, host_id: str) -> tuple[StreamDocumen
     """The copies that other hosts send: all of them, as none can be known to never come by (docs/decisions/0009)."""
     others = (streams for other, streams in resources.streams.items() if other != host_id)
     found = sorted(set[Stream]().union(*others))
-    return tuple(StreamDocument(outer_source, destination, vni) for vni, outer_source, destination in found)
+    return tuple(map(_stream, found))
+
+
+def _stream(stream: Stream) -> StreamDocument:
+    vni, outer_source, destination = stream
+    return StreamDocument(outer_source, destination, vni)
 
 
 def stream_of(session: SessionRecord, resources: Resources, told: str | None) -> Stream | Undeliverable:
@@ -210,7 +297,10 @@ def _session(resources: Resources, session: SessionRecord) -> DesiredSession:
 
 
 def _filter(resources: Resources, filter_id: str) -> FilterDocument:
-    records = [record for record in resources.rules if record.filter_id == filter_id]
-    ordered = sorted(records, key=lambda record: (record.rule.direction.value, record.rule.number))
-    filter_ = Filter(tuple(record.rule for record in ordered), resources.filters[filter_id].services)
-    return FilterDocument.of(filter_, [record.rule_id for record in ordered])
+    made = resources.filter_documents.get(filter_id)
+    if made is None:
+        records = resources.rules_by_filter.get(filter_id, ())
+        ordered = sorted(records, key=lambda record: (record.rule.direction.value, record.rule.number))
+        filter_ = Filter(tuple(record.rule for record in ordered), resources.filters[filter_id].services)
+        made = resources.filter_documents[filter_id] = FilterDocument.of(filter_, [each.rule_id for each in ordered])
+    return made

@@ -147,6 +147,7 @@ class ControlPlane:
         self._counting = threading.Lock()
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
+        self._reading = threading.Lock()
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
         self._replicas = Replicas(
             store,
@@ -288,12 +289,18 @@ class ControlPlane:
             resources = self._latest(transaction)
         return desired_state(resources, host_id)
 
+    def latest(self) -> Resources:
+        """What documents are made of."""
+        with self._store.read() as transaction:
+            return self._latest(transaction)
+
     def _latest(self, transaction: Transaction) -> Resources:
         """Those of the last revision, which many ask for after each change."""
-        resources = self._resources
-        if resources is None or resources.revision != transaction.revision:
-            resources = self._resources = Resources.of(transaction)
-        return resources
+        with self._reading:  # one reads, and the others have it
+            resources = self._resources
+            if resources is None or resources.revision != transaction.revision:
+                resources = self._resources = Resources.placed(transaction)
+            return resources
 
     def agent_reported(self, report: Report, now_s: float) -> None:
         """Take in what an agent tells; only what changed of its interfaces is written.

@@ -1,5 +1,6 @@
 """What the store keeps, as frozen values: one for each resource of the API, and one each for interfaces and hosts."""
 
+import functools
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -87,7 +88,7 @@ class InterfaceRecord:
 
     @property
     def primary_address(self) -> Address | None:
-        return ip_address(self.addresses[0]) if self.addresses else None
+        return _address(self.addresses[0]) if self.addresses else None
 
     @property
     def not_mirrorable(self) -> str | None:
@@ -237,3 +238,9 @@ class AssignmentRecord:
 
     subject: str
     account_id: str
+
+
+@functools.lru_cache(maxsize=65_536)
+def _address(text: str) -> Address:
+    """Each is asked for again and again."""
+    return ip_address(text)
