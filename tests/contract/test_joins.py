@@ -26,7 +26,7 @@ from pktmirror.agent.line import Uplink
 from pktmirror.agent.renewal import Renewal
 from pktmirror.cli.program import app
 from pktmirror.control.authority import HOST_S, Authority, pem_of, requested_key
-from pktmirror.desired import Report, decode_desired_state, encode
+from pktmirror.desired import FoundInterface, Report, SessionStatus, decode_desired_state, encode
 from pktmirror.model.join import PLANE_NAME
 from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
@@ -65,8 +65,14 @@ class Host:
     def serial(self) -> int:
         return self.identity.certificate().serial_number
 
-    def report(self) -> None:
-        told = Report(host_id=self.name, agent_version="test", applied_revision=0, interfaces=(found(self.name),))
+    def report(self, interface: FoundInterface | None = None, *session_ids: str) -> None:
+        told = Report(
+            host_id=self.name,
+            agent_version="test",
+            applied_revision=0,
+            interfaces=(interface or found(self.name),),
+            statuses=tuple(SessionStatus(session_id=session_id) for session_id in session_ids),
+        )
         self.uplink.tell("report", encode(told))
 
 
@@ -214,6 +220,27 @@ def test_a_host_reads_and_writes_what_is_its_own_and_nothing_of_another(plane: P
     document = mine.uplink.ask("desired", after=-1)
     assert decode_desired_state(document).host_id == mine.name
     as_other.close()
+
+
+def test_that_a_host_speaks_of_anothers_session_is_counted_and_of_its_own_not(plane: Plane, join: Any) -> None:
+    mine, theirs = join(), join()
+    make = Maker(plane, plane.client())
+    for host in (mine, theirs):
+        host.report(found(host.name, "10.0.0.1"))
+    ids = {known["host_id"]: known["interface_id"] for known in plane.own("interfaces")}
+    target_id = make.target()
+    own, others = (
+        make.session(NetworkInterfaceId=ids[host.name], TrafficMirrorTargetId=target_id)["TrafficMirrorSessionId"]
+        for host in (mine, theirs)
+    )
+    before = refusals(plane)
+    mine.report(found(mine.name, "10.0.0.1"), own)
+    assert refusals(plane) == before
+    mine.report(found(mine.name, "10.0.0.1"), own, others)
+    assert refusals(plane) == before | {"SessionOfAnotherHost": 1}
+    plane.client().delete_traffic_mirror_session(TrafficMirrorSessionId=own)
+    mine.report(found(mine.name, "10.0.0.1"), own)
+    assert refusals(plane) == before | {"SessionOfAnotherHost": 1}, "it was its own"
 
 
 def test_a_monitor_reports_under_the_name_of_its_host_and_no_other(plane: Plane, join: Any) -> None:
