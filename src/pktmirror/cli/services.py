@@ -55,6 +55,10 @@ def serve(
         list[str] | None,
         typer.Option(help="A name or address by which AWS clients reach --listen-tls, as often as needed."),
     ] = None,
+    new_ca: Annotated[
+        bool,
+        typer.Option("--new-ca", help="Take another CA where the hosts' own is lost: all of them have to join again."),
+    ] = False,
     region: Annotated[str, typer.Option(help="The region by which clients know this place.")] = control.DEFAULT_REGION,
     quota: Annotated[
         list[str] | None,
@@ -77,6 +81,7 @@ def serve(
         store=store,
         listen_tls=listen_tls,
         tls_names=tuple(tls_name or ()),
+        new_ca=new_ca,
     )
     control.serve(
         listen,
