@@ -219,6 +219,26 @@ def test_a_store_whose_key_is_lost_is_refused_and_gets_no_other(tmp_path: Path) 
     assert not (state / "key").exists()
 
 
+def test_the_ready_files_have_a_key_that_counts_also_when_the_first_is_gone(tmp_path: Path) -> None:
+    def who(plane: Plane) -> str:
+        plane.client("sts").get_caller_identity()
+        assert plane.environment["AWS_ACCESS_KEY_ID"] in (plane.state / "aws-credentials").read_text()
+        return plane.environment["AWS_ACCESS_KEY_ID"]
+
+    with running(tmp_path / "state") as plane:
+        first, iam = who(plane), plane.client("iam")
+        iam.create_user(UserName="ann")
+        iam.create_access_key(UserName="ann")
+        second = iam.create_access_key()["AccessKey"]["AccessKeyId"]
+        assert who(plane) == first, "it counts as before"
+        iam.update_access_key(AccessKeyId=first, Status="Inactive")
+        assert who(plane) == second
+        plane.client("iam").update_access_key(AccessKeyId=first, Status="Active")
+        assert who(plane) == second
+        plane.client("iam").delete_access_key(AccessKeyId=second)
+        assert who(plane) == first
+
+
 def test_a_store_whose_ca_is_lost_is_refused_and_gets_another_only_when_told_so(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with running(state):

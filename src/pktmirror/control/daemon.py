@@ -25,7 +25,7 @@ from pktmirror.aws import ApiError
 from pktmirror.control.authority import HOST_S, Authority
 from pktmirror.control.http import Endpoint
 from pktmirror.control.joins import Joins
-from pktmirror.control.plane import ControlPlane
+from pktmirror.control.plane import ControlPlane, Identity
 from pktmirror.control.statedir import CA, CA_KEY, KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
@@ -97,14 +97,16 @@ def serve(
         trail = Trail(state.path)
         stack.callback(trail.close)
         plane = _plane(store, trail, state, settings, declared, networks_file)
-        state.write_client(
-            Client(
-                endpoint_url=_url(listening),
-                region=settings.region,
-                access_key_id=plane.identity.access_key_id,
-                secret_access_key=plane.identity.secret_access_key,
+
+        def known_by(identity: Identity) -> None:
+            key_id, secret = identity.access_key_id, identity.secret_access_key
+            state.write_client(
+                Client(
+                    endpoint_url=_url(listening), region=settings.region, access_key_id=key_id, secret_access_key=secret
+                )
             )
-        )
+
+        plane.follow_identity(known_by)
         tls, joins = None, None
         # Also without TLS: replicas that are to have it share what the first of them has made.
         authority = _authority(store, state, settings)

@@ -285,6 +285,7 @@ class Endpoint:
             try:
                 await self._changing(self._plane.forget_interfaces, time.time())
                 await run_in_threadpool(self._plane.hear, time.time())
+                await run_in_threadpool(self._plane.look_after_identity)
             except Exception:  # the next turn may succeed; what failed is in the log
                 _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)

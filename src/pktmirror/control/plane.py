@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -164,6 +164,7 @@ class ControlPlane:
             now_s=now_s,
         )
         self.identity = self._identity(now_s)
+        self._identity_told: Callable[[Identity], None] = lambda _identity: None
         self.networks_applied: list[str] = []
         if networks is not None:
             with store.write() as transaction:
@@ -267,9 +268,44 @@ class ControlPlane:
             result = operations.perform(call, context)
             if writes:
                 self._write_or_refuse(event, result)
+            identity = self._still_known(transaction) if call.service == "iam" else self.identity
         if not writes:
             self.log_read(event)
+        self._known_by(identity)
         return result
+
+    def follow_identity(self, told: Callable[[Identity], None]) -> None:
+        """Tell the identity now, and each other one that takes its place when its key is no active key any more."""
+        told(self.identity)
+        self._identity_told = told
+
+    def look_after_identity(self) -> None:
+        """Find out whether another replica has taken the key away."""
+        with self._store.read() as transaction:
+            identity = self._still_known(transaction)
+        self._known_by(identity)
+
+    def _still_known(self, transaction: Transaction) -> Identity:
+        """The identity, by another key where the one that it has does not count any more."""
+        kept = transaction.access_keys.get(self.identity.access_key_id)
+        if kept is not None and kept.active:
+            return self.identity
+        keys = transaction.access_keys.where(account_id="", user_id="", active=True)
+        if not keys:  # no call takes the last one away
+            return self.identity
+        return replace(self.identity, access_key_id=keys[0].access_key_id, secret_access_key=self._opened(keys[0]))
+
+    def _known_by(self, identity: Identity) -> None:
+        if identity == self.identity:
+            return
+        self.identity = identity
+        try:
+            self._identity_told(identity)
+        except OSError as error:
+            _log.error(
+                "the access key of the state directory's files counts no more, and they cannot be written",
+                found=str(error),
+            )
 
     @property
     def revision(self) -> int:
