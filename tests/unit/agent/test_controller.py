@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pktmirror.agent.controller import Controller
+from pktmirror.agent.daemon import Settings
 from pktmirror.agent.line import refuse_bad_url
 from pktmirror.desired import DesiredState, ExclusionDocument, Report, decode_desired_state, decode_report, encode
 from pktmirror.model.refusal import Refusal
@@ -173,6 +174,14 @@ def test_the_control_plane_is_heard_of_by_a_document_and_by_a_report_that_it_tak
     plane.desire(1)
     with following(plane, tmp_path / "kept.json") as controller:
         wait_until(lambda: controller.heard_ns is not None, WITHIN_S, "the document was taken")
+
+
+@pytest.mark.parametrize("lease_s", [-1, 9, 10**7 + 1])
+def test_a_lease_that_no_agent_could_keep_is_refused(tmp_path: Path, lease_s: int) -> None:
+    with pytest.raises(Refusal, match="lease"):
+        Settings("http://127.0.0.1:1", "token", HOST, tmp_path, lease_s=lease_s)
+    for good_s in (0, 10, 10**7):
+        assert Settings("http://127.0.0.1:1", "token", HOST, tmp_path, lease_s=good_s).lease_s == good_s
 
 
 def test_nothing_that_goes_wrong_with_a_change_ends_the_following(plane: Plane, tmp_path: Path) -> None:
