@@ -184,6 +184,45 @@ def test_the_ledger_joins_both_ends(plane: Plane, make: Maker) -> None:
     assert monitor["refused"] == {"no VXLAN": 2}
 
 
+def test_of_another_hosts_session_an_agent_is_not_believed(plane: Plane, make: Maker) -> None:
+    [far] = report_far(plane, "far-source", "10.0.1.230")
+    [target] = plane.find(found("near-target", "10.0.1.231"))
+    near, theirs = (
+        make.session(NetworkInterfaceId=source, TrafficMirrorTargetId=make.target(NetworkInterfaceId=target))
+        for source in (make.interface(), far)
+    )
+    mine, others = near["TrafficMirrorSessionId"], theirs["TrafficMirrorSessionId"]
+
+    def rows() -> dict[str, tuple[int, str | None]]:
+        found_rows = [row for row in plane.own("ledger")["sessions"] if row["session_id"] in (mine, others)]
+        return {row["session_id"]: (row["sent"]["packets"], row["problem"]) for row in found_rows}
+
+    report_far(plane, "far-source", "10.0.1.230", **says(others, 5))
+    plane.report(*plane.reported.values(), **says(mine, 7))
+    assert rows() == {mine: (7, None), others: (5, None)}
+    both = {what: (*says(mine, 8)[what], *says(others, 1000)[what]) for what in ("sessions", "statuses")}
+    plane.report(*plane.reported.values(), **both)
+    assert rows() == {mine: (8, None), others: (5, None)}, "what it says of its own is taken"
+    plane.report(*plane.reported.values(), **says(mine, 9), host="host-3")
+    assert rows() == {mine: (8, None), others: (5, None)}
+
+
+FAR = "host-far"
+
+
+def says(session_id: str, packets: int) -> dict[str, Any]:
+    """What an agent's report says of a session that has sent so many packets."""
+    ledger = SessionLedger({Verdict.TAKEN: Tally(packets, 0)}, {Stage.SENT: Tally(packets, 0)})
+    figures = SessionFigures(session_id=session_id, directions={Direction.INGRESS: ledger})
+    return {"sessions": (figures,), "statuses": (SessionStatus(session_id=session_id),)}
+
+
+def report_far(plane: Plane, name: str, address: str, **more: Any) -> list[str]:
+    """The report of another host with one interface; the interface's id."""
+    plane.report(found(name, address), host=FAR, **more)
+    return [known["interface_id"] for known in plane.own("interfaces") if known["host_id"] == FAR]
+
+
 def test_a_session_to_a_load_balancer_says_why_it_delivers_nothing(plane: Plane, make: Maker) -> None:
     session_id = make.session(TrafficMirrorTargetId=make.nlb_target())["TrafficMirrorSessionId"]
     reason = "target type not yet deliverable"

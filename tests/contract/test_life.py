@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from pktmirror.control import Settings, environment, serve
+from pktmirror.control.records import HostCertificateRecord
 from pktmirror.model.limits import Quotas
 from pktmirror.model.refusal import Refusal
 from tests.contract.conftest import Maker, rule
@@ -216,3 +217,71 @@ def test_a_store_whose_key_is_lost_is_refused_and_gets_no_other(tmp_path: Path) 
         (state / name).unlink()
     assert refusal("127.0.0.1:0", state).found == "no key", "a token is made anew, which is how it is changed"
     assert not (state / "key").exists()
+
+
+def test_the_ready_files_have_a_key_that_counts_also_when_the_first_is_gone(tmp_path: Path) -> None:
+    def who(plane: Plane) -> str:
+        plane.client("sts").get_caller_identity()
+        assert plane.environment["AWS_ACCESS_KEY_ID"] in (plane.state / "aws-credentials").read_text()
+        return plane.environment["AWS_ACCESS_KEY_ID"]
+
+    with running(tmp_path / "state") as plane:
+        first, iam = who(plane), plane.client("iam")
+        iam.create_user(UserName="ann")
+        iam.create_access_key(UserName="ann")
+        second = iam.create_access_key()["AccessKey"]["AccessKeyId"]
+        assert who(plane) == first, "it counts as before"
+        iam.update_access_key(AccessKeyId=first, Status="Inactive")
+        assert who(plane) == second
+        plane.client("iam").update_access_key(AccessKeyId=first, Status="Active")
+        assert who(plane) == second
+        plane.client("iam").delete_access_key(AccessKeyId=second)
+        assert who(plane) == first
+
+
+def test_a_store_whose_ca_is_lost_is_refused_and_gets_another_only_when_told_so(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(state):
+        pass
+    first = [(state / name).read_bytes() for name in ("ca.pem", "ca-key.pem")]
+    (state / "ca.pem").unlink()
+    refused = refusal("127.0.0.1:0", state)
+    assert refused.found == "no ca.pem"
+    assert "--new-ca" in (refused.do or "")
+    assert not (state / "ca.pem").exists()
+    assert (state / "ca-key.pem").read_bytes() == first[1], "its key is not overwritten"
+    (state / "ca.pem").write_bytes(first[0])
+    starts(state)
+    for name in ("ca.pem", "ca-key.pem"):
+        (state / name).unlink()
+    starts(state, Settings(new_ca=True))
+    second = [(state / name).read_bytes() for name in ("ca.pem", "ca-key.pem")]
+    assert first[0] != second[0]
+    starts(state)
+    for name, content in zip(("ca.pem", "ca-key.pem"), first, strict=True):
+        (state / name).write_bytes(content)
+    assert "fingerprint" in (refusal("127.0.0.1:0", state).found or ""), "the one of before is another by now"
+
+
+def test_a_store_of_before_there_was_a_ca_gets_one(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running(state) as plane:
+        pass
+    for name in ("ca.pem", "ca-key.pem"):
+        (state / name).unlink()
+    store = plane.opened()
+    with store.write() as transaction:
+        transaction.connection.execute(text("DELETE FROM settings WHERE name = 'ca_fingerprint'"))
+    starts(state)
+    with store.write() as transaction:
+        transaction.connection.execute(text("DELETE FROM settings WHERE name = 'ca_fingerprint'"))
+        transaction.host_certificates.put(HostCertificateRecord("1", "host-1", 0.0))
+    store.close()
+    (state / "ca.pem").unlink()
+    assert refusal("127.0.0.1:0", state).found == "no ca.pem", "a host has joined one"
+
+
+def starts(state: Path, settings: Settings | None = None) -> None:
+    """A control plane of this state directory starts, and ends again."""
+    stop = threading.Event()
+    serve("127.0.0.1:0", state, settings=settings, stop=stop, ready=lambda _url: stop.set())

@@ -285,6 +285,7 @@ class Endpoint:
             try:
                 await self._changing(self._plane.forget_interfaces, time.time())
                 await run_in_threadpool(self._plane.hear, time.time())
+                await run_in_threadpool(self._plane.look_after_identity)
             except Exception:  # the next turn may succeed; what failed is in the log
                 _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
@@ -429,9 +430,8 @@ class Endpoint:
         return await self._polled(request, self.probes, asked)
 
     async def _probes_answered(self, request: Request) -> Response:
-        await self._require_agent(request)
         host_id = _name(request)
-        body = await _body(request, BODY_BYTES_MAX)
+        body = await self._agents_body(request, BODY_BYTES_MAX)
         answers = _decoded(lambda document: msgspec.json.decode(document, type=tuple[ProbeAnswer, ...]), body)
         await run_in_threadpool(self._plane.probes_answered, host_id, answers, time.time())
         return Response(status_code=204)
@@ -450,9 +450,8 @@ class Endpoint:
         return _json(await run_in_threadpool(self._plane.probe, _name(request), time.time()))
 
     async def _agent_report(self, request: Request) -> Response:
-        await self._require_agent(request)
         host_id = _name(request)
-        report = _decoded(decode_report, await _body(request, REPORT_BYTES_MAX))
+        report = _decoded(decode_report, await self._agents_body(request, REPORT_BYTES_MAX))
         if report.host_id != host_id:
             raise errors.invalid_parameter_value(
                 f"The report is of host {errors.echo(report.host_id)} and was sent for {host_id}"
@@ -473,9 +472,8 @@ class Endpoint:
         return waited or Response(status_code=204)
 
     async def _agent_traced(self, request: Request) -> Response:
-        await self._require_agent(request)
         host_id = _name(request)
-        body = await _body(request, REPORT_BYTES_MAX)
+        body = await self._agents_body(request, REPORT_BYTES_MAX)
         batch = _decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
         wanted = await run_in_threadpool(self._plane.trace_told, host_id, batch, time.time())
         self.traces.reached(self._plane.traces.changes)
@@ -529,9 +527,8 @@ class Endpoint:
                 return None
 
     async def _monitor_report(self, request: Request) -> Response:
-        await self._require_agent(request)
         monitor_id = _name(request)
-        body = await _body(request, REPORT_BYTES_MAX)
+        body = await self._agents_body(request, REPORT_BYTES_MAX)
         report = _decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
         if not self._plane.monitor_reported(monitor_id, report, time.time()):
             raise ApiError("MonitorLimitExceeded", "Too many monitors report here; restart to forget those gone")
@@ -656,7 +653,8 @@ class Endpoint:
             raise ApiError("AuthFailure", "A certificate is renewed by TLS alone", 403)
         body = await _body(request, BODY_BYTES_MAX)
         asked = _decoded(lambda document: msgspec.json.decode(document, type=RenewalRequest), body)
-        return _json(await run_in_threadpool(self._hosts_join().renew, _name(request), asked.csr, time.time()))
+        renew = self._hosts_join().renew
+        return _json(await run_in_threadpool(renew, shown(request), _name(request), asked.csr, time.time()))
 
     async def _revoke(self, request: Request) -> Response:
         await self._require_signature(request)
@@ -679,6 +677,13 @@ class Endpoint:
         else:
             refuse = self._hosts_join().refuse_stranger
             await run_in_threadpool(refuse, shown(request), _name(request), time.time())
+
+    async def _agents_body(self, request: Request, bytes_max: int) -> bytes:
+        """What an agent sends, if it still is that agent when all of it is here: it may be revoked meanwhile."""
+        await self._require_agent(request)
+        body = await _body(request, bytes_max)
+        await self._require_agent(request)
+        return body
 
     def _require_token(self, request: Request, expected: bytes, file: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

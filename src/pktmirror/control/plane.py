@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -82,6 +82,9 @@ NO_NEWS_FOR_TEMPLATES = frozenset(
 AUDIT_RECORD_LOST = "AuditRecordLost"
 """Counted like a refusal: a record of a call that changed nothing, and that the audit log could not take."""
 
+SESSION_OF_ANOTHER_HOST = "SessionOfAnotherHost"
+"""Counted like a refusal: a report that speaks of sessions whose source is on another host; the rest of it is taken."""
+
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
@@ -148,6 +151,9 @@ class ControlPlane:
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
+        self._host_of: dict[
+            str, str
+        ] = {}  # by session id, of those that agents have told of; a session stays where it is
         self._replicas = Replicas(
             store,
             self._reports,
@@ -158,6 +164,7 @@ class ControlPlane:
             now_s=now_s,
         )
         self.identity = self._identity(now_s)
+        self._identity_told: Callable[[Identity], None] = lambda _identity: None
         self.networks_applied: list[str] = []
         if networks is not None:
             with store.write() as transaction:
@@ -261,9 +268,44 @@ class ControlPlane:
             result = operations.perform(call, context)
             if writes:
                 self._write_or_refuse(event, result)
+            identity = self._still_known(transaction) if call.service == "iam" else self.identity
         if not writes:
             self.log_read(event)
+        self._known_by(identity)
         return result
+
+    def follow_identity(self, told: Callable[[Identity], None]) -> None:
+        """Tell the identity now, and each other one that takes its place when its key is no active key any more."""
+        told(self.identity)
+        self._identity_told = told
+
+    def look_after_identity(self) -> None:
+        """Find out whether another replica has taken the key away."""
+        with self._store.read() as transaction:
+            identity = self._still_known(transaction)
+        self._known_by(identity)
+
+    def _still_known(self, transaction: Transaction) -> Identity:
+        """The identity, by another key where the one that it has does not count any more."""
+        kept = transaction.access_keys.get(self.identity.access_key_id)
+        if kept is not None and kept.active:
+            return self.identity
+        keys = transaction.access_keys.where(account_id="", user_id="", active=True)
+        if not keys:  # no call takes the last one away
+            return self.identity
+        return replace(self.identity, access_key_id=keys[0].access_key_id, secret_access_key=self._opened(keys[0]))
+
+    def _known_by(self, identity: Identity) -> None:
+        if identity == self.identity:
+            return
+        self.identity = identity
+        try:
+            self._identity_told(identity)
+        except OSError as error:
+            _log.error(
+                "the access key of the state directory's files counts no more, and they cannot be written",
+                found=str(error),
+            )
 
     @property
     def revision(self) -> int:
@@ -285,7 +327,8 @@ class ControlPlane:
     def agent_reported(self, report: Report, now_s: float) -> None:
         """Take in what an agent tells; only what changed of its interfaces is written.
 
-        What their provider has deleted goes, with its sessions (spec 5.15).
+        What their provider has deleted goes, with its sessions (spec 5.15). What it says of the sessions of other hosts
+        is left out, and counted.
 
         Raises ApiError for a report that makes no sense, and then nothing of it is kept.
         """
@@ -293,6 +336,7 @@ class ControlPlane:
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
         self._replicas.hear(now_s, (Kind.AGENT, report.host_id))
+        report = self._of_its_own(report)
         sent_by_session = self._take_in_sent(report, now_s)
         self._take_in(report, now_s)
         self._replicas.agent_told(report, sent_by_session, now_s)
@@ -310,7 +354,7 @@ class ControlPlane:
                 transaction.unconfirmed_ends.remove(end.session_id)
             for record in changed:
                 transaction.interfaces.put(record)
-            history.interfaces_changed(transaction, changed)
+            history.interfaces_changed(transaction, changed, ways_max=history.WAYS_MAX)
             ownership.settle(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
@@ -691,8 +735,25 @@ class ControlPlane:
         for session_id in session_ids:
             self._reports.sent.pop(session_id, None)
             self._outer_sources.pop(session_id, None)
+            self._host_of.pop(session_id, None)
             with self._counting:
                 self._instances.ended(session_id)
+
+    def _of_its_own(self, report: Report) -> Report:
+        """The report without what it says of sessions that are of other hosts, or not there."""
+        told = reports.sessions_told(report)
+        unknown = told - self._host_of.keys()
+        if unknown:
+            with self._store.read() as transaction:
+                found = transaction.sessions.some(unknown)
+                sources = transaction.interfaces.some({session.interface_id for session in found})
+            hosts = {source.interface_id: source.host_id for source in sources}
+            self._host_of.update((session.session_id, hosts[session.interface_id]) for session in found)
+        hosts_told = {session_id: self._host_of.get(session_id) for session_id in told}
+        own = {session_id for session_id, host_id in hosts_told.items() if host_id == report.host_id}
+        if any(host_id not in (None, report.host_id) for host_id in hosts_told.values()):
+            self.refused.count(SESSION_OF_ANOTHER_HOST)
+        return report if own == told else reports.of_sessions(report, own)
 
     def _take_in_sent(self, report: Report, now_s: float) -> dict[str, Tally]:
         """Remember what each session has sent, by its id, and carry on where the counters of one begin anew."""

@@ -120,8 +120,12 @@ class StateDirectory:
         for name, text in kept.items():
             self._write(Path(name).name, text)
 
+    @property
+    def has_authority(self) -> bool:
+        return (self.path / CA).exists()
+
     def authority(self, now_s: float) -> Authority:
-        """The CA of hosts and servers; made at the first start."""
+        """The CA of hosts and servers; made where there is none."""
         if not (self.path / CA).exists():
             made = Authority.made(now_s)
             self._write(CA_KEY, made.key_pem.decode())  # the first: a key without its certificate has signed nothing
