@@ -35,7 +35,7 @@ from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, found, running
 from tests.waiting import wait_until
 
-WITHIN_S = 10.0
+WITHIN_S = 30.0
 _numbers = count(1)
 
 
@@ -263,7 +263,7 @@ def test_by_tls_the_shared_token_opens_no_hosts_state_whatever_a_header_says(pla
     ca = ssl.create_default_context(cafile=str(plane.state / "ca.pem"))
     for path in (f"agents/{host.name}/desired", "agents/host-1/desired"):
         url = f"{tls(plane)}/pktmirror/v1/{path}"
-        answer = httpx.get(url, headers=headers, verify=ca, trust_env=False)
+        answer = httpx.get(url, headers=headers, verify=ca, trust_env=False, timeout=30)
         assert (answer.status_code, answer.json()["code"]) == (401, "AuthFailure")
     on_loopback = plane.agent("GET", f"agents/{host.name}/desired", headers=headers | {"x-forwarded-proto": "https"})
     assert on_loopback.status_code == 200, "on loopback it goes on as it was"
@@ -333,7 +333,7 @@ def test_a_host_that_is_revoked_while_it_waits_is_told_nothing_more(plane: Plane
     waiting = threading.Thread(target=wait)
     waiting.start()
     assert plane.own_answer(f"hosts/{host.name}/certificates", method="DELETE").status_code == 204
-    waiting.join(WITHIN_S)
+    waiting.join()
     assert "CertificateRevoked" in said[0]
     bystander.report()
 

@@ -2,9 +2,11 @@
 
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -59,11 +61,16 @@ def test_a_poll_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
     with running(tmp_path / "state") as plane:
         first = plane.desired()
         assert first is not None
-        waiting = threading.Thread(target=lambda: plane.desired(after=first.revision, wait_s=30))
+
+        def poll() -> None:
+            with suppress(httpx.TransportError):  # on a busy machine it comes too late, and nobody answers
+                plane.desired(after=first.revision, wait_s=30)
+
+        waiting = threading.Thread(target=poll)
         waiting.start()
         assert plane.stop() == 0
-        waiting.join(timeout=5)
-        assert not waiting.is_alive()
+        waiting.join(timeout=20)
+        assert not waiting.is_alive(), "it waited for as long as it had asked to"
 
 
 @pytest.mark.fact(45)
@@ -80,7 +87,7 @@ def test_fact_45_an_interface_that_is_forgotten_takes_its_sessions_along(tmp_pat
         def ids() -> list[str]:
             return [i["NetworkInterfaceId"] for i in ec2.describe_network_interfaces()["NetworkInterfaces"]]
 
-        wait_until(lambda: gone_id not in ids(), within_s=5, else_say="the interface was never forgotten")
+        wait_until(lambda: gone_id not in ids(), within_s=30, else_say="the interface was never forgotten")
         assert ec2.describe_traffic_mirror_sessions()["TrafficMirrorSessions"] == [kept]
         assert plane.find(gone) != [gone_id], "what comes back is a new interface"
 
@@ -96,7 +103,7 @@ def test_quotas_are_settings(tmp_path: Path) -> None:
     )
     serving.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         plane = Plane(state, environment(state)["AWS_ENDPOINT_URL"], None)  # type: ignore[arg-type]
         ec2 = plane.client()
         make = Maker(plane, ec2)
@@ -114,7 +121,7 @@ def test_quotas_are_settings(tmp_path: Path) -> None:
         assert code_of(ec2.create_traffic_mirror_target, **target) == "TrafficMirrorTargetLimitExceeded"
     finally:
         stop.set()
-        serving.join(10)
+        serving.join(60)
     assert not serving.is_alive()
 
 

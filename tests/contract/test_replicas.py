@@ -93,15 +93,15 @@ def test_a_change_is_told_to_all_who_listen(postgresql: Server) -> None:
     ours, other = Store.open(url), Store.open(url)
     told: list[str] = []
     with ours.listening(told.append):
-        wait_until(lambda: told == [""], 10, "it never listened")
+        wait_until(lambda: told == [""], 30, "it never listened")
         with other.write() as transaction:
             transaction.set_setting("x", "y")
         with other.write() as transaction:
             transaction.bump_revision()
-        wait_until(lambda: len(told) > 1, 10, "nothing was told")
+        wait_until(lambda: len(told) > 1, 30, "nothing was told")
         assert told == ["", "1"], "only what concerns desired state"
         postgresql.execute(OTHERS_END)
-        wait_until(lambda: told.count("") == 2, 10, "it does not listen again")
+        wait_until(lambda: told.count("") == 2, 30, "it does not listen again")
     ours.close()
     other.close()
 

@@ -428,7 +428,7 @@ def test_the_operators_own_api_is_for_the_operators_account_and_by_its_policies(
     def asked(someone: Someone, path: str, method: str = "GET") -> tuple[int, str]:
         request = AWSRequest(method, f"{office.plane.url}/pktmirror/v1/{path}", data=b"")
         SigV4Auth(Credentials(someone.access_key_id, someone.secret), "pktmirror", "local-1").add_auth(request)
-        answer = httpx.request(method, request.url, headers=dict(request.headers.items()), trust_env=False)
+        answer = httpx.request(method, request.url, headers=dict(request.headers.items()), trust_env=False, timeout=30)
         return answer.status_code, answer.text
 
     _, reader = office.user(allow("pktmirror:Get*"))
@@ -456,7 +456,7 @@ def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Off
     body = "Action=DescribeTrafficMirrorFilters&Version=2016-11-15"
 
     def sent(headers: dict[str, str], content: str = body) -> tuple[int, str]:
-        answer = httpx.post(f"{office.plane.url}/", content=content, headers=headers, trust_env=False)
+        answer = httpx.post(f"{office.plane.url}/", content=content, headers=headers, trust_env=False, timeout=30)
         code = ElementTree.fromstring(answer.text).findtext("Errors/Error/Code")
         return answer.status_code, code or ""
 

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pktmirror import networks
@@ -35,6 +35,7 @@ REVISION_LEAP = 1_000_000
 """More changes than there are between a backup and its restoring."""
 EVERYTHING = postgresql.EVERYTHING
 _ROWS_AT_ONCE = 1_000
+_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 REVISION = "revision"
 _DECLARATION = "networks"
 
@@ -314,7 +315,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Commits at the end; an exception undoes everything. ApiError where the store does not answer."""
-        with self._answering(), self._writer, self._begun(writes=True) as connection:
+        with self._answering(writes=True), self._writer, self._begun(writes=True) as connection:
             transaction = Transaction(connection)
             yield transaction
             if self.url is not None:
@@ -324,7 +325,7 @@ class Store:
     @contextmanager
     def apart(self) -> Iterator[Connection]:
         """A transaction for what is beside the store's own tables; of PostgreSQL only."""
-        with self._answering(), self._begun(apart=True) as connection:
+        with self._answering(writes=True), self._begun(apart=True) as connection:
             yield connection
 
     @contextmanager
@@ -357,7 +358,7 @@ class Store:
             yield connection
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _answering(self, *, writes: bool = False) -> Iterator[None]:
         """What the store's being away, or busy, means for a client: to come again."""
         try:
             yield
@@ -365,8 +366,11 @@ class Store:
             raise ApiError(
                 "Unavailable", "Another replica has upgraded the store; this one must be upgraded too"
             ) from None
-        except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as error:
-            _log.error("the store does not answer", store=self.name, error=str(getattr(error, "orig", None) or error))
+        except (SQLAlchemyError, psycopg.Error) as error:
+            cause = (error.orig or error) if isinstance(error, DBAPIError) else error
+            if not isinstance(error, _AWAY) and not postgresql.is_away(cause, writes=writes):
+                raise
+            _log.error("the store does not answer", store=self.name, error=str(cause))
             raise ApiError("Unavailable", "The store does not answer. Try again") from None
 
     def _make_or_migrate(self, migrate: bool) -> None:
