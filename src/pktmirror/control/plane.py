@@ -30,7 +30,7 @@ from pktmirror.control import (
 )
 from pktmirror.control.access_keys import new_access_key, new_account_id
 from pktmirror.control.accesses import Place, accesses
-from pktmirror.control.authorization import authorize
+from pktmirror.control.authorization import Question, authorize
 from pktmirror.control.events import Event, record
 from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes
@@ -185,15 +185,8 @@ class ControlPlane:
         if principal.owner:
             raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
         with self._store.read() as transaction:
-            authorize(
-                transaction,
-                principal,
-                origin,
-                [Access(f"pktmirror:{action}")],
-                service="pktmirror",
-                region=self._region,
-                now_s=now_s,
-            )
+            question = Question.of(transaction, principal, lambda: [Access(f"pktmirror:{action}")])
+        authorize(question, origin, service="pktmirror", region=self._region, now_s=now_s)
 
     def refused_call(self, event: Event, error: ApiError) -> None:
         """Log a call that was refused; where the log cannot take it, that is counted."""
@@ -245,25 +238,33 @@ class ControlPlane:
             with self._counting:
                 mirrored = self._instances.by_minute()
         heals = call.operation not in NO_NEWS_FOR_TEMPLATES
+        key_id, decided = event.principal.access_key_id, None
+        if writes and not event.principal.is_root:  # how long a decision takes is no matter of other writers
+            with self._store.read() as transaction:
+                decided, _ = self._question(transaction, call, key_id, now_s, {})
+            self._authorize(decided, event, now_s)
         with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
-            principal = self._principal(transaction, event.principal.access_key_id)
-            context = self._context(transaction, principal, now_s, mirrored)
-            place = Place(context.transaction, principal.account_id, self._region, context.zone)
-            authorize(
-                context.transaction,
-                principal,
-                event.origin,
-                accesses(call, principal, place),
-                service=call.service,
-                region=self._region,
-                now_s=now_s,
-            )
+            question, context = self._question(transaction, call, key_id, now_s, mirrored)
+            if question != decided:
+                self._authorize(question, event, now_s)
             result = operations.perform(call, context)
             if writes:
                 self._write_or_refuse(event, result)
         if not writes:
             self.log_read(event)
         return result
+
+    def _question(
+        self, transaction: Transaction, call: Call, access_key_id: str, now_s: float, mirrored: Minutes
+    ) -> tuple[Question, Context]:
+        """Whether whose key it is may do this, and what may be used for it. AuthFailure where it is nobody's."""
+        principal = self._principal(transaction, access_key_id)
+        context = self._context(transaction, principal, now_s, mirrored)
+        place = Place(context.transaction, principal.account_id, self._region, context.zone)
+        return Question.of(context.transaction, principal, lambda: accesses(call, principal, place)), context
+
+    def _authorize(self, question: Question, event: Event, now_s: float) -> None:
+        authorize(question, event.origin, service=event.service, region=self._region, now_s=now_s)
 
     @property
     def revision(self) -> int:

@@ -1,0 +1,162 @@
+"""When it is decided who may do what: before others wait, and again where what it depends on has changed meanwhile."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pktmirror.aws import ApiError, Call
+from pktmirror.control.authorization import CHARACTERS_MAX, COMPARISONS_MAX
+from pktmirror.control.events import Event
+from pktmirror.control.keys import KEY_BYTES, Key
+from pktmirror.control.operations.tags import RESOURCES_MAX
+from pktmirror.control.plane import ControlPlane
+from pktmirror.control.principals import Origin
+from pktmirror.control.store import Store
+from pktmirror.control.trail import Trail
+from pktmirror.model.limits import Quotas
+
+NOW_S = 1_800_000_000.0
+DEADLINE_S = 20.0
+REFUSED = "UnauthorizedOperation"
+
+
+@dataclass
+class Office:
+    """A control plane, its root, and users of it."""
+
+    store: Store
+    plane: ControlPlane
+
+    def call(self, operation: str, key_id: str | None = None, *, service: str = "ec2", **parameters: Any) -> Any:
+        event = Event(
+            request_id="r",
+            at_s=NOW_S,
+            region=self.plane.region,
+            origin=Origin("127.0.0.1"),
+            service=service,
+            operation=operation,
+            parameters=parameters,
+            principal=self.plane.principal(key_id or self.plane.identity.access_key_id),
+        )
+        return self.plane.perform(Call(service, operation, dict(parameters)), event, NOW_S)
+
+    def refused(self, operation: str, key_id: str, **parameters: Any) -> str:
+        with pytest.raises(ApiError) as refusal:
+            self.call(operation, key_id, **parameters)
+        return refusal.value.code
+
+    def user(self, *statements: dict[str, Any], name: str = "ada") -> str:
+        """The id of the key of a new user with one policy."""
+        self.call("CreateUser", service="iam", UserName=name)
+        document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+        self.call("PutUserPolicy", service="iam", UserName=name, PolicyName="p", PolicyDocument=document)
+        made = self.call("CreateAccessKey", service="iam", UserName=name)
+        return str(made["AccessKey"]["AccessKeyId"])
+
+    def filter(self) -> str:
+        return str(self.call("CreateTrafficMirrorFilter")["TrafficMirrorFilter"]["TrafficMirrorFilterId"])
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    store, trail = Store.open(tmp_path / "store"), Trail(tmp_path)
+    key = Key(b"\x01" * KEY_BYTES)
+    yield Office(
+        store,
+        ControlPlane(
+            store, key, trail, region="local-1", networks=None, quotas=Quotas(), eni_forget_s=None, now_s=NOW_S
+        ),
+    )
+    store.close()
+    trail.close()
+
+
+def allow(*actions: str, **more: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": list(actions), "Resource": "*"} | more
+
+
+class Beside(threading.Thread):
+    """A call that goes on beside the test; ``code`` is its refusal's, or ``done``."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.code: str | None = None
+        self._call = call
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call()
+            self.code = "done"
+        except ApiError as refusal:
+            self.code = refusal.code
+
+
+def test_who_may_not_is_told_so_while_another_writes(office: Office) -> None:
+    key_id, filter_id = office.user(allow("ec2:Describe*")), office.filter()
+    with office.store.write():
+        beside = Beside(lambda: office.call("DeleteTrafficMirrorFilter", key_id, TrafficMirrorFilterId=filter_id))
+        beside.join(DEADLINE_S)
+        assert beside.code == REFUSED, "the decision waits for the store's lock"
+
+
+def test_what_is_taken_from_a_user_while_he_waits_he_has_not(office: Office) -> None:
+    tagged = {"StringEquals": {"aws:ResourceTag/team": "red"}}
+    key_id, filter_id = office.user(allow("ec2:DeleteTrafficMirrorFilter", Condition=tagged)), office.filter()
+    office.call("CreateTags", Resources=[filter_id], Tags=[{"Key": "team", "Value": "red"}])
+    with office.store.write() as transaction:
+        beside = Beside(lambda: office.call("DeleteTrafficMirrorFilter", key_id, TrafficMirrorFilterId=filter_id))
+        waiting_until(lambda: has_decided(beside))
+        transaction.tags.put(filter_id, "team", "blue")
+    beside.join(DEADLINE_S)
+    assert beside.code == REFUSED
+    office.call("CreateTags", Resources=[filter_id], Tags=[{"Key": "team", "Value": "red"}])
+    office.call("DeleteTrafficMirrorFilter", key_id, TrafficMirrorFilterId=filter_id)
+
+
+def has_decided(beside: threading.Thread) -> bool:
+    """It stands in `Store.write`, at the lock."""
+    import sys
+
+    frame = sys._current_frames().get(beside.ident or 0)
+    while frame is not None:
+        if frame.f_code is Store.write.__wrapped__.__code__:  # type: ignore[attr-defined]
+            return True
+        frame = frame.f_back
+    return False
+
+
+def waiting_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def test_more_resources_than_a_call_may_name_are_refused_before_any_is_decided_about(office: Office) -> None:
+    key_id, ids = office.user(allow("ec2:Describe*")), [f"tmf-{number:017}" for number in range(RESOURCES_MAX + 1)]
+    tags = [{"Key": "a", "Value": "b"}]
+    assert office.refused("CreateTags", key_id, Resources=ids[:-1], Tags=tags) == REFUSED
+    assert office.refused("CreateTags", key_id, Resources=ids, Tags=tags) == "InvalidParameterValue"
+    assert office.refused("DeleteTags", key_id, Resources=ids) == "InvalidParameterValue"
+
+
+def test_what_is_too_long_or_too_much_to_be_compared_is_refused(office: Office) -> None:
+    key_id = office.user(allow("ec2:DeleteTrafficMirrorFilter"))
+    for length, code in ((CHARACTERS_MAX - 200, "InvalidTrafficMirrorFilterId.NotFound"), (CHARACTERS_MAX, None)):
+        found = office.refused("DeleteTrafficMirrorFilter", key_id, TrafficMirrorFilterId="tmf-" + length * "0")
+        assert found == (code or "InvalidParameterValue")
+    patterns = COMPARISONS_MAX // RESOURCES_MAX + 1
+    other = office.user(allow("ec2:CreateTags", *["ec2:a"] * (patterns - 2)), name="eve")
+    ids = [f"tmf-{number:017}" for number in range(RESOURCES_MAX)]
+    tags = [{"Key": "a", "Value": "b"}]
+    assert office.refused("CreateTags", other, Resources=ids, Tags=tags) == "InvalidParameterValue"
+    assert (
+        office.refused("CreateTags", other, Resources=ids[:-10], Tags=tags) == "InvalidTrafficMirrorFilterId.NotFound"
+    )
