@@ -622,7 +622,11 @@ class Endpoint:
     async def _changing(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""
         result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
-        self.revisions.reached(await run_in_threadpool(self._revision))
+        try:
+            self.revisions.reached(await run_in_threadpool(self._revision))
+        except ApiError:  # the change has happened all the same, and is answered so
+            _log.warning("which revision a change made cannot be read; all who wait look for themselves")
+            self.revisions.wake()
         return result
 
     def _revision(self) -> int:

@@ -419,8 +419,8 @@ class ControlPlane:
             for end in transaction.unconfirmed_ends.where(host_id=host_id):
                 transaction.unconfirmed_ends.remove(end.session_id)
             transaction.bump_revision()
+            self._replicas.host_forgotten(host_id, transaction)
         self._reports.agents.pop(host_id, None)
-        self._replicas.host_forgotten(host_id)
 
     def forget_interface(self, interface_id: str, now_s: float) -> None:
         """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
@@ -657,9 +657,10 @@ class ControlPlane:
 
     def put_template(self, template: Template, now_s: float) -> Outcome:
         """Keep a template, in the place of one of that name; how it stands then. Raises ApiError."""
-        with self._writing(now_s) as transaction:
-            healing.put(transaction.of_account(OPERATOR), template)
-        with self._store.read() as transaction:
+        with self._writing(now_s, heals=False) as transaction:
+            own = transaction.of_account(OPERATOR)
+            healing.put(own, template)
+            healing.heal(own, self._quotas)
             return next(each for each in self._templates(transaction) if each.template.name == template.name)
 
     def delete_template(self, name: str, now_s: float) -> None:
