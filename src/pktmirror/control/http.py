@@ -342,10 +342,10 @@ class Endpoint:
             request_id=str(uuid.uuid4()),
             at_s=time.time(),
             region=self._plane.region,
-            origin=Origin(
+            origin=Origin.of(
                 request.client.host if request.client else "",
                 request.headers.get("user-agent", ""),
-                came_by_tls(request),
+                secure=came_by_tls(request),
             ),
             service=service,
             operation=operation,

@@ -32,13 +32,14 @@ class Office:
 
     store: Store
     plane: ControlPlane
+    peer: str = "127.0.0.1"
 
     def call(self, operation: str, key_id: str | None = None, *, service: str = "ec2", **parameters: Any) -> Any:
         event = Event(
             request_id="r",
             at_s=NOW_S,
             region=self.plane.region,
-            origin=Origin("127.0.0.1"),
+            origin=Origin.of(self.peer, "", secure=False),
             service=service,
             operation=operation,
             parameters=parameters,
@@ -160,3 +161,25 @@ def test_what_is_too_long_or_too_much_to_be_compared_is_refused(office: Office) 
     assert (
         office.refused("CreateTags", other, Resources=ids[:-10], Tags=tags) == "InvalidTrafficMirrorFilterId.NotFound"
     )
+
+
+@pytest.mark.parametrize(
+    ("peer", "told", "may"),
+    [
+        ("192.0.2.9", "192.0.2.9", True),
+        ("::ffff:192.0.2.9", "192.0.2.9", True),  # an IPv4 peer at a socket that listens on [::]
+        ("::ffff:198.51.100.9", "198.51.100.9", False),
+        ("2001:db8::9", "2001:db8::9", False),
+        ("", "", False),
+    ],
+)
+def test_an_ipv4_peer_is_one_at_a_socket_of_either_family(office: Office, peer: str, told: str, may: bool) -> None:
+    assert Origin.of(peer, "", secure=False) == Origin(told)
+    network, office.peer = "192.0.2.0/24", peer
+    inside = office.user(allow("ec2:DescribeVpcs", Condition={"IpAddress": {"aws:SourceIp": network}}))
+    outside = office.user(allow("ec2:DescribeVpcs", Condition={"NotIpAddress": {"aws:SourceIp": network}}), name="eve")
+    for key_id, allowed in ((inside, may), (outside, not may)):
+        if allowed:
+            assert office.call("DescribeVpcs", key_id)["Vpcs"] == []
+        else:
+            assert office.refused("DescribeVpcs", key_id) == REFUSED
