@@ -699,7 +699,7 @@ class Endpoint:
         event = request.state.event = replace(request.state.event, principal=principal)
         await run_in_threadpool(self._plane.allow, event.operation, principal, event.origin, time.time())
         if request.method != "GET":
-            await run_in_threadpool(self._plane.log_change, event)
+            request.state.event = await run_in_threadpool(self._plane.log_change, event)
         return signed.body
 
 

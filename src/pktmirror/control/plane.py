@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -81,6 +81,9 @@ NO_NEWS_FOR_TEMPLATES = frozenset(
 
 AUDIT_RECORD_LOST = "AuditRecordLost"
 """Counted like a refusal: a record of a call that changed nothing, and that the audit log could not take."""
+
+AUDIT_RECORD_LEFT_OUT = "AuditRecordLeftOut"
+"""Counted likewise: one that was left out, because too many like it came at once."""
 
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
@@ -189,24 +192,29 @@ class ControlPlane:
         authorize(question, origin, service="pktmirror", region=self._region, now_s=now_s)
 
     def refused_call(self, event: Event, error: ApiError) -> None:
-        """Log a call that was refused; where the log cannot take it, that is counted."""
+        """Log a call that was refused; where the log cannot take it, or has too many such, that is counted."""
         written = record(event, error=error)
-        self._log_or_count(lambda: self._write_of(event, written))
+        # The end of what the log says has begun must stand in it: our own failure may be that of a commit.
+        is_end = event.principal is not None and (event.began or error.status >= 500)
+        self._log_or_count(lambda: self._trail.write(written) if is_end else self._write_idle(event, written))
 
-    def log_change(self, event: Event) -> None:
+    def log_change(self, event: Event) -> Event:
         """Log a call that is about to change something. Raises Unavailable: then it must not be carried out."""
         self._write_or_refuse(event, None)
+        return replace(event, began=True)
 
     def log_read(self, event: Event) -> None:
-        """Log a call that changed nothing; where the log cannot take it, that is counted."""
+        """Log a call that changed nothing; where the log cannot take it, or has too many such, that is counted."""
         written = record(event)
-        self._log_or_count(lambda: self._write_of(event, written))
+        self._log_or_count(lambda: self._write_idle(event, written))
 
-    def _write_of(self, event: Event, written: dict[str, Any]) -> None:
+    def _write_idle(self, event: Event, written: dict[str, Any]) -> None:
         if event.principal is None:
-            self._trail.write_unknown(written, event.at_s)
+            is_kept = self._trail.write_unknown(written, event.at_s)
         else:
-            self._trail.write(written)
+            is_kept = self._trail.write_idle(written, event.principal.account_id, event.at_s)
+        if not is_kept:
+            self.refused.count(AUDIT_RECORD_LEFT_OUT)
 
     def _log_or_count(self, write: Callable[[], None]) -> None:
         try:

@@ -1,85 +1,28 @@
 """When it is decided who may do what: before others wait, and again where what it depends on has changed meanwhile."""
 
-import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pktmirror.aws import ApiError, Call
+from pktmirror.aws import ApiError
 from pktmirror.control.authorization import CHARACTERS_MAX, COMPARISONS_MAX
-from pktmirror.control.events import Event
-from pktmirror.control.keys import KEY_BYTES, Key
 from pktmirror.control.operations.tags import RESOURCES_MAX
-from pktmirror.control.plane import ControlPlane
 from pktmirror.control.principals import Origin
 from pktmirror.control.store import Store
-from pktmirror.control.trail import Trail
-from pktmirror.model.limits import Quotas
+from tests.unit.control.office import Office, allow, opened
 
-NOW_S = 1_800_000_000.0
 DEADLINE_S = 20.0
 REFUSED = "UnauthorizedOperation"
 
 
-@dataclass
-class Office:
-    """A control plane, its root, and users of it."""
-
-    store: Store
-    plane: ControlPlane
-    peer: str = "127.0.0.1"
-
-    def call(self, operation: str, key_id: str | None = None, *, service: str = "ec2", **parameters: Any) -> Any:
-        event = Event(
-            request_id="r",
-            at_s=NOW_S,
-            region=self.plane.region,
-            origin=Origin.of(self.peer, "", secure=False),
-            service=service,
-            operation=operation,
-            parameters=parameters,
-            principal=self.plane.principal(key_id or self.plane.identity.access_key_id),
-        )
-        return self.plane.perform(Call(service, operation, dict(parameters)), event, NOW_S)
-
-    def refused(self, operation: str, key_id: str, **parameters: Any) -> str:
-        with pytest.raises(ApiError) as refusal:
-            self.call(operation, key_id, **parameters)
-        return refusal.value.code
-
-    def user(self, *statements: dict[str, Any], name: str = "ada") -> str:
-        """The id of the key of a new user with one policy."""
-        self.call("CreateUser", service="iam", UserName=name)
-        document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-        self.call("PutUserPolicy", service="iam", UserName=name, PolicyName="p", PolicyDocument=document)
-        made = self.call("CreateAccessKey", service="iam", UserName=name)
-        return str(made["AccessKey"]["AccessKeyId"])
-
-    def filter(self) -> str:
-        return str(self.call("CreateTrafficMirrorFilter")["TrafficMirrorFilter"]["TrafficMirrorFilterId"])
-
-
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    store, trail = Store.open(tmp_path / "store"), Trail(tmp_path)
-    key = Key(b"\x01" * KEY_BYTES)
-    yield Office(
-        store,
-        ControlPlane(
-            store, key, trail, region="local-1", networks=None, quotas=Quotas(), eni_forget_s=None, now_s=NOW_S
-        ),
-    )
-    store.close()
-    trail.close()
-
-
-def allow(*actions: str, **more: Any) -> dict[str, Any]:
-    return {"Effect": "Allow", "Action": list(actions), "Resource": "*"} | more
+    with opened(tmp_path) as office:
+        yield office
 
 
 class Beside(threading.Thread):
@@ -123,8 +66,6 @@ def test_what_is_taken_from_a_user_while_he_waits_he_has_not(office: Office) -> 
 
 def has_decided(beside: threading.Thread) -> bool:
     """It stands in `Store.write`, at the lock."""
-    import sys
-
     frame = sys._current_frames().get(beside.ident or 0)
     while frame is not None:
         if frame.f_code is Store.write.__wrapped__.__code__:  # type: ignore[attr-defined]
