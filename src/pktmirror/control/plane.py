@@ -33,7 +33,7 @@ from pktmirror.control.accesses import Place, accesses
 from pktmirror.control.authorization import Question, authorize
 from pktmirror.control.events import Event, record
 from pktmirror.control.exchange import Kind
-from pktmirror.control.instances import Instances, Minutes
+from pktmirror.control.instances import Instances, Minutes, Source
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
@@ -244,7 +244,7 @@ class ControlPlane:
         if call.service == "monitoring":
             self.hear(now_s)
             with self._counting:
-                mirrored = self._instances.by_minute()
+                mirrored = self._instances.by_minute(event.principal.owner)
         heals = call.operation not in NO_NEWS_FOR_TEMPLATES
         key_id, decided = event.principal.access_key_id, None
         if writes and not event.principal.is_root:  # how long a decision takes is no matter of other writers
@@ -364,7 +364,7 @@ class ControlPlane:
 
     def _take_in(self, report: Report, now_s: float) -> None:
         with self._counting:
-            self._instances.told(report, self._instance_of, now_s)
+            self._instances.told(report, self._source_of, now_s)
         self._reports.agents[report.host_id] = Received(report, now_s)
 
     def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
@@ -719,12 +719,12 @@ class ControlPlane:
         known.update(told)
         return told
 
-    def _instance_of(self, session_id: str) -> str | None:
-        """The instance that a session's source belongs to, empty for none; None for a session that is not there."""
+    def _source_of(self, session_id: str) -> Source | None:
+        """Whose a session is, and which instance it mirrors; None for a session that is not there."""
         with self._store.read() as transaction:
-            session = transaction.sessions.get(session_id)
+            account, session = transaction.sessions.owner_of(session_id), transaction.sessions.get(session_id)
             source = None if session is None else transaction.interfaces.get(session.interface_id)
-        return None if source is None else source.instance_id or ""
+        return None if source is None or account is None else Source(account, source.instance_id or "")
 
     def _outer_sources_told(self, transaction: Transaction, report: Report) -> dict[str, str]:
         """The outer source of each session whose agent says another one than before, by session id."""
@@ -783,7 +783,7 @@ class ControlPlane:
             now_s,
             principal,
             lambda secret, name: self._key.seal(secret, bound_to=name),
-            _of_own_instances(mirrored, transaction, own) if mirrored else mirrored,
+            mirrored,
         )
 
     def _principal(self, transaction: Transaction, access_key_id: str) -> Principal:
@@ -874,18 +874,6 @@ def _inventory_changes(
     deleted = inventory.deleted(known, report)
     kept = [record for record in known if record not in deleted]
     return inventory.changes(kept, report, now_s, transaction.networks), deleted
-
-
-def _of_own_instances(mirrored: Minutes, transaction: Transaction, own: Transaction) -> Minutes:
-    """What the instances of an account have mirrored; of those that are gone the operator's account keeps it."""
-    ids = {record.instance_id for record in own.interfaces.where()}
-    if not own.owner:
-        others = {record.instance_id for record in transaction.interfaces.where()} - ids
-        ids |= {instance_id for minute in mirrored.values() for instance_id in minute if instance_id not in others}
-    return {
-        minute: {instance_id: figures for instance_id, figures in instances.items() if instance_id in ids}
-        for minute, instances in mirrored.items()
-    }
 
 
 def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
