@@ -163,7 +163,10 @@ class Tags:
 class Transaction:
     """A consistent view of the store; within `Store.write` also the way to change it.
 
-    With an ``owner`` the view of one account: what belongs to others is not there, and what is made belongs to it.
+    With an ``owner`` the view of one account, in the tables whose rows have an owner (`schema.OWNER`): what belongs to
+    others is not there, and what is made belongs to it. The other tables are the same for all, and whoever uses them
+    sees to it: a policy is reached by the id of its user, a client token by a key that begins with the account;
+    templates are the operator's; accounts, assignments, settings, hosts and what the ledger remembers are no account's.
     """
 
     def __init__(self, connection: Connection, owner: str | None = None) -> None:
@@ -195,7 +198,7 @@ class Transaction:
         """What replicas are told when this transaction is committed; `REVISION` is for the one that it is then."""
 
     def of_account(self, owner: str) -> "Transaction":
-        """The same transaction, as an account sees it."""
+        """The same transaction, as an account sees what has an owner."""
         narrowed = Transaction(self._connection, owner)
         narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
         return narrowed
