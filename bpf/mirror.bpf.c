@@ -30,6 +30,7 @@
 #include "remember.h"
 #include "streams.h"
 #include "cap.h"
+#include "lease.h"
 #include "encap.h"
 #include "encap6.h"
 #include "hops.h"
@@ -81,6 +82,10 @@ static __always_inline __u32 clone_into_hop(struct __sk_buff *skb, const struct 
 	if (session->stage != STAGE_SENT) {
 		count_stage(session->ledger_row, direction, session->stage, wire);
 		return session->stage;
+	}
+	if (is_lease_over(policy)) {
+		count_stage(session->ledger_row, direction, STAGE_LEASE_ENDED, wire);
+		return STAGE_LEASE_ENDED;
 	}
 	if (is_capped(policy, session, wire)) {
 		count_stage(session->ledger_row, direction, STAGE_CAPPED, wire);

@@ -50,7 +50,7 @@ LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
     *("interfaces", "far_interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "cpu_bucket", "hop_lanes"),
+    *("session_buckets", "cpu_bucket", "hop_lanes", "control_heard"),
     *("session_ledger", "interface_ledger", "strays", "home", "meters", "meter_notes", "meter_ranges"),
 )
 _FIRST = bytes(4)
@@ -96,6 +96,10 @@ class Bench:
         for handle in (*self._programs.values(), *self._maps.values(), self._policy):
             handle.close()
 
+    def heard(self, at_ns: int) -> None:
+        """The control plane was heard of then."""
+        self._maps["control_heard"].put(_FIRST, at_ns.to_bytes(8, "little"))
+
     def program(self, *, at_ingress: bool) -> bpf.Program:
         return self._programs[at_ingress]
 
@@ -106,12 +110,13 @@ class Bench:
         remembers: bool = True,
         caps: Mapping[str, Rate] = MappingProxyType({}),
         budget: Rate = UNLIMITED,
+        lease_s: int = 0,
         meters: int | None = None,
     ) -> None:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
         swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id, ``meters``
         how many there are; None: as many as there can be."""
-        wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene)), caps, budget)
+        wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene), lease_s=lease_s), caps, budget)
         self._rows = max(ROWS_LOOKED_AT_MIN, len(wanted.session_ids) + 2)
         for row in range(self._rows):
             self._maps["session_buckets"].put(_key(row), bytes(bytearray(abi.Bucket())))

@@ -88,6 +88,7 @@ VERDICTS = (
 )
 STAGES = (
     Stage.CAPPED,
+    Stage.LEASE_ENDED,
     Stage.CLONE_FAILED,
     Stage.STALE,
     Stage.NO_ROUTE,
@@ -257,6 +258,7 @@ class InterfacePolicy(ctypes.Structure):
         ("resolvers_ipv6", ctypes.c_uint8),
         ("resolvers_be", _Address * RESOLVERS_MAX),
         ("budget", Cap),
+        ("lease_ns", ctypes.c_uint64),
         ("sessions", SessionPolicy * SESSIONS_MAX),
     )
 

@@ -129,6 +129,7 @@ class Wanted:
     budget: Rate = UNLIMITED
     cpus: int = 1  # that share the budget
     streams: frozenset[CopyStream] = frozenset()  # of other hosts; those of the interfaces here come with them
+    lease_s: int = 0  # how long copies are made without a word of the control plane; 0: for ever
 
 
 def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
@@ -183,6 +184,7 @@ def compile_state(
     compiled: CompiledFilters | None = None,
     budget: Rate = UNLIMITED,
     cpus: int = 1,
+    lease_s: int = 0,
 ) -> Wanted:
     """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
     by_key = {device.found.key: device for device in devices}
@@ -217,7 +219,7 @@ def compile_state(
     session_ids = frozenset(session.session_id for each in desired.interfaces for session in each.sessions)
     _refuse_more(len(desired.exclusions), abi.EXCLUSIONS_MAX, "lines in the never-mirrored table")
     table = exclusion_bytes([_exclusion(line) for line in desired.exclusions])
-    return Wanted(tuple(interfaces), table, session_ids, problems, budget, cpus, _streams(desired.streams))
+    return Wanted(tuple(interfaces), table, session_ids, problems, budget, cpus, _streams(desired.streams), lease_s)
 
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:

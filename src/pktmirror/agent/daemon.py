@@ -58,6 +58,7 @@ _log = structlog.get_logger("agent")
 TICK_S = 1.0
 END_S = 15.0
 TRACE_TICK_S = 0.1  # while somebody waits for what a live trace tells
+LEASE_S_MIN, LEASE_S_MAX = 10, 10**7  # a healthy agent hears of its control plane each second
 DEFAULT_BPFFS = Path("/run/pktmirror/bpf")
 
 
@@ -66,6 +67,7 @@ class Settings:
     """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be.
 
     ``credential`` is the token that the agents of a control plane share, or what the host has of its joining.
+    ``lease_s`` is how long the host goes on copying without a word of its control plane; 0: for ever.
     ``purges_at_end`` is for a mirroring that ends with its agent.
     """
 
@@ -77,11 +79,17 @@ class Settings:
     bpffs_root: Path = DEFAULT_BPFFS
     namespace_gone_s: float = NAMESPACE_GONE_S
     budget: Rate = field(default_factory=lambda: default_budget(cpus()))
+    lease_s: int = 0
     purges_at_end: bool = False
 
     def __post_init__(self) -> None:
         _refuse_bad_host_id(self.host_id)
         refuse_bad_url(self.control_url)
+        if self.lease_s != 0 and not LEASE_S_MIN <= self.lease_s <= LEASE_S_MAX:
+            raise Refusal(
+                f"A lease of {self.lease_s} s is not possible.",
+                do=f"give --lease-s {LEASE_S_MIN} to {LEASE_S_MAX}, or 0 for none",
+            )
 
 
 def cpus() -> int:
@@ -216,6 +224,7 @@ class Host:
         host_id: str,
         *,
         budget: Rate,
+        lease_s: int = 0,
         namespace_gone_s: float = NAMESPACE_GONE_S,
         looks_share: float = LOOKS_SHARE,
     ) -> None:
@@ -224,6 +233,7 @@ class Host:
         self._data_plane = data_plane
         self._host_id = host_id
         self._budget = budget
+        self._lease_s = lease_s
         self._devices: list[Device] = []
         self._known_macs = data_plane.known_macs()
         self._looks = Looks(looks_share)
@@ -245,6 +255,8 @@ class Host:
         """One turn of the loop. What fails is reported, logged once, and tried again at the next turn."""
         desired = controller.desired
         try:
+            if controller.heard_ns is not None:
+                self._data_plane.heard(controller.heard_ns)
             if self.netlink.drain_events():
                 self._looks.ask()
             if self.next_look_in_s() == 0:
@@ -354,7 +366,15 @@ class Host:
     def _planned(self, desired: DesiredState, ways: dict[RouteQuery, Way]) -> tuple[Wanted, list[Change]]:
         """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
         try:
-            wanted = compile_state(desired, self._devices, ways, self._compiled, budget=self._budget, cpus=cpus())
+            wanted = compile_state(
+                desired,
+                self._devices,
+                ways,
+                self._compiled,
+                budget=self._budget,
+                cpus=cpus(),
+                lease_s=self._lease_s,
+            )
             if wanted.interfaces:
                 self._data_plane.make_hops()
             return wanted, plan(wanted, self._data_plane.tables)
@@ -460,6 +480,7 @@ def _open(settings: Settings) -> Host:
             settings.host_id,
             namespace_gone_s=settings.namespace_gone_s,
             budget=settings.budget,
+            lease_s=settings.lease_s,
         )
     except OSError as error:
         netlink.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pktmirror.aws import Call
+from pktmirror.aws import Call, errors
 from pktmirror.control.declaration import place_of
 from pktmirror.control.operations import tags
 from pktmirror.control.principals import PARTITION, Principal
@@ -107,7 +107,9 @@ def _on_resources(action: str, call: Call, place: Place) -> Iterator[Access]:
 
 def _tagging(action: str, call: Call, place: Place) -> Iterator[Access]:
     given = _request_tags(_dictionaries(call.parameters.get("Tags")))
-    for id_ in _texts(call.parameters.get("Resources")):
+    ids = _texts(call.parameters.get("Resources"))
+    tags.refuse_too_many(ids)  # before each is decided about
+    for id_ in ids:
         type_ = tags.resource_type(id_) or "unknown"
         keys = given
         if call.operation == "DeleteTags" and not given:
@@ -158,6 +160,8 @@ def _request_tags(given: Sequence[Mapping[str, Any]]) -> Context:
     by_key = {str(tag["Key"]): tag.get("Value") for tag in given if "Key" in tag}
     if not by_key:
         return {}
+    if len(by_key) > tags.KEYS_MAX:
+        raise errors.invalid_parameter_value(f"A call takes at most {tags.KEYS_MAX} tag keys")
     context: Context = {f"aws:RequestTag/{key}": [str(value or "")] for key, value in by_key.items()}
     return context | {"aws:TagKeys": tuple(by_key)}
 

@@ -70,7 +70,8 @@ class Resources:
         sources = {session.interface_id for session in transaction.sessions.where()}
         targets = (record.target for record in transaction.targets.where())
         behind = {target.interface_id for target in targets if isinstance(target, InterfaceTarget)}
-        return cls.of(transaction, transaction.interfaces.some(sources | behind))
+        interfaces = transaction.interfaces.some(sources | behind)
+        return cls.of(transaction, {record.interface_id: record for record in interfaces})
 
     @classmethod
     def of(cls, transaction: Transaction, interfaces: dict[str, InterfaceRecord] | None = None) -> "Resources":

@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 import structlog
 from sqlalchemy import Connection, Engine, delete, select, update
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pktmirror import networks
@@ -30,14 +30,11 @@ from pktmirror.networks import Declaration, Networks
 R = TypeVar("R")
 
 _log = structlog.get_logger("control")
-_AWAY = (
-    *(OperationalError, InterfaceError, PoolTimeoutError),
-    *(psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError),
-)
 REVISION_LEAP = 1_000_000
 """More changes than there are between a backup and its restoring."""
 EVERYTHING = postgresql.EVERYTHING
 _ROWS_AT_ONCE = 1_000
+_AWAY = (OperationalError, InterfaceError, PoolTimeoutError, sqlite3.OperationalError)
 REVISION = "revision"
 _DECLARATION = "networks"
 
@@ -83,14 +80,14 @@ class Collection(Generic[R]):
         )
         return [self._mapping.record(row) for row in rows]
 
-    def some(self, keys: Iterable[str]) -> dict[str, R]:
-        """Those of these ids that there are, by their ids."""
+    def some(self, keys: Iterable[str]) -> list[R]:
+        """Those of these ids that there are."""
         table, key = self._mapping.table, self._mapping.key
-        return {
-            row[key]: self._mapping.record(row)
+        return [
+            self._mapping.record(row)
             for asked in _parted(keys)
             for row in statements.some(self._connection, table, self._owned, key, asked)
-        }
+        ]
 
     def count(self, **equal: object) -> int:
         if _is_asked_in_vain(equal):
@@ -185,7 +182,10 @@ class Tags:
 class Transaction:
     """A consistent view of the store; within `Store.write` also the way to change it.
 
-    With an ``owner`` the view of one account: what belongs to others is not there, and what is made belongs to it.
+    With an ``owner`` the view of one account, in the tables whose rows have an owner (`schema.OWNER`): what belongs to
+    others is not there, and what is made belongs to it. The other tables are the same for all, and whoever uses them
+    sees to it: a policy is reached by the id of its user, a client token by a key that begins with the account;
+    templates are the operator's; accounts, assignments, settings, hosts and what the ledger remembers are no account's.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Transaction:
         return Collection(self._connection, mapping, self._seen[mapping.table.name], owner)
 
     def of_account(self, owner: str) -> "Transaction":
-        """The same transaction, as an account sees it."""
+        """The same transaction, as an account sees what has an owner."""
         narrowed = Transaction(self._connection, owner, self._seen)
         narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
         return narrowed
@@ -351,13 +351,13 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Commits at the end; an exception undoes everything. ApiError where the store does not answer."""
-        with self._answering(), self._turns.turn() as transaction:
+        with self._answering(writes=True), self._turns.turn() as transaction:
             yield transaction
 
     @contextmanager
     def apart(self) -> Iterator[Connection]:
         """A transaction for what is beside the store's own tables; of PostgreSQL only."""
-        with self._answering(), self._begun(apart=True) as connection:
+        with self._answering(writes=True), self._begun(apart=True) as connection:
             yield connection
 
     @contextmanager
@@ -393,14 +393,19 @@ class Store:
     @contextmanager
     def _begun(self, **options: Any) -> Iterator[Connection]:
         engine = self._writers if options.get("writes") else self._readers
-        with (
-            engine.connect().execution_options(**self._options, **options) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        with engine.connect().execution_options(**self._options, **options) as connection:
+            try:
+                with connection.begin():
+                    yield connection
+            except psycopg.Error as error:
+                # What goes to the driver directly is not seen by SQLAlchemy's own handler of errors.
+                if postgresql.is_to_be_left(error, writes=bool({"writes", "apart"} & options.keys())):
+                    connection.invalidate(error)
+                    engine.dispose()
+                raise
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _answering(self, *, writes: bool = False) -> Iterator[None]:
         """What the store's being away, or busy, means for a client: to come again."""
         try:
             yield
@@ -408,8 +413,11 @@ class Store:
             raise ApiError(
                 "Unavailable", "Another replica has upgraded the store; this one must be upgraded too"
             ) from None
-        except _AWAY as error:
-            _log.error("the store does not answer", store=self.name, error=str(getattr(error, "orig", None) or error))
+        except (SQLAlchemyError, psycopg.Error, sqlite3.Error) as error:
+            cause = (error.orig or error) if isinstance(error, DBAPIError) else error
+            if not isinstance(error, _AWAY) and not postgresql.is_away(cause, writes=writes):
+                raise
+            _log.error("the store does not answer", store=self.name, error=str(cause))
             raise ApiError("Unavailable", "The store does not answer. Try again") from None
 
     def _make_or_migrate(self, migrate: bool) -> None:

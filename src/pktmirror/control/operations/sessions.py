@@ -117,7 +117,8 @@ def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result
     }
 
     def select(records: Sequence[SessionRecord]) -> list[SessionRecord]:
-        known.update(transaction.targets.some({record.target_id for record in records} - known.keys()))
+        asked_for = {record.target_id for record in records} - known.keys()
+        known.update((target.target_id, target) for target in transaction.targets.some(asked_for))
         held.update(transaction.tags.of_each(map(key, records)))
         return selection.select(records, request.filters, fields, lambda record: held.get(record.session_id, {}))
 
