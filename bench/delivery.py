@@ -73,6 +73,15 @@ def _seconds_until(pins: Path, hooks: int) -> float:
     return time.monotonic() - began_s
 
 
+def _wait_until_idle(pid: int) -> None:
+    used_s = cpu_s(pid)
+    while True:
+        time.sleep(0.5)
+        before_s, used_s = used_s, cpu_s(pid)
+        if used_s - before_s < 0.05:
+            return
+
+
 @contextmanager
 def _agent(built: Lab, running: Plane) -> Iterator[Path]:
     """Of a host of the lab; where it pins what it makes."""
@@ -136,6 +145,7 @@ def delivered(hosts: int, turns: int, bar_s: float) -> dict[str, object]:
         with followers(running.tls_url, running.state / "ca.pem", pems) as crowd:
             for turn in range(turns + 1):
                 crowd.expect()
+                _wait_until_idle(running.process.pid)  # all hosts have asked again
                 before_s, began_s = cpu_s(running.process.pid), time.monotonic()
                 ec2.modify_traffic_mirror_filter_rule(
                     TrafficMirrorFilterRuleId=made.rule_id, RuleAction=("reject", "accept")[turn % 2]

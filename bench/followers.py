@@ -22,6 +22,7 @@ from pktmirror.model.join import PLANE_NAME
 CONNECTING_MAX = 50
 WAIT_S = 60
 _REVISION = re.compile(rb'"revision":(\d+)')
+_STREAMS = re.compile(rb'"streams_id":"([^"]*)"')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -71,6 +72,7 @@ class _Poll(asyncio.Protocol):
         self._host_id = host_id
         self._crowd = crowd
         self._revision = -1
+        self._streams = ""
         self._chunks: list[bytes] = []
         self._left: int | None = None
 
@@ -79,7 +81,8 @@ class _Poll(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
-        path = f"/pktmirror/v1/agents/{self._host_id}/desired?after={self._revision}&wait_s={WAIT_S}"
+        known = f"after={self._revision}&streams={self._streams}&wait_s={WAIT_S}"
+        path = f"/pktmirror/v1/agents/{self._host_id}/desired?{known}"
         assert isinstance(self._transport, asyncio.Transport)
         self._transport.write(f"GET {path} HTTP/1.1\r\nHost: plane\r\n\r\n".encode())
 
@@ -102,6 +105,9 @@ class _Poll(asyncio.Protocol):
             revision = _REVISION.search(answer)
             assert revision is not None
             self._revision = int(revision[1])
+            streams = _STREAMS.search(answer)
+            assert streams is not None
+            self._streams = streams[1].decode()
             self._crowd.delivered(self._host_id, now_s, len(answer))
         elif status != 204:
             raise SystemExit(answer.decode())

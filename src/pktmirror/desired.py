@@ -167,7 +167,8 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     """All that one host must make true. ``revision`` only grows; equal revisions are equal documents.
 
     ``streams`` are the copies of other hosts, which are not to be mirrored again here. Those of its own sessions a host
-    knows by itself, and a host without sessions is told none.
+    knows by itself, and a host without sessions is told none. ``streams_id`` is theirs: who asks with it, and there are
+    no others, is told ``streams_kept`` and none of them again.
     """
 
     layout: int = LAYOUT
@@ -176,6 +177,8 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[DesiredInterface, ...] = ()
     filters: dict[str, FilterDocument] = {}
     exclusions: tuple[ExclusionDocument, ...] = ()
+    streams_id: str = ""
+    streams_kept: bool = False
     streams: tuple[StreamDocument, ...] = ()
 
 

@@ -79,8 +79,13 @@ class Controller:
     def _watch_once(self) -> None:
         if self._unkept is not None:
             self._keep(self._unkept)
-        document = self._uplink.ask("desired", after=self._known())
+        before = None if self._is_relisting() else self.desired
+        streams = {} if before is None else {"streams": before.streams_id}
+        document = self._uplink.ask("desired", after=self._known(), **streams)
         desired = None if document is None else self._decoded(document)
+        if desired is not None and desired.streams_kept:
+            desired = _with_streams_of(before, desired)
+            document = encode(desired)
         self.heard_ns = time.monotonic_ns()
         if document is None or desired is None:
             return
@@ -141,3 +146,10 @@ class Controller:
         else:
             self._unkept = None
             self._problems = ()
+
+
+def _with_streams_of(before: DesiredState | None, desired: DesiredState) -> DesiredState:
+    """The whole document, where it was told that the streams are those of the one before."""
+    if before is None or before.streams_id != desired.streams_id:
+        raise msgspec.ValidationError("the document is told without streams that were never told")
+    return msgspec.structs.replace(desired, streams=before.streams, streams_kept=False)

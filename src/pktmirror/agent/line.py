@@ -74,7 +74,7 @@ class Uplink:
         self._former: httpx.Client | None = None
         self._client = self._opened()
 
-    def ask(self, what: str, **parameters: int) -> bytes | None:
+    def ask(self, what: str, **parameters: int | str) -> bytes | None:
         """A long poll: the answer as soon as there is one, or None when there was none in time."""
         answer = self._answered("GET", what, params={**parameters, "wait_s": WAIT_S})
         return None if answer.status_code == httpx.codes.NO_CONTENT else answer.content

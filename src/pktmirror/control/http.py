@@ -434,7 +434,8 @@ class Endpoint:
             latest, given_out = await self._news_since(before)
             if came_by_tls(request):
                 self._hosts_join().refuse_stranger(shown(request), host_id, time.time(), given_out)
-        return Response(document(latest, host_id), 200, media_type="application/json")
+        known = request.query_params.get("streams", "")
+        return Response(document(latest, host_id, known), 200, media_type="application/json")
 
     def _look(self, request: Request, host_id: str) -> Resources:
         if came_by_tls(request):

@@ -1,5 +1,6 @@
 """What each host must make true: the account's resources become one document for each agent. Pure."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -156,6 +157,15 @@ class WrittenStreams:
             at += len(parts[-1])
         return cls(b"".join(parts), own)
 
+    def id_of(self, host_id: str) -> str:
+        """Of what `of_others` gives, and of nothing else."""
+        own = b"".join(self.text[first:end] for first, end in self.own.get(host_id, ()))
+        return hashlib.blake2b(own, key=self._digest, digest_size=16).hexdigest()
+
+    @cached_property
+    def _digest(self) -> bytes:
+        return hashlib.blake2b(self.text, digest_size=32).digest()
+
     def of_others(self, host_id: str) -> bytes:
         kept, at = [], 0
         for first, end in self.own.get(host_id, ()):
@@ -164,15 +174,18 @@ class WrittenStreams:
         return b"".join((*kept, self.text[at:])).removesuffix(b",")
 
 
-def document(resources: Resources, host_id: str) -> bytes:
-    """`desired_state` as it is sent."""
+def document(resources: Resources, host_id: str, streams_known: str = "") -> bytes:
+    """`desired_state` as it is sent; without the streams where those that the host knows by their id are the same."""
     state = desired_state(resources, host_id, with_streams=False)
-    text = encode(state)
     if not state.interfaces:
-        return text
-    before, _, after = text.rpartition(_NO_STREAMS)
+        return encode(state)
+    streams = resources.streams_written
+    id_ = streams.id_of(host_id)
+    if id_ == streams_known:
+        return encode(msgspec.structs.replace(state, streams_id=id_, streams_kept=True))
+    before, _, after = encode(msgspec.structs.replace(state, streams_id=id_)).rpartition(_NO_STREAMS)
     assert not after, "the streams are the last member of a document"
-    return before + _NO_STREAMS[:-2] + resources.streams_written.of_others(host_id) + _NO_STREAMS[-2:]
+    return before + _NO_STREAMS[:-2] + streams.of_others(host_id) + _NO_STREAMS[-2:]
 
 
 def desired_state(resources: Resources, host_id: str, *, with_streams: bool = True) -> DesiredState:

@@ -1,6 +1,7 @@
 """A document as it is sent: streams are written once for all hosts, and each host gets those of the others."""
 
 import pytest
+from msgspec import structs
 
 from pktmirror.control.placement import Resources, desired_state, document
 from pktmirror.desired import decode_desired_state
@@ -28,7 +29,8 @@ def sending(*sources: tuple[str, str, int], address_of: dict[str, str]) -> Resou
 )
 def test_what_is_sent_is_the_desired_state(known: Resources) -> None:
     for host_id in ("h1", "h2", "h3", "monitors", "nobody"):
-        assert decode_desired_state(document(known, host_id)) == desired_state(known, host_id)
+        told = decode_desired_state(document(known, host_id))
+        assert structs.replace(told, streams_id="") == desired_state(known, host_id)
 
 
 def test_a_host_has_no_stream_of_its_own_alone() -> None:
@@ -37,3 +39,14 @@ def test_a_host_has_no_stream_of_its_own_alone() -> None:
     assert [stream.vni for stream in decode_desired_state(document(known, "h2")).streams] == [7, 8]
     shared = sending(*SHARED, address_of={"a": "10.0.0.9", "b": "10.0.0.9"})
     assert [stream.vni for stream in decode_desired_state(document(shared, "h1")).streams] == [7, 8]
+
+
+def test_streams_that_a_host_knows_are_not_told_again() -> None:
+    known = sending(*TWO_OF_ONE, address_of={})
+    told = decode_desired_state(document(known, "h1"))
+    again = decode_desired_state(document(known, "h1", told.streams_id))
+    assert (again.streams_kept, again.streams, again.streams_id) == (True, (), told.streams_id)
+    assert structs.replace(again, streams_kept=False, streams=told.streams) == told
+    assert decode_desired_state(document(known, "h2")).streams_id != told.streams_id
+    changed = sending(*TWO_OF_ONE[:2], ("c", "h2", 10), address_of={})
+    assert [stream.vni for stream in decode_desired_state(document(changed, "h1", told.streams_id)).streams] == [10]
