@@ -17,6 +17,7 @@ from bench.population import Population, found, populate
 from pktmirror.aws import Call
 from pktmirror.control.events import Event
 from pktmirror.control.keys import KEY_BYTES, Key
+from pktmirror.control.placement import document
 from pktmirror.control.plane import ControlPlane
 from pktmirror.control.principals import Origin
 from pktmirror.control.store import Store
@@ -100,8 +101,8 @@ def _steps(on: Plane, turns: int) -> dict[str, float]:
             "SessionNumber": 1,
         }
         step("a session is made", lambda new=new: on.call("CreateTrafficMirrorSession", **new))  # type: ignore[misc]
-        step("its host's document, the first asked for", lambda name=name: plane.desired(name))  # type: ignore[misc]
-        step("another host's document", lambda: plane.desired(aside))
+        step("its host's document, the first asked for", lambda name=name: document(plane.latest(), name))  # type: ignore[misc]
+        step("another host's document", lambda: document(plane.latest(), aside))
         report = Report(
             host_id=name,
             agent_version="bench",
