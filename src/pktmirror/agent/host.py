@@ -15,15 +15,13 @@ from pktmirror.agent.apply import DataPlane
 from pktmirror.agent.audit import Audit
 from pktmirror.agent.compile import (
     CompiledFilters,
-    RouteQuery,
     Uncompilable,
     Wanted,
-    Way,
     compile_state,
     route_queries,
 )
 from pktmirror.agent.controller import Controller
-from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
+from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures, keys_by_name
 from pktmirror.agent.figures import session_figures
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.listeners import Listeners
@@ -31,10 +29,9 @@ from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.probe import probe
-from pktmirror.agent.shortcuts import shortcut
 from pktmirror.agent.survey import survey
 from pktmirror.agent.tracer import TraceLine, Tracer
-from pktmirror.agent.ways import is_card, splits
+from pktmirror.agent.ways import RouteQuery, Way, way_of
 from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
@@ -155,13 +152,8 @@ class Host:
 
     def _watch_names(self) -> None:
         """Names go without an event of netlink, and where their directory itself is gone nothing was deleted."""
-        if not netns.DIRECTORY.is_dir():
-            return
-        keys: dict[str, list[str]] = {}
-        for device in self._devices:
-            if device.found.provider == "netns" and device.found.instance is not None:
-                keys.setdefault(device.found.instance, []).append(device.found.key)
-        self._departures.looked(keys, netns.names(), time.monotonic())
+        if netns.DIRECTORY.is_dir():
+            self._departures.looked(keys_by_name(self._devices), netns.names(), time.monotonic())
 
     def _follow(self, desired: DesiredState) -> tuple[str, ...]:
         """The problems. In the place of what cannot be compiled the last good state is kept true, as links change."""
@@ -218,12 +210,7 @@ class Host:
             if device is None:
                 return None
         route = self.netlink.route_to(query.address, device_ifindex=device, table=query.table)
-        link = None if route is None else links.get(route.ifindex)
-        if route is None or link is None or not link.up:
-            return None
-        mtu = min(route.mtu or link.mtu, link.mtu)
-        short = shortcut(route, query.address, links, neighbours, self._devices)
-        return Way(route.ifindex, route.next_hop, mtu, route.source, splits(link), is_card(link), short)
+        return way_of(query, route, links, neighbours, self._devices)
 
     def _unresolved(self, wanted: Wanted, neighbours: dict[tuple[int, str], Neighbour]) -> dict[str, str]:
         """Sessions whose next hop does not tell its link address: the kernel drops their copies after it took them.
