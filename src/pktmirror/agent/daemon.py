@@ -140,7 +140,7 @@ def purge_host(bpffs_root: Path, host_id: str, netns_name: str | None) -> bool:
     return gone
 
 
-def stop(bpffs_root: Path, host_id: str) -> bool:
+def stop_agent(bpffs_root: Path, host_id: str) -> bool:
     """End the agent of this host that is at work; whether there was one. What it mirrors goes on."""
     _refuse_bad_host_id(host_id)
     try:
