@@ -12,7 +12,6 @@ import structlog
 
 from pktmirror import __version__
 from pktmirror.agent.apply import DataPlane
-from pktmirror.agent.audit import Audit
 from pktmirror.agent.compile import (
     CompiledFilters,
     Uncompilable,
@@ -22,6 +21,7 @@ from pktmirror.agent.compile import (
 )
 from pktmirror.agent.controller import Controller
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures, keys_by_name
+from pktmirror.agent.device_counters import DeviceCounters
 from pktmirror.agent.figures import session_figures
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.listeners import Listeners
@@ -72,7 +72,7 @@ class Host:
         self._devices: list[Device] = []
         self._known_macs = data_plane.known_macs()
         self._looks = Looks(looks_share)
-        self.audit = Audit(netlink)
+        self.device_counters = DeviceCounters(netlink)
         self._applied_revision = 0
         self._problems: tuple[str, ...] = ()
         self._wanted: Wanted | None = None
@@ -131,7 +131,7 @@ class Host:
     def _compare(self) -> tuple[str, ...]:
         """The hooks' counters with those of the devices; what is in the way of that is in the way of nothing else."""
         try:
-            self.audit.read(self._data_plane.mirrored(), self._data_plane.hook_figures)
+            self.device_counters.read(self._data_plane.mirrored(), self._data_plane.hook_figures)
         except OSError as error:
             return (f"what went past the hooks is not known: {error}",)
         return ()
@@ -257,7 +257,7 @@ class Host:
             ),
             mirrored_interfaces=tuple(
                 InterfaceFigures(
-                    key=keys[ifindex], directions=directions, bypassed_packets=self.audit.bypassed(ifindex)
+                    key=keys[ifindex], directions=directions, bypassed_packets=self.device_counters.bypassed(ifindex)
                 )
                 for ifindex, directions in self._data_plane.interface_figures().items()
                 if ifindex in keys
