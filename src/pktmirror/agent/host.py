@@ -30,7 +30,7 @@ from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.probe import probe
 from pktmirror.agent.survey import survey
-from pktmirror.agent.tracer import TraceLine, Tracer
+from pktmirror.agent.tracer import Asker, Tracer
 from pktmirror.agent.ways import RouteQuery, Way, way_of
 from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
@@ -114,9 +114,9 @@ class Host:
         self._problems = problems
         controller.report(self._report())
 
-    def trace(self, line: TraceLine) -> bool:
+    def trace(self, asker: Asker) -> bool:
         """See to a live trace, after each turn and between turns; whether one runs. What fails ends it, and is told."""
-        return self._tracer.turn(line, self._data_plane.tables, self._applied_revision, self._mirrored)
+        return self._tracer.turn(asker, self._data_plane.tables, self._applied_revision, self._mirrored)
 
     def _mirrored(self, key: str) -> int | None:
         """The device by which an interface is mirrored."""
