@@ -15,6 +15,13 @@ PROTOCOLS = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "gre": 47, "esp": 50, "ah": 5
 """IANA's numbers of the protocols that people write by name."""
 
 
+def holds(outer: Network, inner: Network) -> bool:
+    """Whether a network lies within another one, or is it; never one of the other address family."""
+    if isinstance(outer, IPv4Network) and isinstance(inner, IPv4Network):
+        return inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network) and inner.subnet_of(outer)
+
+
 class Direction(Enum):
     """Which way a packet goes, seen from the mirrored interface."""
 
