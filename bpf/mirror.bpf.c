@@ -26,6 +26,7 @@
 #include "parse.h"
 #include "count.h"
 #include "trees.h"
+#include "exclusions.h"
 #include "classify.h"
 #include "remember.h"
 #include "streams.h"
