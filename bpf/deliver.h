@@ -20,21 +20,31 @@ static __always_inline __u32 direction_of(struct __sk_buff *skb)
 	return skb->mark >> MARK_DIRECTION_SHIFT & 1;
 }
 
+static __always_inline __u32 generation_of(struct __sk_buff *skb)
+{
+	return skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK;
+}
+
+/* Whether the mark names a delivery as it is now. */
+static __always_inline bool is_delivered_by(struct __sk_buff *skb, const struct delivery *to)
+{
+	return (skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to && generation_of(skb) == to->generation;
+}
+
 /* Whose copy this is. NULL where it is nobody's, or nobody's any more; it is counted then. */
 static __always_inline const struct delivery *delivery_of(struct __sk_buff *skb)
 {
 	__u32 direction = direction_of(skb);
-	__u32 generation = skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK;
 	__u32 slot = skb->mark & MARK_SLOT_MASK;
 	const struct delivery *to = bpf_map_lookup_elem(&deliveries, &slot);
 	struct headers headers = {};
 	struct tally wire;
 
-	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to && generation == to->generation)
+	if (is_delivered_by(skb, to))
 		return to;
 	measure(skb, skb->gso_size && parse(skb, &headers) == PARSED_IP ? &headers : NULL, &wire);
 	if ((skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && to) {
-		if (generation == to->retired_generation) {
+		if (generation_of(skb) == to->retired_generation) {
 			count_stage(to->retired_ledger_row, direction, stage_of(skb, STAGE_STALE), &wire);
 			trace_lost_copy(skb, STAGE_STALE, &wire);
 			return NULL;

@@ -216,8 +216,7 @@ int leave_ahead(struct __sk_buff *skb)
 	struct headers headers = {};
 	struct tally wire;
 
-	if (to && to->leaves_ahead && (skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC && !(skb->mark & MARK_PROBE) &&
-	    (skb->mark >> MARK_GENERATION_SHIFT & MARK_GENERATION_MASK) == to->generation &&
+	if (to && to->leaves_ahead && is_delivered_by(skb, to) && !(skb->mark & MARK_PROBE) &&
 	    !passes_finishing_hop(slot) && parse(skb, &headers) == PARSED_IP) {
 		measure(skb, &headers, &wire);
 		if (is_wrapped_whole(skb, to, &headers, true) && !wrap_whole(skb, to, &headers))
