@@ -349,7 +349,7 @@ struct trace_state {
 
 #define TRACE_DECISION 1	/* what a hook decided of a packet */
 #define TRACE_COPY 2		/* what became of one copy at the far end of the hops */
-#define TRACE_FLOW_MASK 0x7f	/* what the outer source port shows of a flow's hash */
+#define FLOW_SHOWN_MASK 0x7f	/* what the outer source port shows of a flow's hash */
 #define TRACE_FLOW_UNKNOWN 0x80
 
 /* A decision has all fields but copied_bytes; a copy has those of the first line, mark, stage and the bytes. */

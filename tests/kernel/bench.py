@@ -16,7 +16,7 @@ from types import MappingProxyType
 from pktmirror.agent import abi
 from pktmirror.agent.allotment import CarryMeters, PutMeters, WriteMeters
 from pktmirror.agent.bypass import HookFigures
-from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
+from pktmirror.agent.compile import Wanted, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meter_blocks import MeterBlocks
 from pktmirror.agent.meters import MeterRange
@@ -34,6 +34,7 @@ from pktmirror.agent.plan import (
     WriteFilter,
     plan,
 )
+from pktmirror.agent.ways import RouteQuery, Way
 from pktmirror.desired import DesiredSession, Destination, FoundInterface
 from pktmirror.kernel import bpf, netns
 from pktmirror.model import evaluation

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from pktmirror.agent.apply import OBJECT, DataPlane, pins_of, purge
-from pktmirror.agent.daemon import Host
+from pktmirror.agent.host import Host
 from pktmirror.agent.locks import forget_killed
 from pktmirror.desired import (
     DesiredInterface,

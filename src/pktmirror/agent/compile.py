@@ -15,7 +15,7 @@ from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meters import meter_names
 from pktmirror.agent.shortcuts import Shortcut
-from pktmirror.agent.ways import leaves_ahead, leaves_whole
+from pktmirror.agent.ways import RouteQuery, Way, leaves_ahead, leaves_whole
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -39,33 +39,6 @@ NO_MAC = "its MAC address is not known"
 
 class Uncompilable(Exception):
     """The document asks for what the data plane cannot hold, or does not hang together. The message says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouteQuery:
-    """A question to the route table: how would this host send to ``address``."""
-
-    address: Address
-    table: int
-    device: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
-
-    ``source`` is the route's preferred source; None where it has none. ``splits``: what leaves by the device is split
-    and gets its checksums completed by the kernel, or by the hardware. ``is_card``: the device is one.
-    ``shortcut``: the short way, where there is one.
-    """
-
-    ifindex: int
-    next_hop: Address
-    mtu: int
-    source: Address | None = None
-    splits: bool = False
-    is_card: bool = False
-    shortcut: Shortcut | None = None
 
 
 @dataclass(frozen=True, slots=True)

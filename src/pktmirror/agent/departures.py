@@ -4,13 +4,24 @@ A device that vanishes while its namespace is there is no deletion, nor is what 
 been away. A name that comes back in time is a restart of what it names (docs/decisions/0006).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+
+from pktmirror.agent.inventory import Device
 
 NAMESPACE_GONE_S = 10.0
 """So long a name must be gone before its namespace counts as deleted: what is restarted has it back by then."""
 
 NAMESPACES_MAX = 4096
 """Of so many deleted namespaces an agent goes on telling, the latest. What it told before was heard long ago."""
+
+
+def keys_by_name(devices: Iterable[Device]) -> dict[str, list[str]]:
+    """The interfaces whose provider is a named network namespace, by its name."""
+    keys: dict[str, list[str]] = {}
+    for device in devices:
+        if device.found.provider == "netns" and device.found.instance is not None:
+            keys.setdefault(device.found.instance, []).append(device.found.key)
+    return keys
 
 
 class Departures:

@@ -1,4 +1,5 @@
-"""The control plane as a process: state directory, store, declaration of networks, one listening socket.
+"""The control plane as a process: state directory, store, declaration of networks, and its listening sockets,
+one without TLS and, where it is asked for, one with it.
 
 An edge module.
 """

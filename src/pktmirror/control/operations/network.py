@@ -18,7 +18,8 @@ from pktmirror.control.operations.operation import (
 from pktmirror.control.operations.pages import page
 from pktmirror.control.operations.selection import one
 from pktmirror.control.records import InterfaceRecord
-from pktmirror.networks import Network, Subnet, Vpc
+from pktmirror.model.filter import Network
+from pktmirror.networks import Subnet, Vpc
 
 
 class DescribeInstances(DescribeRequest, frozen=True, kw_only=True):
