@@ -1,9 +1,11 @@
 """A store with many hosts, interfaces and sessions in it, put there without the API (for bench/control.py)."""
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_network
 
+from pktmirror.control import schema
 from pktmirror.control.records import FilterRecord, HostRecord, InterfaceRecord, RuleRecord, SessionRecord, TargetRecord
 from pktmirror.control.store import Store, Transaction
 from pktmirror.desired import FoundInterface
@@ -37,8 +39,10 @@ def populate(store: Store, hosts: int, interfaces: int, now_s: float, *, mirrore
         for number in range(hosts):
             host_id = f"host-{number}"
             transaction.hosts.put(HostRecord(host_id, "bench", now_s))
-            ids = [_interface(transaction, host_id, each, next(addresses)) for each in range(interfaces)]
-            made.interfaces[host_id] = ids
+            records = [_interface(host_id, each, next(addresses)) for each in range(interfaces)]
+            rows = [schema.INTERFACES.row(record) for record in records]
+            transaction.connection.execute(schema.INTERFACES.table.insert(), rows)
+            ids = made.interfaces[host_id] = [record.interface_id for record in records]
             made.sessions[host_id] = [
                 _session(transaction, made, id_, number * interfaces + each)
                 for each, id_ in enumerate(ids[: interfaces if mirrored is None else mirrored])
@@ -55,9 +59,10 @@ def _shared(transaction: Transaction, now_s: float) -> Population:
     transaction.hosts.put(HostRecord("monitors", "bench", now_s))
     target_ids = []
     for number in range(100):
-        interface_id = _interface(transaction, "monitors", number, f"10.255.255.{number + 1}")
+        behind = _interface("monitors", number, f"10.255.255.{number + 1}")
+        transaction.interfaces.put(behind)
         target_ids.append(new_id(Prefix.TARGET))
-        transaction.targets.put(TargetRecord(target_ids[-1], InterfaceTarget(interface_id)))
+        transaction.targets.put(TargetRecord(target_ids[-1], InterfaceTarget(behind.interface_id)))
     return Population(filter_id, rule_id, target_ids)
 
 
@@ -85,14 +90,12 @@ def found(number: int, address: str) -> FoundInterface:
     )
 
 
-def _interface(transaction: Transaction, host_id: str, number: int, address: str) -> str:
-    record = InterfaceRecord(new_id(Prefix.INTERFACE), host_id, found(number, address))
-    transaction.interfaces.put(record)
-    return record.interface_id
+def _interface(host_id: str, number: int, address: str) -> InterfaceRecord:
+    return InterfaceRecord(new_id(Prefix.INTERFACE), host_id, found(number, address))
 
 
 def _session(transaction: Transaction, made: Population, interface_id: str, number: int) -> str:
-    target_id = made.target_ids[number % len(made.target_ids)]
+    target_id = made.target_ids[secrets.randbelow(len(made.target_ids))]
     record = SessionRecord(new_id(Prefix.SESSION), interface_id, target_id, made.filter_id, 1, 1 + number)
     transaction.sessions.put(record)
     return record.session_id

@@ -224,6 +224,8 @@ def _check_target_has_room(record: SessionRecord, target: TargetRecord, context:
     """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21)."""
     if not isinstance(target.target, InterfaceTarget):
         return
+    if context.transaction.sessions.count(target_id=target.target_id) < context.quotas.sources_per_interface_target:
+        return  # of no more sources than there are sessions
     others = context.transaction.sessions.where(target_id=target.target_id)
     sources = {other.interface_id for other in others if other.session_id != record.session_id}
     wanted = len(sources | {record.interface_id})
