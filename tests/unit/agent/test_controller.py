@@ -9,7 +9,15 @@ import pytest
 from pktmirror.agent.controller import Controller
 from pktmirror.agent.daemon import Settings
 from pktmirror.agent.line import refuse_bad_url
-from pktmirror.desired import DesiredState, ExclusionDocument, Report, decode_desired_state, decode_report, encode
+from pktmirror.desired import (
+    DesiredState,
+    ExclusionDocument,
+    Report,
+    StreamDocument,
+    decode_desired_state,
+    decode_report,
+    encode,
+)
 from pktmirror.model.refusal import Refusal
 from tests.unit.agent import plane as stub
 from tests.unit.agent.plane import HOST
@@ -225,3 +233,19 @@ def test_what_is_no_url_of_a_control_plane_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8773", "https://control.example/", "http://[::1]:8773"])
 def test_urls_of_control_planes_are_taken(url: str) -> None:
     refuse_bad_url(url)
+
+
+def test_streams_that_are_not_told_again_stay(plane: Plane, tmp_path: Path) -> None:
+    streams = (StreamDocument("10.0.0.1", "10.0.0.2", 7),)
+    first = DesiredState(host_id=HOST, revision=1, streams_id="some", streams=streams)
+    plane.answer = encode(first)
+    with following(plane, tmp_path / "kept") as controller:
+        follows_to(controller, 1)
+        plane.answer = encode(DesiredState(host_id=HOST, revision=2, streams_id="some", streams_kept=True))
+        follows_to(controller, 2)
+        whole = DesiredState(host_id=HOST, revision=2, streams_id="some", streams=streams)
+        assert controller.desired == whole
+        assert decode_desired_state((tmp_path / "kept").read_bytes()) == whole, "an agent starts from it alone"
+        plane.answer = encode(DesiredState(host_id=HOST, revision=3, streams_id="others", streams_kept=True))
+        wait_until(controller.unreachable, WITHIN_S, "what cannot be made whole is taken")
+        assert revision(controller) == 2
