@@ -5,7 +5,9 @@ lets one writer in (docs/decisions/0019). So what a transaction checks still hol
 repeated. Readers see one snapshot and wait for nobody.
 """
 
+import select
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pktmirror.model.refusal import Refusal
 
@@ -41,6 +45,8 @@ AWAY = ("25P03", "25P04")
 """What psycopg counts among internal errors: the server has ended a transaction that stood still or took too long."""
 READ_ONLY = "25006"
 """A standby, or a database that is set so: to a writer as good as away."""
+ASK_AFTER_S = 5.0
+_IDLE_SINCE_S = "idle_since_s"
 CHANNEL = "pktmirror"
 EVERYTHING = ""
 """What is told when notifications may have been missed."""
@@ -82,11 +88,12 @@ def engine(url: str, connections: int = CONNECTIONS) -> Engine:
     made = create_engine(
         "postgresql+psycopg://",
         creator=lambda: _connect(url),
-        pool_pre_ping=True,  # a server that was restarted costs a connection, not a request
         pool_size=connections,
         max_overflow=0,
         pool_use_lifo=True,
     )
+    event.listen(made, "checkin", _let_go)
+    event.listen(made, "checkout", _taken)  # a server that was restarted costs a connection, not a request
     event.listen(made, "begin", _begin)
     event.listen(made, "handle_error", _failed)
     return made
@@ -226,6 +233,26 @@ def _failed(context: ExceptionContext) -> None:
 
 def is_to_be_left(error: BaseException | None, *, writes: bool) -> bool:
     return isinstance(error, psycopg.InternalError) and is_away(error, writes=writes)
+
+
+def _let_go(_server: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_IDLE_SINCE_S] = time.monotonic()
+
+
+def _taken(server: "psycopg.Connection[Any]", record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A connection that has died is replaced before it is used.
+
+    To ask each time would be a round trip for each transaction. A server that ends a connection says so, and so it can
+    be read from; what a firewall has forgotten is silent, and idle before.
+    """
+    idle_s = time.monotonic() - record.info.get(_IDLE_SINCE_S, time.monotonic())
+    try:
+        said = select.poll()  # select(2) takes no descriptor above 1023, and 2,000 agents have as many
+        said.register(server.fileno(), select.POLLIN)
+        if idle_s > ASK_AFTER_S or said.poll(0):
+            server.execute("SELECT 1")
+    except (psycopg.Error, OSError, ValueError) as error:
+        raise DisconnectionError(str(error)) from None
 
 
 def _begin(connection: Connection) -> None:
