@@ -9,6 +9,7 @@ from pktmirror.agent.departures import NAMESPACE_GONE_S
 from pktmirror.agent.identity import Identity
 from pktmirror.agent.joining import join
 from pktmirror.agent.line import Uplink
+from pktmirror.agent.providers import engines_of
 from pktmirror.agent.renewal import Renewal
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Settings",
     "Uplink",
     "cpus",
+    "engines_of",
     "is_agent_id",
     "join",
     "look",

@@ -8,6 +8,7 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pktmirror.agent.compile import (
     compile_state,
     route_queries,
 )
+from pktmirror.agent.containers import Owner
 from pktmirror.agent.controller import Controller
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.figures import session_figures
@@ -38,6 +40,7 @@ from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.probe import probe
 from pktmirror.agent.probe_line import ProbeLine
+from pktmirror.agent.providers import Engine, Memory, Roster, instance_id_of
 from pktmirror.agent.renewal import Renewal
 from pktmirror.agent.shortcuts import shortcut
 from pktmirror.agent.survey import survey
@@ -45,7 +48,7 @@ from pktmirror.agent.traceline import TraceLine
 from pktmirror.agent.tracer import TraceLine as Traces
 from pktmirror.agent.tracer import Tracer
 from pktmirror.agent.ways import is_card, splits
-from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
+from pktmirror.desired import DesiredState, FoundInterface, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
 from pktmirror.model.ledger import Stage
@@ -66,6 +69,7 @@ class Settings:
     """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be.
 
     ``credential`` is the token that the agents of a control plane share, or what the host has of its joining.
+    ``engines`` are asked whose containers, machines and pods are.
     ``purges_at_end`` is for a mirroring that ends with its agent.
     """
 
@@ -78,6 +82,7 @@ class Settings:
     namespace_gone_s: float = NAMESPACE_GONE_S
     budget: Rate = field(default_factory=lambda: default_budget(cpus()))
     purges_at_end: bool = False
+    engines: tuple[Engine, ...] = ()
 
     def __post_init__(self) -> None:
         _refuse_bad_host_id(self.host_id)
@@ -114,10 +119,11 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
     renewal = Renewal(uplink, settings.credential) if isinstance(settings.credential, Identity) else None
     traces = TraceLine(uplink, on_change=lambda: _wake(wake_write))
     try:
-        host = inside.run(_open, settings)
+        host = inside.run(_open, settings, lambda: _wake(wake_write))
         probes = ProbeLine(uplink, lambda asked: inside.run(host.probe, asked))
         try:
             events = inside.run(host.netlink.watch)
+            host.roster.start(link.ifindex for link in inside.run(lambda: list(host.netlink.links())))
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
             traces.start()
@@ -137,6 +143,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
                 _drain(wake_read)
         finally:
             probes.stop()
+            host.roster.stop()
             inside.run(host.close)
     finally:
         if renewal is not None:
@@ -218,13 +225,18 @@ class Host:
         budget: Rate,
         namespace_gone_s: float = NAMESPACE_GONE_S,
         looks_share: float = LOOKS_SHARE,
+        roster: Roster | None = None,
     ) -> None:
         self.netlink = netlink
+        self.roster = Roster() if roster is None else roster
         self._departures = Departures(namespace_gone_s)
         self._data_plane = data_plane
         self._host_id = host_id
         self._budget = budget
+        self._found: list[Device] = []  # by the last look, without what engines tell
         self._devices: list[Device] = []
+        self._named_by: object = None  # what engines had told when devices were named
+        self._made_up: dict[str, Owner] = {}
         self._known_macs = data_plane.known_macs()
         self._looks = Looks(looks_share)
         self.audit = Audit(netlink)
@@ -247,8 +259,10 @@ class Host:
         try:
             if self.netlink.drain_events():
                 self._looks.ask()
+                self.roster.soon()
             if self.next_look_in_s() == 0:
                 self._look()
+            self._name(desired)
             self._watch_names()
             if lost := self._data_plane.mend_pins():
                 _log.warning("somebody has removed pins of the agent; what they kept alive is made again", pins=lost)
@@ -298,9 +312,19 @@ class Host:
     def _look(self) -> None:
         began_s = time.monotonic()
         try:
-            self._devices = survey(self.netlink, self._known_macs)
+            self._found = survey(self.netlink, self._known_macs, self._made_up)
+            self._named_by = None
         finally:
             self._looks.looked(began_s, time.monotonic())
+
+    def _name(self, desired: DesiredState | None) -> None:
+        """Put to the devices of the last look what engines have told meanwhile."""
+        keys_of_engines = desired is not None and desired.knows_plain_keys
+        told = (self.roster.versions(), keys_of_engines)
+        if told == self._named_by:
+            return
+        self._devices = self.roster.named(self._found, keys_of_engines=keys_of_engines)
+        self._named_by = told
         self._known_macs = {
             device.ifindex: device.found.mac for device in self._devices if device.found.mac is not None
         }
@@ -311,8 +335,9 @@ class Host:
             return
         keys: dict[str, list[str]] = {}
         for device in self._devices:
-            if device.found.provider == "netns" and device.found.instance is not None:
-                keys.setdefault(device.found.instance, []).append(device.found.key)
+            name = _name_of_namespace(device.found)
+            if name is not None:
+                keys.setdefault(name, []).append(device.found.key)
         self._departures.looked(keys, netns.names(), time.monotonic())
 
     def _follow(self, desired: DesiredState) -> tuple[str, ...]:
@@ -403,7 +428,7 @@ class Host:
             agent_version=__version__,
             applied_revision=self._applied_revision,
             interfaces=tuple(device.found for device in self._devices),
-            deleted=self._departures.deleted(time.monotonic()),
+            deleted=self._deleted(),
             statuses=()
             if wanted is None
             else tuple(
@@ -430,7 +455,23 @@ class Host:
             problems=self._problems,
             strays=self._data_plane.strays(),
             budget=self._budget,
+            engines=self.roster.statuses(),
         )
+
+    def _deleted(self) -> tuple[str, ...]:
+        """What its provider has deleted. Of a container or pod that an engine lists, that engine alone tells it."""
+        there = {device.found.key for device in self._devices}
+        by_name = {key for key in self._departures.deleted(time.monotonic()) if not self._is_listed(key)}
+        return tuple(sorted({*by_name, *self.roster.deleted()} - there))
+
+    def _is_listed(self, key: str) -> bool:
+        return not key.startswith("netns:") and self.roster.knows(instance_id_of(key))
+
+
+def _name_of_namespace(found: FoundInterface) -> str | None:
+    """The name below /run/netns of the namespace that an interface is in."""
+    key = found.key if found.plain_key is None else found.plain_key
+    return instance_id_of(key) if key.startswith("netns:") else None
 
 
 def _uncompilable(desired: DesiredState, error: Uncompilable) -> Uncompilable:
@@ -450,9 +491,11 @@ def _outer_sources(wanted: Wanted) -> dict[str, str]:
     }
 
 
-def _open(settings: Settings) -> Host:
+def _open(settings: Settings, on_change: Callable[[], None]) -> Host:
     netlink = Netlink()
     try:
+        memory = Memory(settings.state_dir / f"engines-{settings.host_id}.json") if settings.engines else None
+        roster = Roster(settings.engines, memory, on_change=on_change, gone_s=settings.namespace_gone_s)
         data_plane = DataPlane(netlink, settings.bpffs_root, settings.host_id)
         return Host(
             netlink,
@@ -460,6 +503,7 @@ def _open(settings: Settings) -> Host:
             settings.host_id,
             namespace_gone_s=settings.namespace_gone_s,
             budget=settings.budget,
+            roster=roster,
         )
     except OSError as error:
         netlink.close()

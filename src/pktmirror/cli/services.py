@@ -130,6 +130,14 @@ def agent_(
     ] = agent.NAMESPACE_GONE_S,
     budget_packets_per_second: BudgetPackets = None,
     budget_bits_per_second: BudgetBits = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=WHERE: an engine that tells names and labels, docker=/run/docker.sock, podman=SOCKET, "
+            "libvirt=URI; may be repeated. `none`: ask none.",
+            show_default="those at their standard sockets",
+        ),
+    ] = None,
 ) -> None:
     """Run the agent of this host: find interfaces, mirror what is desired, report.
 
@@ -152,6 +160,7 @@ def agent_(
         bpffs_root=bpffs,
         namespace_gone_s=namespace_gone_s,
         budget=budget_of(budget_packets_per_second, budget_bits_per_second),
+        engines=agent.engines_of(engine or ()),
     )
     agent.run(settings, stop_at_signals())
 

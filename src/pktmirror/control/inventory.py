@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import msgspec
 
-from pktmirror.control.records import InterfaceRecord
+from pktmirror.control.records import InterfaceRecord, declared_address
 from pktmirror.desired import FoundInterface, Report
 from pktmirror.model.ids import Prefix, new_id
 from pktmirror.networks import Networks
@@ -25,18 +25,20 @@ def changes(
 ) -> list[InterfaceRecord]:
     """The records to store, given all that is known of the report's host. Empty when nothing has changed."""
     by_key = {record.found.key: record for record in known}
-    declared = {} if networks is None else networks.addresses
+    reported = {found.key for found in report.interfaces}
     changed: list[InterfaceRecord] = []
     for found in report.interfaces:
         record = by_key.pop(found.key, None)
+        if record is None and found.plain_key is not None and found.plain_key not in reported:
+            record = _known_before(by_key.get(found.plain_key), found)
+            if record is not None:
+                del by_key[record.found.key]
         if record is None:
-            address = declared.get((report.host_id, found.key))
-            record = InterfaceRecord(
-                interface_id(), report.host_id, found, None, None if address is None else str(address)
-            )
+            address = None if networks is None else declared_address(networks, report.host_id, found)
+            record = InterfaceRecord(interface_id(), report.host_id, found, None, address)
             changed.append(replace(record, found=_with_one_neighbour(None, found)))
             continue
-        now = _with_one_neighbour(record.found, found)
+        now = _with_facts(record.found, _with_one_neighbour(record.found, found))
         if record.found != now or not record.attached:
             changed.append(replace(record, found=now, detached_at_s=None))
     gone = [replace(record, detached_at_s=now_s) for record in by_key.values() if record.attached]
@@ -51,6 +53,23 @@ def deleted(known: Iterable[InterfaceRecord], report: Report) -> list[InterfaceR
     there = {found.key for found in report.interfaces}
     gone = set(report.deleted) - there
     return [record for record in known if record.found.key in gone]
+
+
+def _known_before(record: InterfaceRecord | None, found: FoundInterface) -> InterfaceRecord | None:
+    """The record of an interface that was known by its plain key, until an engine told whose it is.
+
+    Such a key may have been given out anew meanwhile: what has another MAC address is another interface.
+    """
+    if record is None or record.found.mac not in (None, found.mac):
+        return None
+    return record
+
+
+def _with_facts(before: FoundInterface, found: FoundInterface) -> FoundInterface:
+    """What an engine told stays while it does not answer: no session ends because labels are not known now."""
+    if found.facts is not None or before.facts is None:
+        return found
+    return msgspec.structs.replace(found, facts=before.facts)
 
 
 def _with_one_neighbour(before: FoundInterface | None, found: FoundInterface) -> FoundInterface:

@@ -91,6 +91,14 @@ class Resources:
                         here.add(stream)
         return {host_id: frozenset(streams) for host_id, streams in found.items()}
 
+    @cached_property
+    def taken_keys(self) -> frozenset[tuple[str, str]]:
+        """By host: keys that are no interface's any more, as the device that had them is known by another one now."""
+        records = self.interfaces.values()
+        return frozenset(
+            (r.host_id, r.found.plain_key) for r in records if r.attached and r.found.plain_key is not None
+        )
+
 
 def desired_state(resources: Resources, host_id: str) -> DesiredState:
     """The document of one host: its interfaces with sessions, and the filters that these use."""
@@ -99,7 +107,8 @@ def desired_state(resources: Resources, host_id: str) -> DesiredState:
         interface = resources.interfaces[session.interface_id]
         # Without an address of its own nothing says where a copy came from; `status` names it as the problem. Whether
         # the device can be mirrored now its agent knows best: it keeps what it cannot mirror, as it does what is gone.
-        if interface.host_id == host_id and interface.primary_address is not None:
+        taken = (interface.host_id, interface.found.key) in resources.taken_keys
+        if interface.host_id == host_id and interface.primary_address is not None and not taken:
             placed.setdefault(session.interface_id, []).append(session)
     used = {session.filter_id for sessions in placed.values() for session in sessions}
     return DesiredState(
@@ -112,6 +121,7 @@ def desired_state(resources: Resources, host_id: str) -> DesiredState:
         filters={filter_id: _filter(resources, filter_id) for filter_id in sorted(used)},
         exclusions=tuple(ExclusionDocument.of(line) for line in NEVER_MIRRORED),
         streams=streams_of_others(resources, host_id) if placed else (),
+        knows_plain_keys=True,
     )
 
 
