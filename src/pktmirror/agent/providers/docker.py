@@ -60,6 +60,8 @@ class Docker:
                 transport=transport, base_url="http://engine", timeout=timeout, trust_env=False
             ) as client:
                 return read(answer_of(client, "/containers/json", {"all": "true"}, self._within_s))
+        except NoAnswer as error:
+            raise NoAnswer(f"{self.name} at {self.where}: {error}") from error
         except (httpx.HTTPError, OSError) as error:
             raise NoAnswer(f"{self.name} at {self.where} does not answer: {error or type(error).__name__}") from error
 
@@ -68,7 +70,7 @@ def read(answer: bytes) -> Told:
     """The containers in an answer. Raises NoAnswer for one that has no such form."""
     try:
         containers = msgspec.json.decode(answer, type=list[_Container])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise NoAnswer(f"the answer is no list of containers: {error}") from error
     return Told({container.id: _instance(container) for container in containers})
 

@@ -63,6 +63,12 @@ class Libvirt:
         )
 
     def ask(self) -> Told:
+        try:
+            return self._asked()
+        except NoAnswer as error:
+            raise NoAnswer(f"{self.name} at {self.where}: {error}") from error
+
+    def _asked(self) -> Told:
         deadline_s = time.monotonic() + self._within_s
         ids = self._said("list --all --uuid", deadline_s).split()
         instances: dict[str, Instance] = {}
@@ -71,7 +77,7 @@ class Libvirt:
             instances |= read(self._said("; ".join(commands), deadline_s)).instances
         missing = set(ids) - instances.keys()
         if missing:  # it ended in between, and the next answer says so
-            raise NoAnswer(f"{self.name} at {self.where} tells nothing of {min(missing)}")
+            raise NoAnswer(f"it tells nothing of the machine {min(missing)}")
         return Told(instances)
 
     def _said(self, command: str, deadline_s: float) -> str:
@@ -84,13 +90,13 @@ class Libvirt:
                 argv, capture_output=True, timeout=left_s, stdin=subprocess.DEVNULL, env=environment, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise NoAnswer(f"{self.name} at {self.where} has not answered after {self._within_s:.0f} s") from error
+            raise NoAnswer(f"it has not answered after {self._within_s:.0f} s") from error
         except OSError as error:
             raise NoAnswer(f"{self._virsh} cannot be run: {error.strerror}") from error
         if done.returncode != 0:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
             why = word("; ".join(line.removeprefix("error: ") for line in lines)) or f"exit {done.returncode}"
-            raise NoAnswer(f"{self.name} at {self.where} does not answer: {why}")
+            raise NoAnswer(f"it does not answer: {why}")
         if len(done.stdout) > ANSWER_BYTES_MAX:
             raise NoAnswer(f"the answer is longer than {ANSWER_BYTES_MAX >> 20} MiB")
         return done.stdout.decode(errors="replace")

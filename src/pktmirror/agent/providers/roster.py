@@ -29,8 +29,8 @@ class Roster:
         on_change: Callable[[], None] = lambda: None,
         gone_s: float = NAMESPACE_GONE_S,
     ) -> None:
-        self._askings = [Asking(engine, on_change) for engine in engines]
-        self._departures = [Departures(gone_s) for _ in self._askings]
+        self.askings = [Asking(engine, on_change) for engine in engines]
+        self._departures = [Departures(gone_s) for _ in self.askings]
         self._memory = memory
         self._bonds = {} if memory is None else memory.read()
         self._since_s: dict[int, float] = {}
@@ -38,19 +38,19 @@ class Roster:
     def start(self, ifindexes: Iterable[int]) -> None:
         """Begin to ask. ``ifindexes`` are the devices that are there already."""
         self.saw(ifindexes)
-        for asking in self._askings:
+        for asking in self.askings:
             asking.start()
         until_s = time.monotonic() + START_WAIT_S
-        for asking in self._askings:
+        for asking in self.askings:
             asking.wait(until_s)
 
     def stop(self) -> None:
-        for asking in self._askings:
+        for asking in self.askings:
             asking.stop()
 
     def soon(self) -> None:
         """Something has changed on the host: ask all."""
-        for asking in self._askings:
+        for asking in self.askings:
             asking.soon()
 
     def saw(self, ifindexes: Iterable[int]) -> None:
@@ -60,7 +60,7 @@ class Roster:
 
     def versions(self) -> tuple[tuple[int, bool], ...]:
         """Another value, and `named` may say something else of the same devices."""
-        return tuple((asking.standing.answers, asking.standing.problem is None) for asking in self._askings)
+        return tuple((asking.standing.answers, asking.standing.problem is None) for asking in self.askings)
 
     def named(self, devices: Sequence[Device], *, keys_of_engines: bool) -> list[Device]:
         """The devices of the last look, with all that engines know of them."""
@@ -72,7 +72,7 @@ class Roster:
         return found
 
     def _known(self) -> list[Known]:
-        standings = [(asking.engine, asking.standing) for asking in self._askings]
+        standings = [(asking.engine, asking.standing) for asking in self.askings]
         return [
             Known(engine.name, engine.provider, standing.told, standing.problem is None)
             for engine, standing in standings
@@ -85,7 +85,7 @@ class Roster:
         for device in found:
             if device.found.facts is not None:
                 keys.setdefault(device.found.facts.instance_id, []).append(device.found.key)
-        for asking, departures in zip(self._askings, self._departures, strict=True):
+        for asking, departures in zip(self.askings, self._departures, strict=True):
             told = asking.standing.told
             if told is not None:
                 mine = {id_: of_instance for id_, of_instance in keys.items() if id_ in told.instances}
@@ -95,7 +95,7 @@ class Roster:
         """Whether an engine lists the instance."""
         return any(
             asking.standing.told is not None and instance_id in asking.standing.told.instances
-            for asking in self._askings
+            for asking in self.askings
         )
 
     def deleted(self) -> tuple[str, ...]:
@@ -105,5 +105,5 @@ class Roster:
 
     def statuses(self) -> tuple[EngineStatus, ...]:
         """How it stands with each engine that there is, or was."""
-        told = (asking.status() for asking in self._askings)
+        told = (asking.status() for asking in self.askings)
         return tuple(status for status in told if status is not None)
