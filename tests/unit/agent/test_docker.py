@@ -89,7 +89,15 @@ def test_an_engine_that_never_answers_is_not_waited_for(tmp_path: Path) -> None:
     with EngineServer(tmp_path / "engine.sock", recorded("docker-running")) as server:
         server.hold()
         with pytest.raises(NoAnswer, match="does not answer: timed out"):
-            Docker("docker", server.path, within_s=0.05).ask()
+            Docker("docker", server.path, read_within_s=0.05).ask()
+
+
+def test_nor_is_one_that_answers_word_by_word(tmp_path: Path) -> None:
+    with (
+        EngineServer(tmp_path / "engine.sock", recorded("docker-running")) as server,
+        pytest.raises(NoAnswer, match="the answer has not ended after 0 s"),
+    ):
+        Docker("docker", server.path, within_s=0.0).ask()
 
 
 def test_an_engine_that_is_not_there_is_said_to_be_away_only_where_it_is_configured(tmp_path: Path) -> None:

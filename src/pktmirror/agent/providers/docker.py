@@ -41,23 +41,31 @@ class Docker:
 
     provider = "container"
 
-    def __init__(self, name: str, socket: Path, *, configured: bool = False, within_s: float = ANSWER_WITHIN_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        socket: Path,
+        *,
+        configured: bool = False,
+        within_s: float = ANSWER_WITHIN_S,
+        read_within_s: float = READ_WITHIN_S,
+    ) -> None:
         self.name = name
         self.where = str(socket)
         self.ask_every_s = ASK_EVERY_S[name]
         self._socket = socket
         self._configured = configured
         self._within_s = within_s
+        self._read_within_s = read_within_s
 
     def is_there(self) -> bool:
         return self._configured or self._socket.is_socket()
 
     def ask(self) -> Told:
         transport = httpx.HTTPTransport(uds=self.where)
-        timeout = min(READ_WITHIN_S, self._within_s)
         try:
             with httpx.Client(
-                transport=transport, base_url="http://engine", timeout=timeout, trust_env=False
+                transport=transport, base_url="http://engine", timeout=self._read_within_s, trust_env=False
             ) as client:
                 return read(answer_of(client, "/containers/json", {"all": "true"}, self._within_s))
         except NoAnswer as error:
