@@ -191,7 +191,7 @@ class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # "docker", "podman", "libvirt", "kubernetes"
     instance_id: str  # the engine's: a container's id, a machine's UUID, a pod's UID
     name: str  # "web", of a pod "shop/web-0"
-    owner: str | None = None  # whose it is: a Compose project, a pod's namespace, what a machine's metadata says
+    owner: str | None = None  # whose it is: a Compose project, a pod's controller, what a machine's metadata says
     labels: dict[str, str] = {}
 
 

@@ -134,7 +134,7 @@ def agent_(
         list[str] | None,
         typer.Option(
             help="KIND=WHERE: an engine that tells names and labels, docker=/run/docker.sock, podman=SOCKET, "
-            "libvirt=URI; may be repeated. `none`: ask none.",
+            "libvirt=URI, kubernetes=URL; may be repeated. `none`: ask none.",
             show_default="those at their standard sockets",
         ),
     ] = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pktmirror.agent.providers.docker import Docker
 from pktmirror.agent.providers.engine import Engine
+from pktmirror.agent.providers.kubernetes import Kubernetes
 from pktmirror.agent.providers.libvirt import Libvirt
 from pktmirror.model.refusal import Refusal
 
@@ -20,6 +21,7 @@ _KINDS: dict[str, Callable[[str], Engine]] = {
     "docker": lambda where: Docker("docker", _socket(where), configured=True),
     "podman": lambda where: Docker("podman", _socket(where), configured=True),
     "libvirt": lambda where: Libvirt(where, configured=True),
+    "kubernetes": Kubernetes.of,
 }
 
 
