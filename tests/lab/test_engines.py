@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pktmirror.agent.departures import Departures
 from pktmirror.agent.providers import Memory, Roster
 from pktmirror.agent.providers.docker import Docker
 from pktmirror.agent.providers.libvirt import Libvirt
@@ -99,6 +100,7 @@ def test_a_container_of_podman_is_the_same_after_its_next_start_under_another_na
     web = id_of("web", "podman-running")
     key = f"container:{web}/eth0"
     with EngineServer(tmp_path / "podman.sock", recorded("podman-running")) as podman, Mirror(lab(VPC)) as mirror:
+        mirror.agents["host"].host._departures = Departures(0.0)
         for life in range(2):
             name = f"netns-{uuid.uuid5(uuid.NAMESPACE_OID, f'{lab_name} {life}')}"
             with container_of(f"libpod-{web}", lab_name) as container:
@@ -114,6 +116,8 @@ def test_a_container_of_podman_is_the_same_after_its_next_start_under_another_na
                     netns.remove(name)
             wait_until(lambda: found(mirror, key) is None, WITHIN_S, "it is there")
             assert mirror.agents["host"].turn().deleted == (), "Podman has it, though its namespace's name is gone"
+        follow(mirror, Roster())
+        assert mirror.agents["host"].turn().deleted == (key,), "without an engine the name is all that tells"
 
 
 def test_a_machine_is_mirrored_on_while_its_tap_gets_its_machines_key_and_while_libvirt_is_away(

@@ -289,7 +289,7 @@ class Host:
 
     def _mirrored(self, key: str) -> int | None:
         """The device by which an interface is mirrored."""
-        found = (device.ifindex for device in self._devices if device.found.key == key)
+        found = (device.ifindex for device in self._devices if device.found.has_key(key))
         return next((ifindex for ifindex in found if ifindex in self._data_plane.tables.policies), None)
 
     def probe(self, request: ProbeRequest) -> ProbeAnswer:

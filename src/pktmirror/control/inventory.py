@@ -4,7 +4,7 @@ An interface is what its provider calls it, on its host (spec 5.15). Its EC2 id 
 vanishes is detached and keeps its sessions; it heals when it returns.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -25,12 +25,13 @@ def changes(
 ) -> list[InterfaceRecord]:
     """The records to store, given all that is known of the report's host. Empty when nothing has changed."""
     by_key = {record.found.key: record for record in known}
+    by_plain_key = {record.found.plain_key: record for record in by_key.values() if record.found.plain_key is not None}
     reported = {found.key for found in report.interfaces}
     changed: list[InterfaceRecord] = []
     for found in report.interfaces:
         record = by_key.pop(found.key, None)
-        if record is None and found.plain_key is not None and found.plain_key not in reported:
-            record = _known_before(by_key.get(found.plain_key), found)
+        if record is None:
+            record = _under_its_other_key(found, by_key, by_plain_key, reported)
             if record is not None:
                 del by_key[record.found.key]
         if record is None:
@@ -55,12 +56,23 @@ def deleted(known: Iterable[InterfaceRecord], report: Report) -> list[InterfaceR
     return [record for record in known if record.found.key in gone]
 
 
-def _known_before(record: InterfaceRecord | None, found: FoundInterface) -> InterfaceRecord | None:
-    """The record of an interface that was known by its plain key, until an engine told whose it is.
+def _under_its_other_key(
+    found: FoundInterface,
+    by_key: Mapping[str, InterfaceRecord],
+    by_plain_key: Mapping[str, InterfaceRecord],
+    reported: Collection[str],
+) -> InterfaceRecord | None:
+    """The record of an interface from before an engine told whose it is, or from before an agent had to do without.
 
-    Such a key may have been given out anew meanwhile: what has another MAC address is another interface.
+    A name may have been given out anew meanwhile: what has another MAC address is another interface.
     """
-    if record is None or record.found.mac not in (None, found.mac):
+    if found.plain_key is not None:
+        record = by_key.get(found.plain_key)
+        same = record is not None and record.found.mac in (None, found.mac)
+    else:
+        record = by_plain_key.get(found.key)
+        same = record is not None and found.mac is not None and record.found.mac == found.mac
+    if record is None or not same or record.found.key in reported or record.found.key not in by_key:
         return None
     return record
 

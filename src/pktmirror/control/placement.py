@@ -107,8 +107,9 @@ def desired_state(resources: Resources, host_id: str) -> DesiredState:
         interface = resources.interfaces[session.interface_id]
         # Without an address of its own nothing says where a copy came from; `status` names it as the problem. Whether
         # the device can be mirrored now its agent knows best: it keeps what it cannot mirror, as it does what is gone.
-        taken = (interface.host_id, interface.found.key) in resources.taken_keys
-        if interface.host_id == host_id and interface.primary_address is not None and not taken:
+        if interface.host_id != host_id or interface.primary_address is None:
+            continue
+        if (host_id, interface.found.key) not in resources.taken_keys:
             placed.setdefault(session.interface_id, []).append(session)
     used = {session.filter_id for sessions in placed.values() for session in sessions}
     return DesiredState(

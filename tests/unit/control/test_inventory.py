@@ -163,6 +163,18 @@ def test_it_is_not_taken_for_one_whose_name_it_has_by_now() -> None:
     assert new.interface_id == "eni-2", "the one of that key is there itself"
 
 
+def test_an_agent_that_has_to_do_without_its_engine_tells_of_the_same_interface() -> None:
+    """As after a reboot with libvirt away, or with an agent of a version without engines."""
+    known = InterfaceRecord("eni-1", HOST, of_libvirt())
+    [record] = changes([known], report(tap()), 9.0)
+    assert (record.interface_id, record.found.key, record.found.facts) == ("eni-1", "tap:vnet0", FACTS)
+    [back] = changes([record], report(of_libvirt()), 9.0)
+    assert back == known
+    for another in (tap(mac="52:54:00:00:00:99"), tap(mac=None), tap("tap:vnet9")):
+        new, gone = changes([known], report(another), 9.0, interface_id=lambda: "eni-2")
+        assert (new.interface_id, gone.interface_id) == ("eni-2", "eni-1")
+
+
 def test_what_an_engine_told_stays_while_it_does_not_answer_and_changes_when_it_does() -> None:
     known = InterfaceRecord("eni-1", HOST, of_libvirt())
     silent = msgspec.structs.replace(of_libvirt(), facts=None)
