@@ -67,6 +67,7 @@ enum verdict {
 
 enum stage {
 	STAGE_CAPPED,
+	STAGE_LEASE_ENDED,
 	STAGE_CLONE_FAILED,
 	STAGE_STALE,
 	STAGE_NO_ROUTE,
@@ -263,6 +264,7 @@ struct interface_policy {
 	__u8 resolvers_ipv6;	/* bit i: resolver i is an IPv6 address */
 	__be32 resolvers_be[RESOLVERS_MAX][4];
 	struct cap budget;	/* of a CPU, for all interfaces of the host together */
+	__u64 lease_ns;		/* so long copies are made without a word of the control plane; 0: for ever */
 	struct session_policy sessions[SESSIONS_MAX];	/* in ascending session number */
 };
 
@@ -347,7 +349,7 @@ struct trace_state {
 
 #define TRACE_DECISION 1	/* what a hook decided of a packet */
 #define TRACE_COPY 2		/* what became of one copy at the far end of the hops */
-#define TRACE_FLOW_MASK 0x7f	/* what the outer source port shows of a flow's hash */
+#define FLOW_SHOWN_MASK 0x7f	/* what the outer source port shows of a flow's hash */
 #define TRACE_FLOW_UNKNOWN 0x80
 
 /* A decision has all fields but copied_bytes; a copy has those of the first line, mark, stage and the bytes. */
@@ -388,6 +390,6 @@ _Static_assert(sizeof(struct exclusion) == 24, "no holes");
 _Static_assert(sizeof(struct stream) == 40, "no holes");
 _Static_assert(sizeof(struct trace_request) == 112 && sizeof(struct trace_record) == 104, "no holes");
 _Static_assert(sizeof(struct delivery) == 132, "no holes");
-_Static_assert(sizeof(struct interface_policy) == 48 + 16 * RESOLVERS_MAX + 40 * SESSIONS_MAX, "no holes");
+_Static_assert(sizeof(struct interface_policy) == 56 + 16 * RESOLVERS_MAX + 40 * SESSIONS_MAX, "no holes");
 _Static_assert(sizeof(struct meter_name) == 32 && sizeof(struct meter_range) == 56, "no holes");
 _Static_assert(METER_RULES + RULES_MAX <= 0xffff, "16 bits in a flow");

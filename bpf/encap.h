@@ -51,6 +51,11 @@ static __always_inline __u32 flow_hash(const struct headers *headers)
 	return hash ^ hash >> 15;
 }
 
+static __always_inline __be16 outer_source_port_be(__u32 hash)
+{
+	return bpf_htons(OUTER_SOURCE_PORT_MIN | (hash & FLOW_SHOWN_MASK));
+}
+
 static __always_inline __sum16 ipv4_checksum(const struct outer *outer)
 {
 	const __u16 *words = (const void *)outer;
@@ -73,7 +78,7 @@ static __always_inline void write_outer(struct outer *outer, const struct delive
 	outer->source_be = to->outer_source_be[0];
 	outer->destination_be = to->outer_destination_be[0];
 	outer->checksum = ipv4_checksum(outer);
-	outer->source_port_be = bpf_htons(OUTER_SOURCE_PORT_MIN | (hash & 0x7f));	/* to 65535 */
+	outer->source_port_be = outer_source_port_be(hash);
 	outer->destination_port_be = to->port_be;
 	outer->udp_bytes_be = bpf_htons(OUTER_BYTES - 20 + inner_bytes);
 	outer->vxlan_flags_be = bpf_htonl(VXLAN_FLAGS);

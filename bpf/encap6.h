@@ -44,7 +44,7 @@ static __always_inline void write_outer6(struct outer6 *outer, const struct deli
 	outer->hop_limit = 255;
 	__builtin_memcpy(outer->source_be, to->outer_source_be, sizeof(outer->source_be));
 	__builtin_memcpy(outer->destination_be, to->outer_destination_be, sizeof(outer->destination_be));
-	outer->source_port_be = bpf_htons(OUTER_SOURCE_PORT_MIN | (hash & 0x7f));	/* to 65535 */
+	outer->source_port_be = outer_source_port_be(hash);
 	outer->destination_port_be = to->port_be;
 	outer->udp_bytes_be = outer->payload_bytes_be;
 	outer->udp_checksum = 0;

@@ -179,6 +179,14 @@ struct {
 	__type(value, __u64);
 } agent_looked SEC(".maps");
 
+/* When the agent last heard of its control plane, in ns of the monotonic clock; 0: not since this machine started. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} control_heard SEC(".maps");
+
 /* Frames that reach a hop and are no copy of ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

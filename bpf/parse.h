@@ -55,6 +55,11 @@ struct headers {
 
 enum parsed { PARSED_IP, PARSED_ARP, PARSED_NOT_IP, PARSED_MALFORMED };
 
+static __always_inline bool same_address(const __be32 a_be[4], const __be32 b_be[4])
+{
+	return !((a_be[0] ^ b_be[0]) | (a_be[1] ^ b_be[1]) | (a_be[2] ^ b_be[2]) | (a_be[3] ^ b_be[3]));
+}
+
 static __always_inline int parse_ports(struct __sk_buff *skb, struct headers *headers)
 {
 	if (headers->is_later_fragment)

@@ -11,7 +11,8 @@
 #define ICMPV6_PARAMETER_PROBLEM 4
 
 #define VXLAN_FLAGS 0x08000000	/* the VNI is valid */
-#define OUTER_SOURCE_PORT_MIN 0xff80	/* of copies, as AWS's */
+#define OUTER_SOURCE_PORT_MIN 0xff80	/* of copies, as AWS's (spec 1.12) */
+_Static_assert(OUTER_SOURCE_PORT_MIN + FLOW_SHOWN_MASK == 65535, "what a port shows of a flow are its other bits");
 
 struct vxlan {
 	__be32 flags_be;

@@ -118,7 +118,7 @@ __noinline int trace_decision(const struct interface_policy *policy, const struc
 		record->mark = policy->sessions[taken_by].mark;
 	__builtin_memcpy(record->source_be, headers->source_be, sizeof(record->source_be));
 	__builtin_memcpy(record->destination_be, headers->destination_be, sizeof(record->destination_be));
-	record->flow = flow_hash(headers) & TRACE_FLOW_MASK;
+	record->flow = flow_hash(headers) & FLOW_SHOWN_MASK;
 	record->source_port = headers->source_port;
 	record->destination_port = headers->destination_port;
 	record->family = headers->family;
@@ -162,7 +162,7 @@ static __always_inline void trace_lost_copy(struct __sk_buff *skb, __u32 stage, 
 static __always_inline void trace_sent_copy(struct __sk_buff *skb, __u32 stage, __u32 flow, const struct tally *wire,
 					    __u32 copied_bytes)
 {
-	trace_copy(skb->mark, stage | (flow & TRACE_FLOW_MASK) << 8, wire, copied_bytes);
+	trace_copy(skb->mark, stage | (flow & FLOW_SHOWN_MASK) << 8, wire, copied_bytes);
 }
 
 /* The flow of a copy that has its outer headers, by its outer source port. */

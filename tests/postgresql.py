@@ -2,9 +2,13 @@
 
 import os
 import pwd
+import select
 import shutil
+import socket
+import socketserver
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -13,6 +17,7 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 USERS = ("postgres", "nobody")
 SETTINGS = {
@@ -76,6 +81,34 @@ def running(found: Path) -> Iterator[Server]:
             _run(*ctl, "--mode", "immediate", "stop")
     finally:
         shutil.rmtree(directory)
+
+
+@contextmanager
+def by_tcp(url: str) -> Iterator[str]:
+    """The URL of the same database by TCP on loopback: what is sent there is passed on to the server's Unix socket."""
+    parts = conninfo_to_dict(url)
+    to = f"{parts['host']}/.s.PGSQL.5432"
+
+    class PassOn(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.connect(to)
+                ends = {self.request: server, server: self.request}
+                while chunks := {end: end.recv(65_536) for end in select.select([*ends], [], [])[0]}:
+                    for end, chunk in chunks.items():
+                        if not chunk:
+                            return
+                        ends[end].sendall(chunk)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), PassOn) as passing_on:
+        thread = threading.Thread(target=passing_on.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            port = passing_on.server_address[1]
+            yield f"postgresql://{parts['user']}@127.0.0.1:{port}/{parts['dbname']}?sslmode=disable"
+        finally:
+            passing_on.shutdown()
+            thread.join()
 
 
 def _unprivileged() -> pwd.struct_passwd:

@@ -30,19 +30,19 @@ Pure: text in, values out.
 
 import json
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import combinations
 from typing import TypeVar
 
 import msgspec
 
+from pktmirror.model.filter import Network, holds
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.limits import RESOLVERS_PER_VPC
 from pktmirror.model.refusal import Refusal
 from pktmirror.model.underlay import FAMILIES, OuterSource, Segmentation
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 T = TypeVar("T")
 
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791: what every IPv4 link carries, and what its length field can say
@@ -289,7 +289,7 @@ def _is_device_name(text: str) -> bool:
 def _subnet(vpc_id: str, within: tuple[Network, ...], vpc_name: str, declared: SubnetDeclaration) -> Subnet:
     networks = _networks(f"{vpc_name}/{declared.name}", declared.cidr, declared.ipv6_cidr)
     for network in networks:
-        if not any(_holds(outer, network) for outer in within):
+        if not any(holds(outer, network) for outer in within):
             raise _refusal(f"subnet {declared.name} ({network}) lies outside its VPC {vpc_name}")
     subnet_id = derived_id(Prefix.SUBNET, vpc_name, declared.name)
     return Subnet(subnet_id, vpc_id, declared.name, declared.zone, networks)
@@ -304,12 +304,6 @@ def _parsed(name: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except ValueError as error:
         raise _refusal(f"{name}: {error}") from None
-
-
-def _holds(outer: Network, inner: Network) -> bool:
-    if isinstance(outer, IPv4Network) and isinstance(inner, IPv4Network):
-        return inner.subnet_of(outer)
-    return isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
 def _refuse_overlaps(named: Iterable[tuple[str, tuple[Network, ...]]], what: str) -> None:

@@ -17,10 +17,10 @@ def balancing(urls: list[str]) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        server = asyncio.run_coroutine_threadsafe(_serve(urls), loop).result(timeout=10)
+        server = asyncio.run_coroutine_threadsafe(_serve(urls), loop).result(timeout=60)
         host, port = server.sockets[0].getsockname()
         yield f"http://{host}:{port}"
-        asyncio.run_coroutine_threadsafe(_close(server), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(_close(server), loop).result(timeout=60)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -39,7 +39,8 @@ class InProcess:
         self.plane = ControlPlane(
             store, Key(_KEY), trail, region=REGION, networks=None, quotas=quotas, eni_forget_s=None, now_s=time.time()
         )
-        self._app = Endpoint(self.plane, "agent-token", "metrics-token").app()
+        self.endpoint = Endpoint(self.plane, "agent-token", "metrics-token")
+        self._app = self.endpoint.app()
         identity = self.plane.identity
         self._credentials = Credentials(identity.access_key_id, identity.secret_access_key)
 

@@ -121,5 +121,5 @@ def running(environment: dict[str, str]) -> Iterator[JavaScript]:
     try:
         yield JavaScript(process)
     finally:
-        process.communicate(timeout=15)
+        process.communicate(timeout=60)
         assert process.returncode == 0

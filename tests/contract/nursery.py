@@ -72,5 +72,5 @@ def opened(state: Path, store: str | None) -> Iterator[Nursery]:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         process.stdout.close()

@@ -144,6 +144,22 @@ def test_where_the_log_cannot_be_written_nothing_changes_and_what_reads_goes_on(
         assert last(plane, "DeleteTrafficMirrorFilter")["responseElements"] == {"trafficMirrorFilterId": kept}
 
 
+def test_an_ipv4_caller_of_a_socket_of_both_families_is_recorded_as_one(tmp_path: Path) -> None:
+    with running(tmp_path / "state", listen_tls="[::]:0") as plane:
+        assert plane.tls_url is not None
+        known = plane.environment
+        client = boto3.client(
+            "ec2",
+            region_name="local-1",
+            endpoint_url=f"https://127.0.0.1:{plane.tls_url.rpartition(':')[2].rstrip('/')}",
+            aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
+            verify=str(plane.state / "ca.pem"),
+        )
+        assert client.describe_vpcs()["Vpcs"]
+        assert last(plane, "DescribeVpcs")["sourceIPAddress"] == "127.0.0.1"
+
+
 def pktmirror(plane: Plane, *arguments: str) -> Result:
     return CliRunner().invoke(app, [*arguments, "--state", str(plane.state)])
 

@@ -1,5 +1,7 @@
 """All of a control plane in one file, while it runs; and back, into either kind of store."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from pktmirror.control.store import REVISION_LEAP, Store
 from pktmirror.model.refusal import Refusal
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, running
+from tests.contract.test_cli_questions import PROGRAM
 from tests.contract.test_life import everything
 
 
@@ -124,6 +127,69 @@ def test_a_restore_over_a_store_is_told_so(plane: Plane, store: str | None, tmp_
     assert (rows_of(state / "pktmirror.sqlite"), (state / "key").read_text()) == (before, "another"), "nothing is taken"
     restore(older, state, None, replace=True)
     assert (rows_of(state / "pktmirror.sqlite"), (state / "key").read_text()) == (rows_of(older), key)
+
+
+@pytest.fixture
+def restored(plane: Plane, store: str | None, tmp_path: Path) -> tuple[Path, Path]:
+    """A backup, and a state directory with what was before it, and other files."""
+    older, newer, state = tmp_path / "older", tmp_path / "newer", tmp_path / "state"
+    back_up(plane.state, store, older, replace=False)
+    restore(older, state, None, replace=False)
+    for name in SHARED:
+        (state / name).write_text("another")
+    Maker(plane, plane.client()).filter()
+    back_up(plane.state, store, newer, replace=False)
+    return newer, state
+
+
+def files_of(state: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in state.iterdir() if path.suffix != ".sqlite"}
+
+
+def test_a_store_is_not_restored_without_its_files(restored: tuple[Path, Path]) -> None:
+    file, state = restored
+    (state / ".metrics-token.new").mkdir()  # in the way of the file before it has its name
+    rows = rows_of(state / "pktmirror.sqlite")
+    with pytest.raises(Refusal, match="Nothing has changed"):
+        restore(file, state, None, replace=True)
+    assert rows_of(state / "pktmirror.sqlite") == rows
+    (state / ".metrics-token.new").rmdir()
+    assert files_of(state) == {"lock": "", **dict.fromkeys(SHARED, "another")}, "and none is left half done"
+
+
+def test_files_that_cannot_take_their_names_are_told_and_the_next_restore_puts_it_right(
+    plane: Plane, restored: tuple[Path, Path]
+) -> None:
+    file, state = restored
+    (state / "metrics-token").unlink()
+    (state / "metrics-token").mkdir()
+    with pytest.raises(Refusal, match="metrics-token") as refused:
+        restore(file, state, None, replace=True)
+    assert "restore again with --replace" in refused.value.do
+    (state / "metrics-token").rmdir()
+    restore(file, state, None, replace=True)
+    assert rows_of(state / "pktmirror.sqlite") == rows_of(file)
+    assert files_of(state) == {"lock": "", **{name: (plane.state / name).read_text() for name in SHARED}}
+
+
+def test_a_full_disk_and_a_server_that_is_away_are_told_and_leave_things_as_they_were(
+    plane: Plane, restored: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, state = restored
+    before = rows_of(state / "pktmirror.sqlite"), files_of(state), sorted(path.name for path in tmp_path.iterdir())
+    for words in (["backup", str(file), "--replace"], ["restore", str(file), "--replace"]):
+        # 64 blocks of 512 bytes: too little for any store
+        command = ["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", sys.executable, "-c", PROGRAM, *words]
+        done = subprocess.run([*command, f"--state={state}"], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "pktmirror: " in done.stderr
+        assert "Next: " in done.stderr
+    away = f"postgresql://nobody@/none?host={tmp_path}"
+    with pytest.raises(Refusal, match="server runs"):
+        restore(file, state, away, replace=True)
+    assert (rows_of(state / "pktmirror.sqlite"), files_of(state)) == before[:2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before[2]
 
 
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:

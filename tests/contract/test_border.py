@@ -106,7 +106,7 @@ def test_a_client_that_hangs_up_is_counted(plane: Plane, path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {plane.token}\r\ncontent-length: 100\r\n\r\nhalf"
     with socket.create_connection((to.hostname, to.port)) as connection:
         connection.sendall(head.encode())
-    wait_until(lambda: hung_up() == before + 1, within_s=10, else_say="the client that hung up was not counted")
+    wait_until(lambda: hung_up() == before + 1, within_s=30, else_say="the client that hung up was not counted")
 
 
 @pytest.mark.parametrize("name", ["TrafficMirrorTargetId", "TrafficMirrorFilterId"])

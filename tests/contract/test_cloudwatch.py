@@ -225,7 +225,9 @@ def signed(plane: Plane, body: bytes, *, target: str | None, key: str | None = N
     request = AWSRequest("POST", known["AWS_ENDPOINT_URL"], headers=headers, data=body)
     secret = known["AWS_SECRET_ACCESS_KEY"] if key is None else key
     SigV4Auth(Credentials(known["AWS_ACCESS_KEY_ID"], secret), "monitoring", known["AWS_REGION"]).add_auth(request)
-    return httpx.post(known["AWS_ENDPOINT_URL"], content=body, headers=dict(request.headers), trust_env=False)
+    return httpx.post(
+        known["AWS_ENDPOINT_URL"], content=body, headers=dict(request.headers), trust_env=False, timeout=30
+    )
 
 
 TARGET = "GraniteServiceVersion20100801.ListMetrics"

@@ -20,7 +20,7 @@ def still(plane: Plane) -> dict[str, str]:
 def counted(plane: Plane, host: str) -> float:
     """The same as the metrics have it."""
     headers = {"authorization": f"Bearer {(plane.state / 'metrics-token').read_text().strip()}"}
-    text = httpx.get(f"{plane.url}/metrics", headers=headers, trust_env=False).text
+    text = httpx.get(f"{plane.url}/metrics", headers=headers, trust_env=False, timeout=30).text
     [line] = re.findall(rf'^pktmirror_agent_still_mirroring{{host="{host}"}} (\S+)$', text, re.MULTILINE)
     return float(line)
 

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import Maker, rule
-from tests.contract.javascript_client import JavaScript, Refused, running
+from tests.contract.javascript_client import INSTALL_S, JavaScript, Refused, running
 from tests.contract.plane import Plane
+
+pytestmark = pytest.mark.timeout(INSTALL_S + 120)
+"""The first of them may have to wait for npm."""
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 """A host joins over TLS: what becomes of a token, and who is let in with which certificate."""
 
 import http.server
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -25,14 +26,16 @@ from pktmirror.agent.line import Uplink
 from pktmirror.agent.renewal import Renewal
 from pktmirror.cli.program import app
 from pktmirror.control.authority import HOST_S, Authority, pem_of, requested_key
-from pktmirror.desired import Report, decode_desired_state, encode
+from pktmirror.desired import FoundInterface, Report, SessionStatus, decode_desired_state, encode
+from pktmirror.model.join import PLANE_NAME
 from pktmirror.model.probe import probe_key
 from pktmirror.model.refusal import Refusal
+from pktmirror.tracing import TraceBatch
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, found, running
 from tests.waiting import wait_until
 
-WITHIN_S = 10.0
+WITHIN_S = 30.0
 _numbers = count(1)
 
 
@@ -62,8 +65,14 @@ class Host:
     def serial(self) -> int:
         return self.identity.certificate().serial_number
 
-    def report(self) -> None:
-        told = Report(host_id=self.name, agent_version="test", applied_revision=0, interfaces=(found(self.name),))
+    def report(self, interface: FoundInterface | None = None, *session_ids: str) -> None:
+        told = Report(
+            host_id=self.name,
+            agent_version="test",
+            applied_revision=0,
+            interfaces=(interface or found(self.name),),
+            statuses=tuple(SessionStatus(session_id=session_id) for session_id in session_ids),
+        )
         self.uplink.tell("report", encode(told))
 
 
@@ -213,6 +222,27 @@ def test_a_host_reads_and_writes_what_is_its_own_and_nothing_of_another(plane: P
     as_other.close()
 
 
+def test_that_a_host_speaks_of_anothers_session_is_counted_and_of_its_own_not(plane: Plane, join: Any) -> None:
+    mine, theirs = join(), join()
+    make = Maker(plane, plane.client())
+    for host in (mine, theirs):
+        host.report(found(host.name, "10.0.0.1"))
+    ids = {known["host_id"]: known["interface_id"] for known in plane.own("interfaces")}
+    target_id = make.target()
+    own, others = (
+        make.session(NetworkInterfaceId=ids[host.name], TrafficMirrorTargetId=target_id)["TrafficMirrorSessionId"]
+        for host in (mine, theirs)
+    )
+    before = refusals(plane)
+    mine.report(found(mine.name, "10.0.0.1"), own)
+    assert refusals(plane) == before
+    mine.report(found(mine.name, "10.0.0.1"), own, others)
+    assert refusals(plane) == before | {"SessionOfAnotherHost": 1}
+    plane.client().delete_traffic_mirror_session(TrafficMirrorSessionId=own)
+    mine.report(found(mine.name, "10.0.0.1"), own)
+    assert refusals(plane) == before | {"SessionOfAnotherHost": 1}, "it was its own"
+
+
 def test_a_monitor_reports_under_the_name_of_its_host_and_no_other(plane: Plane, join: Any) -> None:
     host = join()
     report = msgspec.json.encode({"listening": "10.0.0.9:4789"})
@@ -233,7 +263,7 @@ def test_by_tls_the_shared_token_opens_no_hosts_state_whatever_a_header_says(pla
     ca = ssl.create_default_context(cafile=str(plane.state / "ca.pem"))
     for path in (f"agents/{host.name}/desired", "agents/host-1/desired"):
         url = f"{tls(plane)}/pktmirror/v1/{path}"
-        answer = httpx.get(url, headers=headers, verify=ca, trust_env=False)
+        answer = httpx.get(url, headers=headers, verify=ca, trust_env=False, timeout=30)
         assert (answer.status_code, answer.json()["code"]) == (401, "AuthFailure")
     on_loopback = plane.agent("GET", f"agents/{host.name}/desired", headers=headers | {"x-forwarded-proto": "https"})
     assert on_loopback.status_code == 200, "on loopback it goes on as it was"
@@ -303,9 +333,62 @@ def test_a_host_that_is_revoked_while_it_waits_is_told_nothing_more(plane: Plane
     waiting = threading.Thread(target=wait)
     waiting.start()
     assert plane.own_answer(f"hosts/{host.name}/certificates", method="DELETE").status_code == 204
-    waiting.join(WITHIN_S)
+    waiting.join()
     assert "CertificateRevoked" in said[0]
     bystander.report()
+
+
+@pytest.mark.parametrize(
+    "path", ["agents/{}/certificate", "agents/{}/report", "agents/{}/trace", "agents/{}/probes", "monitors/{}/report"]
+)
+def test_a_host_that_is_revoked_before_its_request_is_whole_is_refused(plane: Plane, join: Any, path: str) -> None:
+    host = join()
+    body = whole_body(path, host.name)
+    with beginning(plane, host, path.format(host.name), body) as send_the_rest:
+        assert plane.own_answer(f"hosts/{host.name}/certificates", method="DELETE").status_code == 204
+        before = refusals(plane)
+        answer = send_the_rest()
+    assert answer.startswith("HTTP/1.1 403 ")
+    assert '"CertificateRevoked"' in answer
+    assert refusals(plane) == before | {"CertificateRevoked": before.get("CertificateRevoked", 0) + 1}
+    bystander = join()
+    with beginning(plane, bystander, path.format(bystander.name), whole_body(path, bystander.name)) as send_the_rest:
+        assert send_the_rest().startswith("HTTP/1.1 20"), "the same request of a host that counts is taken"
+
+
+def whole_body(path: str, name: str) -> bytes:
+    match path.rpartition("/")[2]:
+        case "certificate":
+            return msgspec.json.encode({"csr": new_key()[1]})
+        case "trace":
+            return msgspec.json.encode(TraceBatch(trace_id=f"trace-{0:016x}"))
+        case "probes":
+            return b"[]"
+        case _ if path.startswith("monitors"):
+            return msgspec.json.encode({"listening": "10.0.0.9:4789"})
+    return encode(Report(host_id=name, agent_version="test", applied_revision=0))
+
+
+@contextmanager
+def beginning(plane: Plane, host: Host, path: str, body: bytes) -> Iterator[Callable[[], str]]:
+    """A request of which the server waits for the body: it asks for it when it has let the host in. What is yielded
+    sends that, and gives the answer."""
+    url = httpx.URL(tls(plane))
+    head = f"POST /pktmirror/v1/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    with (
+        socket.create_connection((url.host, url.port), timeout=WITHIN_S) as plain,
+        host.identity.context().wrap_socket(plain, server_hostname=PLANE_NAME) as connection,
+        connection.makefile("rb") as answer,
+    ):
+        connection.sendall(f"{head}expect: 100-continue\r\n\r\n".encode())
+        assert answer.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert answer.readline() == b"\r\n"
+
+        def send_the_rest() -> str:
+            connection.sendall(body)
+            return answer.read().decode()
+
+        yield send_the_rest
 
 
 def test_a_certificate_is_renewed_before_it_ends_and_the_one_before_still_counts(plane: Plane, join: Any) -> None:

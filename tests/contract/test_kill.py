@@ -254,6 +254,7 @@ def prepared(url: str, state: Path, credentials: Credentials, seed: int) -> list
         content=encode(report),
         headers={"authorization": f"Bearer {token}"},
         trust_env=False,
+        timeout=30,
     )
     assert answer.status_code == 204
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)

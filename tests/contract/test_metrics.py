@@ -106,7 +106,7 @@ def ledger(sent: int, capped: int) -> SessionLedger:
 
 def scraped(plane: Plane, token: str | None = None) -> httpx.Response:
     token = (plane.state / "metrics-token").read_text().strip() if token is None else token
-    return httpx.get(f"{plane.url}/metrics", headers={"authorization": f"Bearer {token}"}, trust_env=False)
+    return httpx.get(f"{plane.url}/metrics", headers={"authorization": f"Bearer {token}"}, trust_env=False, timeout=30)
 
 
 def labelled(**labels: str) -> Labels:
@@ -123,7 +123,7 @@ def test_metrics_are_for_who_has_their_token_and_the_token_is_for_nothing_else(p
     assert scraped(plane).status_code == 200
     assert scraped(plane, plane.token).status_code == 401, "an agent may report, and not read all"
     assert scraped(plane, "no-such-token").status_code == 401
-    assert httpx.get(f"{plane.url}/metrics", trust_env=False).status_code == 401
+    assert httpx.get(f"{plane.url}/metrics", trust_env=False, timeout=30).status_code == 401
     metrics_token = (plane.state / "metrics-token").read_text().strip()
     assert (plane.state / "metrics-token").stat().st_mode & 0o777 == 0o600
     headers = {"authorization": f"Bearer {metrics_token}"}

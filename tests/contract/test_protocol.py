@@ -39,7 +39,9 @@ def post(plane: Plane, body: str, *, secret: str | None = None, signed_for: str 
     request = AWSRequest("POST", f"{plane.url}/", data=body.encode(), headers=headers)
     credentials = Credentials(known["AWS_ACCESS_KEY_ID"], secret or known["AWS_SECRET_ACCESS_KEY"])
     SigV4Auth(credentials, signed_for, "local-1").add_auth(request)
-    return httpx.post(request.url, content=body.encode(), headers=dict(request.headers.items()), trust_env=False)
+    return httpx.post(
+        request.url, content=body.encode(), headers=dict(request.headers.items()), trust_env=False, timeout=30
+    )
 
 
 def creates(make: Maker) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -236,7 +238,7 @@ def get(plane: Plane, query: str, signed_query: str | None = None) -> httpx.Resp
     request = AWSRequest("GET", f"{plane.url}/?{query if signed_query is None else signed_query}")
     credentials = Credentials(known["AWS_ACCESS_KEY_ID"], known["AWS_SECRET_ACCESS_KEY"])
     SigV4Auth(credentials, "ec2", "local-1").add_auth(request)
-    return httpx.get(f"{plane.url}/?{query}", headers=dict(request.headers.items()), trust_env=False)
+    return httpx.get(f"{plane.url}/?{query}", headers=dict(request.headers.items()), trust_env=False, timeout=30)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
@@ -272,7 +274,7 @@ def test_a_call_may_stand_in_the_query_of_a_get(plane: Plane, make: Maker) -> No
     forged = get(plane, asked.replace("a%20b%2Bc", "*"), signed_query=asked)
     assert forged.status_code == 401
     assert get(plane, "Colour=red").status_code == 400
-    assert httpx.get(f"{plane.url}/?{asked}", trust_env=False).status_code == 403
+    assert httpx.get(f"{plane.url}/?{asked}", trust_env=False, timeout=30).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,9 @@ def test_who_does_not_hold_a_key_is_refused(plane: Plane, key: str | None, secre
 
 
 def test_an_unsigned_request_is_refused(plane: Plane) -> None:
-    answer = httpx.post(f"{plane.url}/", data={"Action": "DescribeVpcs", "Version": "2016-11-15"}, trust_env=False)
+    answer = httpx.post(
+        f"{plane.url}/", data={"Action": "DescribeVpcs", "Version": "2016-11-15"}, trust_env=False, timeout=30
+    )
     assert answer.status_code == 403
     assert ElementTree.fromstring(answer.text).findtext("Errors/Error/Code") == "MissingAuthenticationToken"
 

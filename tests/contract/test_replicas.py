@@ -78,20 +78,30 @@ def test_what_an_agent_tells_one_replica_all_know(both: tuple[Plane, Plane]) -> 
     assert refused.json()["code"] == "IncorrectState", "it reports, to whomever"
 
 
+def test_a_key_that_is_gone_at_one_replica_is_soon_in_the_ready_files_of_none(both: tuple[Plane, Plane]) -> None:
+    one, two = both
+    gone = two.environment["AWS_ACCESS_KEY_ID"]
+    kept = one.client("iam").create_access_key()["AccessKey"]["AccessKeyId"]
+    one.client("iam").delete_access_key(AccessKeyId=gone)
+    assert one.environment["AWS_ACCESS_KEY_ID"] == kept
+    wait_until(lambda: two.environment["AWS_ACCESS_KEY_ID"] == kept, 10.0, "the other replica's files name the old key")
+    two.client("sts").get_caller_identity()
+
+
 def test_a_change_is_told_to_all_who_listen(postgresql: Server) -> None:
     url = postgresql.database()
     ours, other = Store.open(url), Store.open(url)
     told: list[str] = []
     with ours.listening(told.append):
-        wait_until(lambda: told == [""], 10, "it never listened")
+        wait_until(lambda: told == [""], 30, "it never listened")
         with other.write() as transaction:
             transaction.set_setting("x", "y")
         with other.write() as transaction:
             transaction.bump_revision()
-        wait_until(lambda: len(told) > 1, 10, "nothing was told")
+        wait_until(lambda: len(told) > 1, 30, "nothing was told")
         assert told == ["", "1"], "only what concerns desired state"
         postgresql.execute(OTHERS_END)
-        wait_until(lambda: told.count("") == 2, 10, "it does not listen again")
+        wait_until(lambda: told.count("") == 2, 30, "it does not listen again")
     ours.close()
     other.close()
 

@@ -5,9 +5,11 @@ import functools
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +24,7 @@ from tests.contract.plane import NETWORKS, Plane, code_of, found, refusal_of, ru
 
 CAPTAIN = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 REFUSED = "UnauthorizedOperation"
+HOWTO = Path(__file__).parents[2] / "docs/howto/allow-others.md"
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,54 @@ def test_nobody_says_for_himself_where_he_comes_from(office: Office) -> None:
     assert code_of(client.describe_traffic_mirror_filters) == REFUSED
 
 
+def test_the_policy_of_the_howto_holds_what_it_says(office: Office) -> None:
+    root, tags = office.root.client(), {key: [{"Key": "team", "Value": key}] for key in ("red", "blue")}
+
+    def tagged(team: str) -> dict[str, Any]:
+        return {"TagSpecifications": [{"ResourceType": "traffic-mirror-session", "Tags": tags[team]}]}
+
+    reds, blues = office.plane.find(found("howto-red", "10.0.0.11"), found("howto-blue", "10.0.0.12"))
+    target = root.create_traffic_mirror_target(NetworkInterfaceId=office.other_eni)["TrafficMirrorTarget"]
+    target_id, red, blue = target["TrafficMirrorTargetId"], office.filter(team="red"), office.filter(team="blue")
+    root.create_tags(Resources=[reds, target_id], Tags=tags["red"])
+    root.create_tags(Resources=[blues], Tags=tags["blue"])
+    with_red = {"TrafficMirrorTargetId": target_id, "TrafficMirrorFilterId": red}
+    others = [
+        root.create_traffic_mirror_session(NetworkInterfaceId=blues, **with_red, SessionNumber=number, **specified)[
+            "TrafficMirrorSession"
+        ]["TrafficMirrorSessionId"]
+        for number, specified in ((1, {}), (2, tagged("blue")))
+    ]
+    [document] = re.findall(r"```json\n(.*?)```", HOWTO.read_text(), re.DOTALL)
+    _, user = office.user(*json.loads(document)["Statement"])
+    ec2 = user.client()
+    assert ec2.describe_traffic_mirror_sessions()["TrafficMirrorSessions"]
+    create = functools.partial(ec2.create_traffic_mirror_session, SessionNumber=1)
+    made = create(NetworkInterfaceId=reds, **with_red, **tagged("red"))["TrafficMirrorSession"]
+    mine = {"TrafficMirrorSessionId": made["TrafficMirrorSessionId"]}
+    before = dump(office)
+    for refused in (
+        {"NetworkInterfaceId": blues, **with_red, **tagged("red")},
+        {"NetworkInterfaceId": reds, **with_red, "TrafficMirrorFilterId": blue, **tagged("red")},
+        {"NetworkInterfaceId": reds, **with_red, **tagged("blue")},
+        {"NetworkInterfaceId": reds, **with_red},
+    ):
+        assert code_of(create, **refused) == REFUSED, refused
+    assert code_of(ec2.modify_traffic_mirror_session, **mine, TrafficMirrorFilterId=blue) == REFUSED
+    for other in others:
+        assert code_of(ec2.modify_traffic_mirror_session, TrafficMirrorSessionId=other, SessionNumber=9) == REFUSED
+        assert code_of(ec2.delete_traffic_mirror_session, TrafficMirrorSessionId=other) == REFUSED
+        assert code_of(ec2.create_tags, Resources=[other], Tags=tags["red"]) == REFUSED
+    assert code_of(ec2.delete_tags, Resources=[mine["TrafficMirrorSessionId"]]) == REFUSED
+    assert code_of(ec2.delete_traffic_mirror_filter, TrafficMirrorFilterId=red) == REFUSED
+    assert dump(office) == before
+    assert ec2.modify_traffic_mirror_session(**mine, SessionNumber=9, TrafficMirrorFilterId=red)
+    assert ec2.delete_traffic_mirror_session(**mine)
+    for other in others:
+        root.delete_traffic_mirror_session(TrafficMirrorSessionId=other)
+    root.delete_traffic_mirror_target(TrafficMirrorTargetId=target_id)
+
+
 def test_what_is_another_accounts_is_not_there(office: Office) -> None:
     own, red = office.root.client(), office.red.client()
     filter_id, red_filter = office.filter(team="own"), red.create_traffic_mirror_filter()["TrafficMirrorFilter"]
@@ -428,7 +479,7 @@ def test_the_operators_own_api_is_for_the_operators_account_and_by_its_policies(
     def asked(someone: Someone, path: str, method: str = "GET") -> tuple[int, str]:
         request = AWSRequest(method, f"{office.plane.url}/pktmirror/v1/{path}", data=b"")
         SigV4Auth(Credentials(someone.access_key_id, someone.secret), "pktmirror", "local-1").add_auth(request)
-        answer = httpx.request(method, request.url, headers=dict(request.headers.items()), trust_env=False)
+        answer = httpx.request(method, request.url, headers=dict(request.headers.items()), trust_env=False, timeout=30)
         return answer.status_code, answer.text
 
     _, reader = office.user(allow("pktmirror:Get*"))
@@ -456,7 +507,7 @@ def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Off
     body = "Action=DescribeTrafficMirrorFilters&Version=2016-11-15"
 
     def sent(headers: dict[str, str], content: str = body) -> tuple[int, str]:
-        answer = httpx.post(f"{office.plane.url}/", content=content, headers=headers, trust_env=False)
+        answer = httpx.post(f"{office.plane.url}/", content=content, headers=headers, trust_env=False, timeout=30)
         code = ElementTree.fromstring(answer.text).findtext("Errors/Error/Code")
         return answer.status_code, code or ""
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pktmirror.control.history import WAYS_MAX
 from pktmirror.desired import SessionStatus, StreamDocument
 from tests.contract.conftest import Maker
 from tests.contract.plane import Plane, found, running
@@ -50,6 +51,53 @@ def test_an_outer_source_that_only_its_agent_knows_is_told_to_the_others(tmp_pat
         assert (stream.outer_source, stream.vni) == ("10.0.0.3", 7)
         tell(plane, session_id, "10.0.0.3")
         assert plane.desired("host-2", after=there.revision) is None, "it is known"
+
+
+def test_an_agent_that_tells_ever_other_outer_sources_is_believed_only_so_many(tmp_path: Path) -> None:
+    with running(tmp_path / "state", OF_HOST) as plane:
+        make = Maker(plane, plane.client())
+        session_id = make.session()["TrafficMirrorSessionId"]
+        other_id = make.session()["TrafficMirrorSessionId"]
+        plane.report(found("far", "10.0.1.220"), host="host-2")
+        [far] = [known["interface_id"] for known in plane.own("interfaces") if known["host_id"] == "host-2"]
+        make.session(NetworkInterfaceId=far)
+        for number in range(WAYS_MAX - 1):
+            tell(plane, session_id, f"10.9.0.{number}")
+        assert "pairs of outer addresses" not in reason(plane, session_id)
+        tell(plane, session_id, "10.9.1.0")
+        there = plane.desired("host-2")
+        assert there is not None
+        assert len(there.streams) == WAYS_MAX
+        assert "pairs of outer addresses" in reason(plane, session_id)
+        tell(plane, session_id, "10.9.2.0")
+        assert plane.desired("host-2", after=there.revision) is None, "no host is told of one more"
+        tell(plane, other_id, "10.9.2.0")
+        there = plane.desired("host-2", after=there.revision)
+        assert there is not None
+        assert len(there.streams) == WAYS_MAX + 1
+        assert "pairs of outer addresses" not in reason(plane, other_id)
+
+
+def test_an_agent_whose_interface_has_ever_other_addresses_leaves_only_so_many_streams(
+    plane: Plane, ec2: Any, make: Maker
+) -> None:
+    [source] = plane.find(found("restless", "10.0.2.1"))
+    session_id = make.session(NetworkInterfaceId=source)["TrafficMirrorSessionId"]
+    for number in range(2, WAYS_MAX + 5):
+        plane.reported["netns:restless/eth0"] = found("restless", f"10.0.2.{number}")
+        plane.report(*plane.reported.values())
+    with plane.opened().read() as transaction:
+        assert transaction.streams.count(session_id=session_id) == WAYS_MAX
+    ec2.modify_traffic_mirror_session(TrafficMirrorSessionId=session_id, VirtualNetworkId=5)
+    with plane.opened().read() as transaction:
+        known = transaction.streams.where(session_id=session_id, vni=5)
+    assert [stream.outer_source for stream in known] == [f"10.0.2.{WAYS_MAX + 4}"], "the operator is believed"
+
+
+def reason(plane: Plane, session_id: str) -> str:
+    """Why the ledger does not compare the ends of a session."""
+    [row] = [row for row in plane.own("ledger")["sessions"] if row["session_id"] == session_id]
+    return str(row["collector"]["reason"])
 
 
 def tell(plane: Plane, session_id: str, outer_source: str) -> None:

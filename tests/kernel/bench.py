@@ -16,7 +16,7 @@ from types import MappingProxyType
 from pktmirror.agent import abi
 from pktmirror.agent.allotment import CarryMeters, PutMeters, WriteMeters
 from pktmirror.agent.bypass import HookFigures
-from pktmirror.agent.compile import RouteQuery, Wanted, Way, compile_state, route_queries
+from pktmirror.agent.compile import Wanted, compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meter_blocks import MeterBlocks
 from pktmirror.agent.meters import MeterRange
@@ -34,6 +34,7 @@ from pktmirror.agent.plan import (
     WriteFilter,
     plan,
 )
+from pktmirror.agent.ways import RouteQuery, Way
 from pktmirror.desired import DesiredSession, Destination, FoundInterface
 from pktmirror.kernel import bpf, netns
 from pktmirror.model import evaluation
@@ -50,7 +51,7 @@ LOOPBACK_IFINDEX, MISSING_IFINDEX = 1, 0x7FFFFFF0
 ROWS_LOOKED_AT_MIN = 5  # some more than the plan gives out: they stay zero
 _MAPS = (
     *("interfaces", "far_interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "cpu_bucket", "hop_lanes"),
+    *("session_buckets", "cpu_bucket", "hop_lanes", "control_heard"),
     *("session_ledger", "interface_ledger", "strays", "home", "meters", "meter_notes", "meter_ranges"),
 )
 _FIRST = bytes(4)
@@ -96,6 +97,10 @@ class Bench:
         for handle in (*self._programs.values(), *self._maps.values(), self._policy):
             handle.close()
 
+    def heard(self, at_ns: int) -> None:
+        """The control plane was heard of then."""
+        self._maps["control_heard"].put(_FIRST, at_ns.to_bytes(8, "little"))
+
     def program(self, *, at_ingress: bool) -> bpf.Program:
         return self._programs[at_ingress]
 
@@ -106,12 +111,13 @@ class Bench:
         remembers: bool = True,
         caps: Mapping[str, Rate] = MappingProxyType({}),
         budget: Rate = UNLIMITED,
+        lease_s: int = 0,
         meters: int | None = None,
     ) -> None:
         """By the agent's own compile and plan. The one policy is rewritten in place: no frame is under way, and a
         swap of the pointer would wait for the kernel's grace period each time. ``caps`` are by session id, ``meters``
         how many there are; None: as many as there can be."""
-        wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene)), caps, budget)
+        wanted = _limited(compile_state(scene.state, [_device(scene)], _ways(scene), lease_s=lease_s), caps, budget)
         self._rows = max(ROWS_LOOKED_AT_MIN, len(wanted.session_ids) + 2)
         for row in range(self._rows):
             self._maps["session_buckets"].put(_key(row), bytes(bytearray(abi.Bucket())))

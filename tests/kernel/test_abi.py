@@ -148,7 +148,7 @@ def test_no_enum_of_the_contract_is_left_out() -> None:
         "MARK_TRACED",
         "TRACE_DECISION",
         "TRACE_COPY",
-        "TRACE_FLOW_MASK",
+        "FLOW_SHOWN_MASK",
         "TRACE_FLOW_UNKNOWN",
         "MARK_SLOT_MASK",
         "MARK_GENERATION_SHIFT",

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from pktmirror.agent.apply import OBJECT, DataPlane, pins_of, purge
-from pktmirror.agent.daemon import Host
+from pktmirror.agent.host import Host
 from pktmirror.agent.locks import forget_killed
 from pktmirror.desired import (
     DesiredInterface,
@@ -119,6 +119,7 @@ class Desk:
     """What an agent asks for its desired state, and hands its report to."""
 
     desired: DesiredState | None = None
+    heard_ns: int | None = None
     last: Report | None = None
 
     def report(self, report: Report) -> None:
@@ -130,6 +131,7 @@ class Agent:
 
     def __init__(self, inside: netns.Visitor, bpffs_root: Path, host_id: str, object_path: Path) -> None:
         self.budget = UNLIMITED
+        self.lease_s = 0
         self.looks_share = 1.0  # every event is followed by a look
         self.host_id = host_id
         self.bpffs_root = bpffs_root
@@ -141,7 +143,14 @@ class Agent:
     def start(self) -> None:
         netlink = self._inside.run(Netlink)
         data_plane = self._inside.run(DataPlane, netlink, self.bpffs_root, self.host_id, self.object_path)
-        self.host = Host(netlink, data_plane, self.host_id, budget=self.budget, looks_share=self.looks_share)
+        self.host = Host(
+            netlink,
+            data_plane,
+            self.host_id,
+            budget=self.budget,
+            lease_s=self.lease_s,
+            looks_share=self.looks_share,
+        )
         self._inside.run(netlink.watch)
 
     def stop(self) -> None:

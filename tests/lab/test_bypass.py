@@ -76,11 +76,11 @@ def bypassed(mirror: Mirror, source: str) -> dict[Direction, int]:
 
 def compared(mirror: Mirror, source: str) -> dict[Direction, int]:
     """What is found once two more readings of both sides are there, the last long enough after the traffic."""
-    audit = mirror.agents[mirror.host_of(source)].host.audit
+    counters = mirror.agents[mirror.host_of(source)].host.device_counters
     ifindex = ifindex_of(mirror, DEVICES.get(source) or host_device(source))
     until_s = time.monotonic() + 2 * SETTLED_S
     wait_until(
-        lambda: mirror.report(source) and (audit.read_at_s(ifindex) or 0.0) > until_s, WITHIN_S, "nothing is read"
+        lambda: mirror.report(source) and (counters.read_at_s(ifindex) or 0.0) > until_s, WITHIN_S, "nothing is read"
     )
     return bypassed(mirror, source)
 

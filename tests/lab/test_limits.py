@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -157,6 +158,38 @@ def test_another_budget_is_in_force_at_once_whatever_was_spent_of_the_former(lab
         mirror.mirror(sources)
         sent(mirror, tcp(3), tcp(4))
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 3, Stage.CAPPED: 1}
+
+
+def test_a_lease_ends_the_copies_also_when_no_agent_is_there_to_do_it(lab: Build) -> None:
+    with Mirror(lab(TWO_TARGETS)) as mirror:
+        for agent in mirror.agents.values():
+            agent.stop()
+            agent.lease_s = 10
+            agent.desk.heard_ns = time.monotonic_ns() + 3600 * 10**9
+            agent.start()
+        mirror.mirror({"web": [Session("first")]})
+        sent(mirror, tcp(1))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1}
+        for agent in mirror.agents.values():
+            agent.desk.heard_ns = time.monotonic_ns() - 11 * 10**9
+            agent.turn()
+        frames, seen = outbound(mirror, tcp(2), tcp(3)), mirror.seen("web", EGRESS)
+        for agent in mirror.agents.values():
+            agent.stop()
+        mirror.send("web", frames)
+        for agent in mirror.agents.values():
+            agent.desk.heard_ns = None  # it is not heard by the next agent either
+            agent.start()
+            agent.turn()
+        mirror.wait_for_seen("web", EGRESS, seen + 2)
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.LEASE_ENDED: 2}
+        sent(mirror, tcp(4))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.LEASE_ENDED: 3}
+        for agent in mirror.agents.values():
+            agent.desk.heard_ns = time.monotonic_ns() + 3600 * 10**9
+            agent.turn()
+        sent(mirror, tcp(5))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 2, Stage.LEASE_ENDED: 3}
 
 
 def test_a_session_does_not_inherit_what_another_has_spent(lab: Build) -> None:

@@ -4,8 +4,9 @@ The only room that translates EC2's words into the kernel's; the border is `comp
 """
 
 from pktmirror.agent.apply import OBJECT, is_agent_id
-from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, cpus, look, purge_host, run, stop
+from pktmirror.agent.daemon import DEFAULT_BPFFS, Settings, look, purge_host, run, stop_agent
 from pktmirror.agent.departures import NAMESPACE_GONE_S
+from pktmirror.agent.host import cpus
 from pktmirror.agent.identity import Identity
 from pktmirror.agent.joining import join
 from pktmirror.agent.line import Uplink
@@ -27,5 +28,5 @@ __all__ = [
     "look",
     "purge_host",
     "run",
-    "stop",
+    "stop_agent",
 ]

@@ -63,7 +63,7 @@ VNI_NOT_QUOTED = 0xFFFFFFFF
 NO_ROW = 0xFFFFFFFF  # the kernel finds no such row and counts nothing
 TRACE_DECISION = 1
 TRACE_COPY = 2
-TRACE_FLOW_MASK = 0x7F
+FLOW_SHOWN_MASK = 0x7F
 TRACE_FLOW_UNKNOWN = 0x80
 SESSION_ID_BYTES = 24
 REMEMBERED = 1  # in the place of a policy's generation, until it is given one
@@ -88,6 +88,7 @@ VERDICTS = (
 )
 STAGES = (
     Stage.CAPPED,
+    Stage.LEASE_ENDED,
     Stage.CLONE_FAILED,
     Stage.STALE,
     Stage.NO_ROUTE,
@@ -257,6 +258,7 @@ class InterfacePolicy(ctypes.Structure):
         ("resolvers_ipv6", ctypes.c_uint8),
         ("resolvers_be", _Address * RESOLVERS_MAX),
         ("budget", Cap),
+        ("lease_ns", ctypes.c_uint64),
         ("sessions", SessionPolicy * SESSIONS_MAX),
     )
 

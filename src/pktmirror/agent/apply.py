@@ -44,7 +44,7 @@ from pktmirror.model.ledger import InterfaceLedger, RuleLedger, SessionLedger, T
 OBJECT = Path(__file__).with_name("mirror.bpf.o")
 _MAPS = (
     *("interfaces", "far_interfaces", "filters", "exclusions", "deliveries", "streams"),
-    *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages", "agent_looked"),
+    *("session_buckets", "cpu_bucket", "home", "hop_lanes", "bulks", "passages", "agent_looked", "control_heard"),
     *("session_ledger", "interface_ledger", "strays", "flows", "flow_rejections"),
     *("meters", "meter_notes", "meter_ranges"),
     *("trace", "trace_state", "trace_ring"),
@@ -175,6 +175,10 @@ class DataPlane:
         """What the tables say of devices, routes and neighbours was right just now; ``now_ns`` is of the monotonic
         clock."""
         self._maps["agent_looked"].put(_key(0), now_ns.to_bytes(8, "little"))
+
+    def heard(self, now_ns: int) -> None:
+        """The control plane was heard of then; ``now_ns`` is of the monotonic clock."""
+        self._maps["control_heard"].put(_key(0), now_ns.to_bytes(8, "little"))
 
     def forget_predecessors(self) -> None:
         """Remove the pins and hops of other versions, once everything they did is done by this one."""

@@ -15,7 +15,7 @@ from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meters import meter_names
 from pktmirror.agent.shortcuts import Shortcut
-from pktmirror.agent.ways import leaves_ahead, leaves_whole
+from pktmirror.agent.ways import RouteQuery, Way, leaves_ahead, leaves_whole
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,
@@ -39,33 +39,6 @@ NO_MAC = "its MAC address is not known"
 
 class Uncompilable(Exception):
     """The document asks for what the data plane cannot hold, or does not hang together. The message says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouteQuery:
-    """A question to the route table: how would this host send to ``address``."""
-
-    address: Address
-    table: int
-    device: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
-
-    ``source`` is the route's preferred source; None where it has none. ``splits``: what leaves by the device is split
-    and gets its checksums completed by the kernel, or by the hardware. ``is_card``: the device is one.
-    ``shortcut``: the short way, where there is one.
-    """
-
-    ifindex: int
-    next_hop: Address
-    mtu: int
-    source: Address | None = None
-    splits: bool = False
-    is_card: bool = False
-    shortcut: Shortcut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +102,7 @@ class Wanted:
     budget: Rate = UNLIMITED
     cpus: int = 1  # that share the budget
     streams: frozenset[CopyStream] = frozenset()  # of other hosts; those of the interfaces here come with them
+    lease_s: int = 0  # how long copies are made without a word of the control plane; 0: for ever
 
 
 def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
@@ -183,6 +157,7 @@ def compile_state(
     compiled: CompiledFilters | None = None,
     budget: Rate = UNLIMITED,
     cpus: int = 1,
+    lease_s: int = 0,
 ) -> Wanted:
     """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
     # By its plain key too: what is desired may be of before its engine was heard (docs/decisions/0022).
@@ -219,7 +194,7 @@ def compile_state(
     session_ids = frozenset(session.session_id for each in desired.interfaces for session in each.sessions)
     _refuse_more(len(desired.exclusions), abi.EXCLUSIONS_MAX, "lines in the never-mirrored table")
     table = exclusion_bytes([_exclusion(line) for line in desired.exclusions])
-    return Wanted(tuple(interfaces), table, session_ids, problems, budget, cpus, _streams(desired.streams))
+    return Wanted(tuple(interfaces), table, session_ids, problems, budget, cpus, _streams(desired.streams), lease_s)
 
 
 def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:

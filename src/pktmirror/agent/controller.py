@@ -50,6 +50,8 @@ class Controller:
         self._report_is_new = threading.Event()
         self._unkept: bytes | None = None
         self._problems: tuple[str, ...] = ()
+        self.heard_ns: int | None = None
+        """When the control plane last answered as it should, in ns of the monotonic clock; None: not yet."""
         self.desired = self._read_kept()
         self._watch = Line("watch", self._watch_once, tells_absence=True, retry_s=retry_s)
         self._reports = Line("report", self._report_once, tells_absence=True, retry_s=retry_s)
@@ -78,9 +80,10 @@ class Controller:
         if self._unkept is not None:
             self._keep(self._unkept)
         document = self._uplink.ask("desired", after=self._known())
-        if document is None:
+        desired = None if document is None else self._decoded(document)
+        self.heard_ns = time.monotonic_ns()
+        if document is None or desired is None:
             return
-        desired = self._decoded(document)
         if self._is_relisting():
             self._relist_at_s = time.monotonic() + self._relist_s * random.uniform(0.8, 1.2)
         if desired != self.desired and not self._watch.stopping:
@@ -103,6 +106,7 @@ class Controller:
             try:
                 told = msgspec.structs.replace(report, problems=report.problems + self._problems)
                 self._uplink.tell("report", encode(told))
+                self.heard_ns = time.monotonic_ns()
             except httpx.HTTPError:
                 self._report_is_new.set()  # it is sent again, or the next one in its place
                 raise

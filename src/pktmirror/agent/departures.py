@@ -4,13 +4,25 @@ A device that vanishes while its namespace is there is no deletion, nor is what 
 been away. A name that comes back in time is a restart of what it names (docs/decisions/0006).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+
+from pktmirror.agent.inventory import Device
 
 NAMESPACE_GONE_S = 10.0
 """So long a name must be gone before its namespace counts as deleted: what is restarted has it back by then."""
 
 NAMESPACES_MAX = 4096
 """Of so many deleted namespaces an agent goes on telling, the latest. What it told before was heard long ago."""
+
+
+def keys_by_name(devices: Iterable[Device]) -> dict[str, list[str]]:
+    """The interfaces in named network namespaces, by the name; a runtime may have made that up."""
+    keys: dict[str, list[str]] = {}
+    for device in devices:
+        plain_key = device.found.key if device.found.plain_key is None else device.found.plain_key
+        if plain_key.startswith("netns:"):
+            keys.setdefault(plain_key.partition(":")[2].rpartition("/")[0], []).append(device.found.key)
+    return keys
 
 
 class Departures:

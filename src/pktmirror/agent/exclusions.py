@@ -8,8 +8,8 @@ of them, and one that has a bit set is held against the lines, which decide.
 from collections.abc import Iterable
 
 from pktmirror.agent import abi
-from pktmirror.model.exclusions import ICMPV6, Exclusion
-from pktmirror.model.filter import TCP, UDP, PortRange
+from pktmirror.model.exclusions import Exclusion
+from pktmirror.model.filter import ICMPV6, TCP, UDP, PortRange
 
 _SCTP = 132
 _PORTS_AND_TYPES = (TCP, UDP, _SCTP, ICMPV6)  # whose packets have a port or a type (bpf/parse.h)

@@ -229,7 +229,7 @@ class Line:
         if problem == before or (isinstance(error, (httpx.TransportError, Refusal)) and not self._tells_absence):
             return
         event = (
-            "the control plane cannot be used; mirroring goes on as last desired"
+            "the control plane cannot be used; what was last desired stays in force, until a lease ends if there is one"
             if self._tells_absence
             else "a line to the control plane is broken"
         )

@@ -67,7 +67,7 @@ class MeterBlocks:
     refuses."""
 
     def __init__(self, meters: bpf.Map, notes: bpf.Map, ranges: bpf.Map) -> None:
-        self._cpus = bpf.cpus()
+        self._cpus = bpf.possible_cpus()
         self._counts = _Blocks(meters, self._cpus, _ROW_BYTES)
         self._notes = _Blocks(notes, 1, _NOTES_BYTES)
         self._ranges = ranges

@@ -6,7 +6,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
-from pktmirror.agent.compile import RouteQuery, Wanted, WantedDelivery, Way
+from pktmirror.agent.compile import Wanted, WantedDelivery
+from pktmirror.agent.ways import RouteQuery, Way
 from pktmirror.desired import DesiredState, Destination, PathFacts, Underlay
 from pktmirror.kernel.netlink import Link, Neighbour
 from pktmirror.model.ledger import Stage

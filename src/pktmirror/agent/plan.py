@@ -158,7 +158,7 @@ def plan(wanted: Wanted, held: Tables, *, capacity: Capacity | None = None) -> l
     wanted_ifindexes = {interface.ifindex for interface in wanted.interfaces}
     detach = [Detach(ifindex) for ifindex in sorted((held.policies.keys() | held.attached) - wanted_ifindexes)]
     for interface in wanted.interfaces:
-        policy = draft.policy(interface, wanted.exclusions, _share(wanted))
+        policy = draft.policy(interface, wanted)
         if held.policies.get(interface.ifindex) != policy:
             draft.changes.append(SwapPolicy(interface.ifindex, policy))
             draft.changes += _forget_spent(held.policies.get(interface.ifindex), policy)
@@ -315,16 +315,17 @@ class _Draft:
         self.meters = Allotment(held.meters, self._busy_session_rows, capacity.meters)
         self._interface_rows = {ifindex: _row(value) for ifindex, value in held.policies.items()}
 
-    def policy(self, interface: WantedInterface, exclusions: bytes, budget: abi.Cap) -> bytes:
+    def policy(self, interface: WantedInterface, wanted: Wanted) -> bytes:
         """The policy of an interface; whatever it refers to is in `changes` by now, or in the kernel."""
         entry = abi.InterfacePolicy(
             generation=abi.REMEMBERED,
             ledger_row=self._interface_row(interface.ifindex),
             session_count=len(interface.sessions),
-            exclusion_slot=self._exclusion_slot(exclusions),
+            exclusion_slot=self._exclusion_slot(wanted.exclusions),
             resolver_count=len(interface.resolvers),
             is_host_side=interface.is_host_side,
-            budget=budget,
+            budget=_share(wanted),
+            lease_ns=wanted.lease_s * 10**9,
         )
         entry.mac[:] = interface.mac
         for index, resolver in enumerate(interface.resolvers):

@@ -25,7 +25,7 @@ _OFF = bytes(bytearray(abi.TraceRequest()))
 _UNSPENT = bytes(bytearray(abi.TraceState()))
 
 
-class TraceLine(Protocol):
+class Asker(Protocol):
     """Who wants a trace, and takes in what it tells."""
 
     @property
@@ -74,38 +74,38 @@ class KernelTrace:
 
 
 class Tracer:
-    """Does what the line wants, whenever `turn` is called; ``ifindex_of`` knows the device of an interface's key."""
+    """Does what the asker wants, whenever `turn` is called; ``ifindex_of`` knows the device of an interface's key."""
 
     def __init__(self, kernel: KernelTrace) -> None:
         self._kernel = kernel
         self._running: _Running | None = None
         self._done: str | None = None  # the trace that has ended here, and may still be wanted for a moment
 
-    def turn(self, line: TraceLine, tables: Tables, revision: int, ifindex_of: Callable[[str], int | None]) -> bool:
+    def turn(self, asker: Asker, tables: Tables, revision: int, ifindex_of: Callable[[str], int | None]) -> bool:
         """Whether a trace runs, and another turn is to come soon. Comes after each change of the policies.
 
         What the kernel refuses ends the trace, and nothing else.
         """
         try:
-            return self._turn(line, tables, revision, ifindex_of)
+            return self._turn(asker, tables, revision, ifindex_of)
         except OSError as error:
             if self._running is not None:
                 why = f"the agent cannot trace any more: {error}"
-                line.tell(TraceBatch(trace_id=self._running.order.trace_id, ended=why))
+                asker.tell(TraceBatch(trace_id=self._running.order.trace_id, ended=why))
             self._running = None
             return False
 
-    def _turn(self, line: TraceLine, tables: Tables, revision: int, ifindex_of: Callable[[str], int | None]) -> bool:
-        order = line.order
+    def _turn(self, asker: Asker, tables: Tables, revision: int, ifindex_of: Callable[[str], int | None]) -> bool:
+        order = asker.order
         if self._running is not None and (order is None or order.trace_id != self._running.order.trace_id):
             self._end()
         if order is not None and self._running is None and order.trace_id != self._done:
-            self._begin(line, order, ifindex_of(order.key))
+            self._begin(asker, order, ifindex_of(order.key))
         if self._running is None:
             return False
         self._running.learn(self._kernel.policy(self._running.ifindex), tables, revision)
         for batch in self._running.batches(self._kernel, time.monotonic()):
-            line.tell(batch)
+            asker.tell(batch)
             if batch.ended is not None:
                 self._end()
         return self._running is not None
@@ -113,11 +113,11 @@ class Tracer:
     def close(self) -> None:
         self._kernel.end()
 
-    def _begin(self, line: TraceLine, order: TraceOrder, ifindex: int | None) -> None:
+    def _begin(self, asker: Asker, order: TraceOrder, ifindex: int | None) -> None:
         self._done = order.trace_id
         if ifindex is None or self._kernel.policy(ifindex) is None:
             why = f"nothing is mirrored at {order.key} on this host now"
-            line.tell(TraceBatch(trace_id=order.trace_id, ended=why))
+            asker.tell(TraceBatch(trace_id=order.trace_id, ended=why))
             return
         until_ns = time.monotonic_ns() + int(order.seconds * 10**9)
         # Nothing of a trace is left after a reboot, and until then the clock only goes forward.
@@ -132,7 +132,7 @@ class Tracer:
             )
             self._kernel.begin(entry)
         except (OSError, ValueError) as error:
-            line.tell(TraceBatch(trace_id=order.trace_id, ended=f"the agent cannot trace: {error}"))
+            asker.tell(TraceBatch(trace_id=order.trace_id, ended=f"the agent cannot trace: {error}"))
             return
         self._running = _Running(order, ifindex, until_ns / 10**9)
 

@@ -1,9 +1,57 @@
-"""Whether copies may leave a host as super-packets (decision 0011). Pure."""
+"""Which way copies leave a host, and whether they may as super-packets (docs/decisions/0011). Pure."""
 
-from pktmirror.kernel.netlink import Link
-from pktmirror.model.underlay import Segmentation
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pktmirror.agent.inventory import Device
+from pktmirror.agent.shortcuts import Shortcut, shortcut
+from pktmirror.kernel.netlink import Link, Neighbour, Route
+from pktmirror.model.underlay import Address, Segmentation
 
 _BRIDGE = "bridge"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteQuery:
+    """A question to the route table: how would this host send to ``address``."""
+
+    address: Address
+    table: int
+    device: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The answer: the device, the next hop, and how large an outer packet may be on the whole way.
+
+    ``source`` is the route's preferred source; None where it has none. ``splits``: what leaves by the device is split
+    and gets its checksums completed by the kernel, or by the hardware. ``is_card``: the device is one.
+    ``shortcut``: the short way, where there is one.
+    """
+
+    ifindex: int
+    next_hop: Address
+    mtu: int
+    source: Address | None = None
+    splits: bool = False
+    is_card: bool = False
+    shortcut: Shortcut | None = None
+
+
+def way_of(
+    query: RouteQuery,
+    route: Route | None,
+    links: Mapping[int, Link],
+    neighbours: Mapping[tuple[int, str], Neighbour],
+    devices: Iterable[Device],
+) -> Way | None:
+    """What the kernel's route for the query comes to; None where nothing can be sent by it."""
+    link = None if route is None else links.get(route.ifindex)
+    if route is None or link is None or not link.up:
+        return None
+    mtu = min(route.mtu or link.mtu, link.mtu)
+    short = shortcut(route, query.address, links, neighbours, devices)
+    return Way(route.ifindex, route.next_hop, mtu, route.source, splits(link), is_card(link), short)
 
 
 def is_card(link: Link) -> bool:

@@ -10,7 +10,7 @@ from pktmirror.aws.errors import ApiError
 from pktmirror.aws.query import BODY_BYTES_MAX, Call, parse
 from pktmirror.aws.response import CONTENT_TYPE, failure, success
 from pktmirror.aws.service import SERVICES
-from pktmirror.aws.sigv4 import Identity, SignedRequest, claimed_service, verify
+from pktmirror.aws.sigv4 import SignedRequest, Signer, claimed_service, verify
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -18,8 +18,8 @@ __all__ = [
     "SERVICES",
     "ApiError",
     "Call",
-    "Identity",
     "SignedRequest",
+    "Signer",
     "claimed_service",
     "errors",
     "failure",

@@ -44,7 +44,7 @@ class SignedRequest:
 
 
 @dataclass(frozen=True)
-class Identity:
+class Signer:
     """Whose secret made the signature, and for which region and service it was made."""
 
     access_key_id: str
@@ -75,8 +75,8 @@ def verify(
     *,
     services: frozenset[str],
     skew_s_max: int = SKEW_S_MAX,
-) -> Identity:
-    """The identity behind a signature, or an ApiError.
+) -> Signer:
+    """Who made the signature, or an ApiError.
 
     ``secret_of`` gives the secret of an access key id, None for one that does not exist; ``now`` has a zone.
     Errors: MissingAuthenticationToken; UnsupportedOperation (presigned); InvalidClientTokenId (a session token:
@@ -107,7 +107,7 @@ def verify(
         raise _mismatch(claim.service) from None
     if not hmac.compare_digest(computed, claim.signature):
         raise _mismatch(claim.service)
-    return Identity(claim.access_key_id, claim.region, claim.service)
+    return Signer(claim.access_key_id, claim.region, claim.service)
 
 
 def claimed_service(request: SignedRequest, *, services: frozenset[str], otherwise: str = "ec2") -> str:

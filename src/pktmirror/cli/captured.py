@@ -20,8 +20,7 @@ from pktmirror.cli.explanation import (
 )
 from pktmirror.desired import DesiredState, Destination
 from pktmirror.model.evaluation import Surroundings
-from pktmirror.model.exclusions import ICMPV6
-from pktmirror.model.filter import TCP, UDP, Direction
+from pktmirror.model.filter import ICMPV6, TCP, UDP, Direction
 from pktmirror.model.ledger import InterfaceOutcome
 from pktmirror.packet.blocks import LINKTYPE_ETHERNET, Packet
 from pktmirror.packet.copies import Outer, outer_of, outer_quoted

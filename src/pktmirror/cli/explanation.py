@@ -10,13 +10,10 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from pktmirror.model.evaluation import Address, Candidate, Decision, Surroundings, evaluate, is_amazon_dns
-from pktmirror.model.exclusions import ICMPV6, Exclusion
-from pktmirror.model.filter import TCP, UDP, Direction, Filter, PortRange, Rule
+from pktmirror.model.exclusions import Exclusion
+from pktmirror.model.filter import ICMP, ICMPV6, PROTOCOLS, TCP, UDP, Direction, Filter, PortRange, Rule
 from pktmirror.model.refusal import Refusal
 
-ICMP = 1
-PROTOCOLS = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "gre": 47, "esp": 50, "ah": 51, "icmpv6": ICMPV6, "sctp": 132}
-"""IANA's names of the protocols that people write by name."""
 _BRACKETED = re.compile(r"\[(?P<address>[^]]*:[^]]*)\](?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _WITH_PORT = re.compile(r"(?P<address>[0-9.]+):(?P<port>[0-9]{1,5})", re.ASCII)
 _NAMES = {number: name for name, number in PROTOCOLS.items()}

@@ -98,7 +98,7 @@ def stop(
     Example: [bold]pktmirror agent stop --detach[/bold]
     """
     name = host_id or default_host_id(netns_name)
-    stopped = agent.stop(bpffs, name)
+    stopped = agent.stop_agent(bpffs, name)
     typer.echo("the agent has ended" if stopped else "no agent was at work", err=True)
     if detach:
         services.purge(netns_name, name, bpffs)

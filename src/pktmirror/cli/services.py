@@ -55,6 +55,10 @@ def serve(
         list[str] | None,
         typer.Option(help="A name or address by which AWS clients reach --listen-tls, as often as needed."),
     ] = None,
+    new_ca: Annotated[
+        bool,
+        typer.Option("--new-ca", help="Take another CA where the hosts' own is lost: all of them have to join again."),
+    ] = False,
     region: Annotated[str, typer.Option(help="The region by which clients know this place.")] = control.DEFAULT_REGION,
     quota: Annotated[
         list[str] | None,
@@ -77,6 +81,7 @@ def serve(
         store=store,
         listen_tls=listen_tls,
         tls_names=tuple(tls_name or ()),
+        new_ca=new_ca,
     )
     control.serve(
         listen,
@@ -130,6 +135,13 @@ def agent_(
     ] = agent.NAMESPACE_GONE_S,
     budget_packets_per_second: BudgetPackets = None,
     budget_bits_per_second: BudgetBits = None,
+    lease_s: Annotated[
+        int,
+        typer.Option(
+            help="Copy no more when the control plane has not answered for so long, whether the agent runs or not; "
+            "what is not copied counts as lease ended. 0: mirroring goes on as last desired."
+        ),
+    ] = 0,
     engine: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,6 +172,7 @@ def agent_(
         bpffs_root=bpffs,
         namespace_gone_s=namespace_gone_s,
         budget=budget_of(budget_packets_per_second, budget_bits_per_second),
+        lease_s=lease_s,
         engines=agent.engines_of(engine or ()),
     )
     agent.run(settings, stop_at_signals())

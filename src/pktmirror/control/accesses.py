@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pktmirror.aws import Call
+from pktmirror.aws import Call, errors
 from pktmirror.control.declaration import place_of
 from pktmirror.control.operations import tags
 from pktmirror.control.principals import PARTITION, Principal
 from pktmirror.control.store import Transaction
 from pktmirror.iam import Access
 
-Context = dict[str, Sequence[str]]
+RequestContext = dict[str, Sequence[str]]
 
 NEEDS_NO_PERMISSION = {("sts", "GetCallerIdentity")}
 """Whoever has a key may ask whose it is, as on AWS."""
@@ -95,7 +95,7 @@ def _on_resources(action: str, call: Call, place: Place) -> Iterator[Access]:
     created = _CREATED.get(call.operation)
     if created is not None:
         given = _request_tags(_tags_of_specifications(asked.get("TagSpecifications")))
-        account: Context = {"aws:ResourceAccount": [place.account_id]}
+        account: RequestContext = {"aws:ResourceAccount": [place.account_id]}
         yield Access(action, place.arn(created, "*"), given | account)
         if given:
             yield Access(
@@ -107,7 +107,9 @@ def _on_resources(action: str, call: Call, place: Place) -> Iterator[Access]:
 
 def _tagging(action: str, call: Call, place: Place) -> Iterator[Access]:
     given = _request_tags(_dictionaries(call.parameters.get("Tags")))
-    for id_ in _texts(call.parameters.get("Resources")):
+    ids = _texts(call.parameters.get("Resources"))
+    tags.refuse_too_many(ids)  # before each is decided about
+    for id_ in ids:
         type_ = tags.resource_type(id_) or "unknown"
         keys = given
         if call.operation == "DeleteTags" and not given:
@@ -116,9 +118,9 @@ def _tagging(action: str, call: Call, place: Place) -> Iterator[Access]:
         yield Access(action, place.arn(type_, id_), _of_resource(type_, id_, place) | keys)
 
 
-def _of_resource(type_: str, id_: str, place: Place) -> Context:
+def _of_resource(type_: str, id_: str, place: Place) -> RequestContext:
     """What is known of a resource that is there, and the caller's; else whose it would be."""
-    context: Context = {"aws:ResourceAccount": [place.account_id]}
+    context: RequestContext = {"aws:ResourceAccount": [place.account_id]}
     for key, value in place.transaction.tags.of(id_).items():
         context[f"aws:ResourceTag/{key}"] = context[f"ec2:ResourceTag/{key}"] = [value]
     if type_ != tags.INTERFACE:
@@ -137,7 +139,7 @@ def _of_resource(type_: str, id_: str, place: Place) -> Context:
     return context
 
 
-def _attributes(call: Call) -> Context:
+def _attributes(call: Call) -> RequestContext:
     """What a Modify call sets or removes, and to what it sets it."""
     if not call.operation.startswith("Modify"):
         return {}
@@ -145,7 +147,9 @@ def _attributes(call: Call) -> Context:
     removed = [name.title().replace("-", "") for name in _texts(call.parameters.get("RemoveFields"))]
     if call.operation == "ModifyTrafficMirrorSession" and "TrafficMirrorFilterId" in call.parameters:
         asked["TrafficMirrorFilterId"] = call.parameters["TrafficMirrorFilterId"]
-    context: Context = {f"ec2:Attribute/{name}": [str(value)] for name, value in asked.items() if _is_scalar(value)}
+    context: RequestContext = {
+        f"ec2:Attribute/{name}": [str(value)] for name, value in asked.items() if _is_scalar(value)
+    }
     return context | {"ec2:Attribute": sorted({*asked, *removed})}
 
 
@@ -153,12 +157,14 @@ def _is_scalar(value: object) -> bool:
     return isinstance(value, str | int)
 
 
-def _request_tags(given: Sequence[Mapping[str, Any]]) -> Context:
+def _request_tags(given: Sequence[Mapping[str, Any]]) -> RequestContext:
     """Empty where no tag is given."""
     by_key = {str(tag["Key"]): tag.get("Value") for tag in given if "Key" in tag}
     if not by_key:
         return {}
-    context: Context = {f"aws:RequestTag/{key}": [str(value or "")] for key, value in by_key.items()}
+    if len(by_key) > tags.KEYS_MAX:
+        raise errors.invalid_parameter_value(f"A call takes at most {tags.KEYS_MAX} tag keys")
+    context: RequestContext = {f"aws:RequestTag/{key}": [str(value or "")] for key, value in by_key.items()}
     return context | {"aws:TagKeys": tuple(by_key)}
 
 

@@ -1,38 +1,76 @@
-"""Whether a principal may do what a call needs; and EC2's words where it may not. Pure but for the store's records."""
+"""Whether a principal may do what a call needs; and EC2's words where it may not. Pure but for the store's records.
+
+A decision takes as long as policies and request are long, so it is made outside of any writing transaction; that one
+asks only whether its `Question` is still the same.
+"""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from pktmirror.aws import ApiError
+from pktmirror.aws import ApiError, errors
 from pktmirror.control.principals import Origin, Principal
+from pktmirror.control.records import UserPolicyRecord
 from pktmirror.control.store import Transaction
 from pktmirror.iam import Access, Effect, Malformed, Policy, decide, parse
 
+CHARACTERS_MAX = 1024
+"""Of an id, and of a value that a condition could look at: all that is meant is shorter."""
 
-def authorize(
-    transaction: Transaction,
-    principal: Principal,
-    origin: Origin,
-    needed: Iterable[Access],
-    *,
-    service: str,
-    region: str,
-    now_s: float,
-) -> None:
-    """Raises UnauthorizedOperation, or AccessDenied of another service than ec2, where one of the accesses is refused.
+COMPARISONS_MAX = 500_000
+"""Of one call: patterns of the user's policies, by resources, by the tags of each."""
 
-    The root of an account may do everything in it, as on AWS.
-    """
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """All that a decision depends on, but for the time. Nothing is needed and no policy asked where the root calls:
+    it may do everything in its account, as on AWS."""
+
+    principal: Principal
+    needed: tuple[Access, ...] = ()
+    policies: tuple[UserPolicyRecord, ...] = ()
+
+    @classmethod
+    def of(cls, transaction: Transaction, principal: Principal, needed: Callable[[], Iterable[Access]]) -> "Question":
+        if principal.is_root:
+            return cls(principal)
+        return cls(principal, tuple(needed()), tuple(transaction.user_policies.where(user_id=principal.user_id)))
+
+
+def authorize(question: Question, origin: Origin, *, service: str, region: str, now_s: float) -> None:
+    """Raises UnauthorizedOperation, or AccessDenied of another service than ec2, where an access is refused."""
+    principal = question.principal
     if principal.is_root:
         return
-    policies = _policies(transaction, principal, service)
+    policies = _policies(question, service)
     own = context_of(principal, origin, region, now_s)
-    for access in needed:
-        verdict = decide(policies, replace(access, context={**access.context, **own}))
+    _refuse_what_is_too_much(policies, question.needed)
+    for access in question.needed:
+        asked = replace(access, context={**access.context, **own})
+        _refuse_what_is_long(asked)
+        verdict = decide(policies, asked)
         if verdict.effect is not Effect.ALLOWED:
             raise refusal(principal, access, verdict.effect, service)
+
+
+def _refuse_what_is_too_much(policies: Sequence[Policy], needed: Sequence[Access]) -> None:
+    patterns = sum(len(policy.patterns) for policy in policies)
+    comparisons = patterns * sum(max(map(len, access.context.values()), default=1) for access in needed)
+    if comparisons > COMPARISONS_MAX:
+        raise errors.invalid_parameter_value(
+            f"The user's policies have {patterns} patterns, and the call names {len(needed)} resources: that is too "
+            "much for one call. Name fewer in each"
+        )
+
+
+def _refuse_what_is_long(access: Access) -> None:
+    for name, texts in (("the resource's id", [access.resource]), *access.context.items()):
+        longest = max(map(len, texts), default=0)
+        if longest > CHARACTERS_MAX:
+            raise errors.invalid_parameter_value(
+                f"{errors.echo(name)} has {longest} characters, and at most {CHARACTERS_MAX} are looked at"
+            )
 
 
 def context_of(principal: Principal, origin: Origin, region: str, now_s: float) -> Mapping[str, Sequence[str]]:
@@ -71,10 +109,10 @@ def _refused(service: str, said: str) -> ApiError:
     return ApiError("AccessDenied", said, 403)
 
 
-def _policies(transaction: Transaction, principal: Principal, service: str) -> list[Policy]:
+def _policies(question: Question, service: str) -> list[Policy]:
     """The policies of a user. One that cannot be read (another version has stored it) refuses everything."""
-    found = []
-    for record in transaction.user_policies.where(user_id=principal.user_id):
+    found, principal = [], question.principal
+    for record in question.policies:
         try:
             found.append(_parsed(record.document))
         except Malformed as error:

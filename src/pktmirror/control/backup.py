@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+
+from pktmirror.aws import ApiError
 from pktmirror.control import migrations, postgresql
-from pktmirror.control.statedir import STORE, StateDirectory, kept_files
+from pktmirror.control.statedir import STORE, StateDirectory, kept_files, sync
 from pktmirror.control.store import Store, Transaction
 from pktmirror.model.refusal import Refusal
 
@@ -35,29 +38,27 @@ class Contents:
 
 def back_up(state_dir: Path, url: str | None, file: Path, *, replace: bool) -> Contents:
     """Write a backup, whole or not at all; Refusal where there is a file already, unless ``replace`` is given."""
-    if file.exists() and not replace:
-        raise Refusal(f"{file} is there already.", do="name another file, or give --replace")
-    if url is None and not (state_dir / STORE).exists():
-        raise Refusal(f"There is no store in {state_dir}.", do="name the directory of `pktmirror serve` with --state")
-    kept = kept_files(state_dir)
-    store = Store.open(url or state_dir / STORE, migrate=False)
-    try:
-        with _fresh(file) as fresh:
-            copy = Store.open(fresh)
-            try:
-                with store.read() as transaction, copy.write() as into:
-                    into.take_over(transaction)
-                    contents = _contents(transaction)
-            finally:
-                copy.close()
-            _seal(fresh, kept)
-    finally:
-        store.close()
-    return contents
+    with _refusing(f"The backup {file} cannot be made.", "make it again: nothing is left of it"):
+        if file.exists() and not replace:
+            raise Refusal(f"{file} is there already.", do="name another file, or give --replace")
+        if url is None and not (state_dir / STORE).exists():
+            raise Refusal(
+                f"There is no store in {state_dir}.", do="name the directory of `pktmirror serve` with --state"
+            )
+        kept = kept_files(state_dir)
+        store = Store.open(url or state_dir / STORE, migrate=False)
+        try:
+            with _fresh(file) as fresh:
+                contents = _copy(store, fresh)
+                _seal(fresh, kept)
+        finally:
+            store.close()
+        return contents
 
 
 def restore(file: Path, state_dir: Path, url: str | None, *, replace: bool) -> Contents:
-    """Put what a backup holds in the place of what there is, in one transaction.
+    """Put what a backup holds in the place of what there is, in one transaction. The files are written before it, and
+    take their names after it.
 
     Refusal where a control plane runs, where the file is no backup or of a later version, and, unless ``replace`` is
     given, where there is a store already.
@@ -65,25 +66,54 @@ def restore(file: Path, state_dir: Path, url: str | None, *, replace: bool) -> C
     kept = _opened(file)
     state = StateDirectory.open(state_dir)
     try:
-        with _alone(url), _copied(file, state_dir) as copy:
-            store = Store.open(url or state.store)
-            try:
-                with copy.read() as transaction, store.write() as into:
-                    if (state.has_key or into.access_keys.count()) and not replace:
-                        raise Refusal(
-                            f"There is a store already: {store.name}, with its key in {state_dir}.",
-                            do="name another --state or --store, or give --replace: what is there is lost then",
-                        )
-                    seen = into.revision
-                    into.take_over(transaction)
-                    into.leap_revision(seen)
-                    contents = _contents(into)
-            finally:
-                store.close()
-        state.put_back(kept)
+        with (
+            _refusing(f"{file} cannot be restored.", "restore it again: what is there is as it was, or restored whole"),
+            _alone(url),
+            _copied(file, state_dir) as copy,
+            state.putting_back(kept),
+        ):
+            return _put_in_place(copy, url or state.store, state, replace)
     finally:
         state.close()
-    return contents
+
+
+def _copy(store: Store, fresh: Path) -> Contents:
+    copy = Store.open(fresh)
+    try:
+        with store.read() as transaction, copy.write() as into:
+            into.take_over(transaction)
+            return _contents(transaction)
+    finally:
+        copy.close()
+
+
+def _put_in_place(copy: Store, where: Path | str, state: StateDirectory, replace: bool) -> Contents:
+    store = Store.open(where)
+    try:
+        with copy.read() as transaction, store.write() as into:
+            if (state.has_key or into.access_keys.count()) and not replace:
+                raise Refusal(
+                    f"There is a store already: {store.name}, with its key in {state.path}.",
+                    do="name another --state or --store, or give --replace: what is there is lost then",
+                )
+            seen = into.revision
+            into.take_over(transaction)
+            into.leap_revision(seen)
+            return _contents(into)
+    finally:
+        store.close()
+
+
+@contextmanager
+def _refusing(what: str, do: str) -> Iterator[None]:
+    """A server that is away, and a disk that is full, are for whoever asked to mend."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, psycopg.Error, ApiError) as error:
+        found = error.message if isinstance(error, ApiError) else str(error).strip()
+        raise Refusal(
+            what, found=found, do=f"see that the store's server runs and that there is room on the disk, and {do}"
+        ) from None
 
 
 def _contents(transaction: Transaction) -> Contents:
@@ -104,7 +134,7 @@ def _fresh(file: Path) -> Iterator[Path]:
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield fresh
         fresh.rename(file)
-        _sync(file.parent)
+        sync(file.parent)
     except OSError as error:
         raise Refusal(
             f"{file} cannot be written.", found=error.strerror or str(error), do="name a file in a writable directory"
@@ -120,7 +150,7 @@ def _seal(fresh: Path, kept: dict[str, str]) -> None:
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute(f"CREATE TABLE {_FILES} (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
         connection.executemany(f"INSERT INTO {_FILES} VALUES (?, ?)", sorted(kept.items()))
-    _sync(fresh)
+    sync(fresh)
 
 
 def _opened(file: Path) -> dict[str, str]:
@@ -158,11 +188,3 @@ def _alone(url: str | None) -> Iterator[None]:
         return
     with postgresql.alone(url):
         yield
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -1,4 +1,5 @@
-"""The control plane as a process: state directory, store, declaration of networks, one listening socket.
+"""The control plane as a process: state directory, store, declaration of networks, and its listening sockets,
+one without TLS and, where it is asked for, one with it.
 
 An edge module.
 """
@@ -22,11 +23,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from pktmirror.aws import ApiError
-from pktmirror.control.authority import HOST_S
+from pktmirror.control.authority import HOST_S, Authority
 from pktmirror.control.http import Endpoint
 from pktmirror.control.joins import Joins
-from pktmirror.control.plane import ControlPlane
-from pktmirror.control.statedir import KEY, Client, StateDirectory
+from pktmirror.control.plane import ControlPlane, Identity
+from pktmirror.control.statedir import CA, CA_KEY, KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
 from pktmirror.control.trail import Trail
@@ -40,6 +41,8 @@ DEFAULT_REGION = "local-1"  # botocore and the aws CLI take any host label, and 
 SHUTDOWN_S = 3
 STOP_POLL_S = 0.05
 RENEW_LOOK_S = 3600.0
+_CA_FINGERPRINT = "ca_fingerprint"
+"""The setting of the store that says by which CA its hosts have joined, if any have."""
 
 _REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _log = structlog.get_logger("control")
@@ -61,6 +64,8 @@ class Settings:
     listen_tls: str | None = None
     tls_names: tuple[str, ...] = ()
     host_certificate_s: float = HOST_S
+    new_ca: bool = False
+    """Whether another CA than the one that the store's hosts have joined may take its place: all have to join again."""
 
 
 def serve(
@@ -93,17 +98,19 @@ def serve(
         trail = Trail(state.path)
         stack.callback(trail.close)
         plane = _plane(store, trail, state, settings, declared, networks_file)
-        state.write_client(
-            Client(
-                endpoint_url=_url(listening),
-                region=settings.region,
-                access_key_id=plane.identity.access_key_id,
-                secret_access_key=plane.identity.secret_access_key,
+
+        def known_by(identity: Identity) -> None:
+            key_id, secret = identity.access_key_id, identity.secret_access_key
+            state.write_client(
+                Client(
+                    endpoint_url=_url(listening), region=settings.region, access_key_id=key_id, secret_access_key=secret
+                )
             )
-        )
+
+        plane.follow_identity(known_by)
         tls, joins = None, None
         # Also without TLS: replicas that are to have it share what the first of them has made.
-        authority = state.authority(time.time())
+        authority = _authority(store, state, settings)
         if secured is not None:
             names = (*own_names(secured.getsockname()[0]), *settings.tls_names)
             certificate = ServerCertificate(authority, names, state.write_server_certificate, time.time())
@@ -122,17 +129,46 @@ def serve(
         asyncio.run(_serve(endpoint, store, listening, tls, stack.enter_context(_stopping(stop))))
 
 
-def _check_shared_files(store: Store, state: StateDirectory) -> None:
+def _check_shared_files(store: Store, state: StateDirectory, new_ca: bool) -> None:
     """Refusal where a store that is in use needs files that this directory lacks: new ones would not fit."""
     with store.read() as transaction:
         is_in_use = transaction.access_keys.count() > 0
     lacking = [name for name in state.lacks() if store.url is not None or name == KEY]
+    if new_ca:
+        lacking = [name for name in lacking if name not in (CA, CA_KEY)]
     if is_in_use and lacking:
         raise Refusal(
             f"The store {store.name} is in use, and {state.path} lacks what belongs to it.",
             found=f"no {', '.join(lacking)}",
             do="copy these files of another control plane of this store, for their owner only, or restore a backup",
         )
+
+
+def _authority(store: Store, state: StateDirectory, settings: Settings) -> Authority:
+    """The CA of the store; a new one only where hosts have joined none yet, or where that is asked for.
+
+    Refusal where it is lost, or another's: hosts that have joined would be turned away without a word of why.
+    """
+    with store.write() as transaction:  # one of several that start at once is the first
+        known = transaction.setting(_CA_FINGERPRINT)
+        has_had_one = known is not None or transaction.host_certificates.count() > 0
+        if has_had_one and not state.has_authority and not settings.new_ca:
+            raise _refused_ca(state, f"no {CA}")
+        authority = state.authority(time.time())
+        fingerprint = authority.fingerprint.hex()
+        if known not in (None, fingerprint) and not settings.new_ca:
+            raise _refused_ca(state, f"one with the SHA-256 fingerprint {fingerprint[:16]}…, not {str(known)[:16]}…")
+        transaction.set_setting(_CA_FINGERPRINT, fingerprint)
+    return authority
+
+
+def _refused_ca(state: StateDirectory, found: str) -> Refusal:
+    return Refusal(
+        f"The CA in {state.path} is not the one that the hosts of this store have joined.",
+        found=found,
+        do=f"put back {CA} and {CA_KEY} of a backup or of another control plane of this store; or start once with "
+        "--new-ca, and then let each host join again (`pktmirror agent token`)",
+    )
 
 
 def _plane(
@@ -143,7 +179,7 @@ def _plane(
     declared: Declaration | None,
     file: Path | None,
 ) -> ControlPlane:
-    _check_shared_files(store, state)
+    _check_shared_files(store, state, settings.new_ca)
     try:
         plane = ControlPlane(
             store,

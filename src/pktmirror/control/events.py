@@ -17,6 +17,7 @@ from pktmirror.control.principals import Origin, Principal
 
 VERSION = "1.08"
 ELEMENT_BYTES_MAX = 100_000  # as CloudTrail: what is longer is left out, and said
+IDLE_ELEMENT_BYTES_MAX = 4_096  # of what changed nothing
 TEXT_CHARACTERS_MAX = 1024
 SECRETS = frozenset({"secretaccesskey", "sessiontoken", "password", "token", "authorization", "signature"})
 
@@ -29,7 +30,8 @@ Record = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Event:
     """What was asked, by whom and from where. ``principal`` None: nobody could be made out; ``claimed_key_id`` is the
-    access key id that the request bore, unproven. ``service`` is the signing name.
+    access key id that the request bore, unproven. ``service`` is the signing name. ``began``: a record says already
+    that it is carried out.
     """
 
     request_id: str
@@ -41,6 +43,7 @@ class Event:
     parameters: Mapping[str, object] | None = None
     principal: Principal | None = None
     claimed_key_id: str | None = None
+    began: bool = False
 
     @property
     def reads_only(self) -> bool:
@@ -49,6 +52,7 @@ class Event:
 
 def record(event: Event, result: Mapping[str, object] | None = None, error: ApiError | None = None) -> Record:
     """The record of an outcome: ``result`` of a call that changed something, ``error`` of one that was refused."""
+    is_idle = error is not None or event.reads_only
     made: Record = {
         "eventVersion": VERSION,
         "userIdentity": _identity(event),
@@ -58,8 +62,8 @@ def record(event: Event, result: Mapping[str, object] | None = None, error: ApiE
         "awsRegion": event.region,
         "sourceIPAddress": event.origin.source_ip,
         "userAgent": event.origin.user_agent[:TEXT_CHARACTERS_MAX],
-        "requestParameters": _bounded(event.parameters),
-        "responseElements": None if event.reads_only or error is not None else _bounded(result),
+        "requestParameters": _bounded(event.parameters, IDLE_ELEMENT_BYTES_MAX if is_idle else ELEMENT_BYTES_MAX),
+        "responseElements": None if is_idle else _bounded(result, ELEMENT_BYTES_MAX),
         "requestID": event.request_id,
         "eventID": str(uuid.uuid4()),
         "readOnly": event.reads_only,
@@ -98,14 +102,14 @@ def _code(service: str, error: ApiError) -> str:
     return f"{'Server' if error.status >= 500 else 'Client'}.{error.code}"
 
 
-def _bounded(found: Mapping[str, object] | None) -> object:
+def _bounded(found: Mapping[str, object] | None, bytes_max: int) -> object:
     if not found:
         return None
     written = _written(found)
     size = len(msgspec.json.encode(written))
-    if size <= ELEMENT_BYTES_MAX:
+    if size <= bytes_max:
         return written
-    return {"omitted": True, "originalSize": size, "reason": f"more than {ELEMENT_BYTES_MAX} bytes"}
+    return {"omitted": True, "originalSize": size, "reason": f"more than {bytes_max} bytes"}
 
 
 def _written(value: object) -> object:

@@ -91,11 +91,11 @@ class Exchange:
         with self._lock:
             self._known[item.kind, item.name] = item.told_at_s
 
-    def remove(self, kind: str, name: str) -> None:
+    def remove(self, kind: str, name: str, within: Transaction) -> None:
+        """As soon as the transaction is committed."""
         if not self.is_shared:
             return
-        with self._store.apart() as connection:
-            connection.execute(delete(_TABLE).where(_TABLE.c.kind == kind, _TABLE.c.name == name))
+        within.connection.execute(delete(_TABLE).where(_TABLE.c.kind == kind, _TABLE.c.name == name))
         with self._lock:
             self._known.pop((kind, name), None)
 

@@ -25,6 +25,9 @@ from pktmirror.model.ledger import Tally
 
 ENDED_MAX = 10_000
 """So many ended sessions are remembered; the oldest are forgotten first, and then count for no stream any more."""
+WAYS_MAX = 32
+"""So many pairs of outer addresses of a session are noted on the word of agents, who could go on for ever: each is kept
+as long as the session, and told to all hosts. Those of an operator's changes are noted always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +60,44 @@ def subject(stream: Stream) -> str:
     return " ".join(map(str, stream))
 
 
-def sessions_changed(transaction: Transaction, sessions: Iterable[SessionRecord]) -> None:
-    """Note the streams that these sessions use from now on.
+def ways_of(streams: Iterable[Stream]) -> set[tuple[str, str]]:
+    """The pairs of outer addresses that are in use."""
+    return {(outer_source, outer_destination) for _, outer_source, outer_destination in streams}
+
+
+def sessions_changed(
+    transaction: Transaction, sessions: Iterable[SessionRecord], *, ways_max: int | None = None
+) -> None:
+    """Note the streams that these sessions use from now on; where there are ``ways_max`` already, no other ones.
 
     Where the outer source is the host's, each that the session is known to have had; `agent_told` adds to them.
     """
     for session in sessions:
-        _note(transaction, session, None)
+        _note(transaction, session, None, ways_max)
         for stream in transaction.streams.where(session_id=session.session_id):
-            _note(transaction, session, stream.outer_source)
+            _note(transaction, session, stream.outer_source, ways_max)
 
 
 def agent_told(transaction: Transaction, outer_sources: Mapping[str, str]) -> dict[str, str]:
-    """Note the streams of sessions whose agent says which outer source they use, by session id; those noted."""
+    """Note the streams of sessions whose agent says which outer source they use, by session id; those that are noted,
+    or never will be as there are too many of the session."""
     noted: dict[str, str] = {}
     for session_id, outer_source in outer_sources.items():
         session = transaction.sessions.get(session_id)
-        if session is not None and _note(transaction, session, outer_source):
+        if session is not None and _note(transaction, session, outer_source, WAYS_MAX):
             noted[session_id] = outer_source
     return noted
 
 
-def interfaces_changed(transaction: Transaction, interfaces: Iterable[InterfaceRecord]) -> None:
-    """Note the streams of all sessions from or to these interfaces."""
+def interfaces_changed(
+    transaction: Transaction, interfaces: Iterable[InterfaceRecord], *, ways_max: int | None = None
+) -> None:
+    """Note the streams of all sessions from or to these interfaces, as `sessions_changed` does."""
     for interface in interfaces:
-        sessions_changed(transaction, transaction.sessions.where(interface_id=interface.interface_id))
+        changed = transaction.sessions.where(interface_id=interface.interface_id)
         for target in transaction.targets.where(resource=interface.interface_id):
-            sessions_changed(transaction, transaction.sessions.where(target_id=target.target_id))
+            changed += transaction.sessions.where(target_id=target.target_id)
+        sessions_changed(transaction, changed, ways_max=ways_max)
 
 
 def sessions_ended(transaction: Transaction, sent_by: Mapping[str, Tally], now_s: float) -> None:
@@ -147,8 +161,8 @@ def carry_stream(transaction: Transaction, stream: StreamReport) -> None:
         )
 
 
-def _note(transaction: Transaction, session: SessionRecord, told: str | None) -> bool:
-    """Whether the session uses a stream, which is noted then."""
+def _note(transaction: Transaction, session: SessionRecord, told: str | None, ways_max: int | None) -> bool:
+    """Whether the session uses a stream, which is noted then, unless it would be one way more than ``ways_max``."""
     source = transaction.interfaces.get(session.interface_id)
     target = transaction.targets.get(session.target_id)
     if source is None or target is None or source.primary_address is None:
@@ -157,9 +171,14 @@ def _note(transaction: Transaction, session: SessionRecord, told: str | None) ->
     aimed = transaction.interfaces.get(getattr(target.target, "interface_id", ""))
     if aimed is not None:
         ids[aimed.interface_id] = aimed
-    known = Resources(0, ids, {target.target_id: target}, {}, (), (session,), transaction.networks)
-    match stream_of(session, known, told):
+    around = Resources(0, ids, {target.target_id: target}, {}, (), (session,), transaction.networks)
+    match stream_of(session, around, told):
         case (vni, outer_source, outer_destination) as stream:
+            if ways_max is not None:
+                noted = transaction.streams.where(session_id=session.session_id)
+                ways = ways_of((known.vni, known.outer_source, known.outer_destination) for known in noted)
+                if len(ways) >= ways_max and (outer_source, outer_destination) not in ways:
+                    return True
             entry = f"{session.session_id} {subject(stream)}"
             transaction.streams.put(StreamRecord(entry, session.session_id, vni, outer_source, outer_destination))
             return True

@@ -285,6 +285,7 @@ class Endpoint:
             try:
                 await self._changing(self._plane.forget_interfaces, time.time())
                 await run_in_threadpool(self._plane.hear, time.time())
+                await run_in_threadpool(self._plane.look_after_identity)
             except Exception:  # the next turn may succeed; what failed is in the log
                 _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
@@ -342,10 +343,10 @@ class Endpoint:
             request_id=str(uuid.uuid4()),
             at_s=time.time(),
             region=self._plane.region,
-            origin=Origin(
+            origin=Origin.of(
                 request.client.host if request.client else "",
                 request.headers.get("user-agent", ""),
-                came_by_tls(request),
+                secure=came_by_tls(request),
             ),
             service=service,
             operation=operation,
@@ -355,16 +356,21 @@ class Endpoint:
     def _own(
         self, answer: Callable[[Request], Awaitable[Response]], action: str | None = None
     ) -> Callable[[Request], Awaitable[Response]]:
-        """A route of our own API: the same errors, as JSON. ``action`` is what a policy calls it, where it is signed;
-        a signed route without one is ``pktmirror:Other``."""
+        """A route of our own API: the same errors, as JSON.
+
+        With an ``action``, as a policy calls it, only who has signed and may do that gets to ``answer``, and the body
+        is ``request.state.body``. Without one ``answer`` is open, or asks for a token or a certificate itself.
+        """
 
         async def guarded(request: Request) -> Response:
-            event = self._event(request, OWN_SERVICE, action or "Other")
+            event = self._event(request, OWN_SERVICE, action or "")
             asked = {**request.path_params, **request.query_params}
             request.state.event = replace(event, parameters=asked)
             try:
+                if action is not None:
+                    request.state.body = await self._require_signature(request)
                 response = await answer(request)
-                if request.state.event.principal is not None and request.method == "GET":
+                if action is not None and request.method == "GET":
                     await run_in_threadpool(self._plane.log_read, request.state.event)
                 return response
             except ApiError as refusal:
@@ -375,7 +381,7 @@ class Endpoint:
                 _log.exception("a request failed", path=request.url.path)
                 error = errors.internal_error()
             self._plane.refused.count(error.code)
-            if action is not None or request.state.event.principal is not None:
+            if action is not None:
                 await run_in_threadpool(self._plane.refused_call, request.state.event, error)
             return _json({"code": error.code, "message": error.message}, error.status)
 
@@ -429,15 +435,13 @@ class Endpoint:
         return await self._polled(request, self.probes, asked)
 
     async def _probes_answered(self, request: Request) -> Response:
-        await self._require_agent(request)
         host_id = _name(request)
-        body = await _body(request, BODY_BYTES_MAX)
+        body = await self._agents_body(request, BODY_BYTES_MAX)
         answers = _decoded(lambda document: msgspec.json.decode(document, type=tuple[ProbeAnswer, ...]), body)
         await run_in_threadpool(self._plane.probes_answered, host_id, answers, time.time())
         return Response(status_code=204)
 
     async def _ask_probe(self, request: Request) -> Response:
-        await self._require_signature(request)
         within_s = _number(request, "within_s", PROBE_WITHIN_S)
         if not 0 < within_s <= WAIT_S_MAX:
             raise errors.invalid_value("within_s", str(within_s), f"Expected a number up to {WAIT_S_MAX:.0f}")
@@ -446,13 +450,11 @@ class Endpoint:
         return _json(asked)
 
     async def _probe(self, request: Request) -> Response:
-        await self._require_signature(request)
         return _json(await run_in_threadpool(self._plane.probe, _name(request), time.time()))
 
     async def _agent_report(self, request: Request) -> Response:
-        await self._require_agent(request)
         host_id = _name(request)
-        report = _decoded(decode_report, await _body(request, REPORT_BYTES_MAX))
+        report = _decoded(decode_report, await self._agents_body(request, REPORT_BYTES_MAX))
         if report.host_id != host_id:
             raise errors.invalid_parameter_value(
                 f"The report is of host {errors.echo(report.host_id)} and was sent for {host_id}"
@@ -473,16 +475,15 @@ class Endpoint:
         return waited or Response(status_code=204)
 
     async def _agent_traced(self, request: Request) -> Response:
-        await self._require_agent(request)
         host_id = _name(request)
-        body = await _body(request, REPORT_BYTES_MAX)
+        body = await self._agents_body(request, REPORT_BYTES_MAX)
         batch = _decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
         wanted = await run_in_threadpool(self._plane.trace_told, host_id, batch, time.time())
         self.traces.reached(self._plane.traces.changes)
         return _json({"wanted": wanted})
 
     async def _ask_trace(self, request: Request) -> Response:
-        body = await self._require_signature(request)
+        body: bytes = request.state.body
         wish = _decoded(lambda document: msgspec.json.decode(document, type=TraceWish), body)
         try:
             wish.selection.networks()
@@ -493,7 +494,6 @@ class Endpoint:
         return _json(asked)
 
     async def _traced(self, request: Request) -> Response:
-        await self._require_signature(request)
         trace_id, after = _name(request), int(_number(request, "after", 0))
         await run_in_threadpool(self._plane.trace_awaited, trace_id, time.time())
         knows_it_began = _number(request, "began", 0) != 0
@@ -507,7 +507,6 @@ class Endpoint:
         return waited or _json(self._plane.traces.read(trace_id, after, time.time()))
 
     async def _stop_trace(self, request: Request) -> Response:
-        await self._require_signature(request)
         await run_in_threadpool(self._plane.stop_trace, _name(request), time.time())
         self.traces.reached(self._plane.traces.changes)
         return Response(status_code=204)
@@ -529,20 +528,17 @@ class Endpoint:
                 return None
 
     async def _monitor_report(self, request: Request) -> Response:
-        await self._require_agent(request)
         monitor_id = _name(request)
-        body = await _body(request, REPORT_BYTES_MAX)
+        body = await self._agents_body(request, REPORT_BYTES_MAX)
         report = _decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
         if not self._plane.monitor_reported(monitor_id, report, time.time()):
             raise ApiError("MonitorLimitExceeded", "Too many monitors report here; restart to forget those gone")
         return Response(status_code=204)
 
-    async def _status(self, request: Request) -> Response:
-        await self._require_signature(request)
+    async def _status(self, _request: Request) -> Response:
         return _json(await run_in_threadpool(self._plane.status, time.time()))
 
     async def _ledger(self, request: Request) -> Response:
-        await self._require_signature(request)
         with_rules = _number(request, "rules", 0.0) != 0
         return _json(await run_in_threadpool(self._plane.ledger, time.time(), with_rules=with_rules))
 
@@ -550,63 +546,54 @@ class Endpoint:
         self._require_token(request, self._metrics_token, "metrics-token")
         return Response(await run_in_threadpool(self._plane.metrics, time.time()), 200, media_type=EXPOSITION_TYPE)
 
-    async def _interfaces(self, request: Request) -> Response:
-        await self._require_signature(request)
+    async def _interfaces(self, _request: Request) -> Response:
         return _json(await run_in_threadpool(self._plane.interfaces))
 
     async def _desired(self, request: Request) -> Response:
-        await self._require_signature(request)
         return Response(encode(await run_in_threadpool(self._plane.desired, _name(request))), 200)
 
     async def _forget_host(self, request: Request) -> Response:
-        await self._require_signature(request)
         await self._changing(self._plane.forget_host, _name(request), time.time())
         return Response(status_code=204)
 
     async def _forget_interface(self, request: Request) -> Response:
-        await self._require_signature(request)
         await self._changing(self._plane.forget_interface, _name(request), time.time())
         return Response(status_code=204)
 
-    async def _accounts(self, request: Request) -> Response:
-        await self._require_signature(request)
+    async def _accounts(self, _request: Request) -> Response:
         return _json(await run_in_threadpool(self._plane.accounts))
 
     async def _create_account(self, request: Request) -> Response:
-        await self._require_signature(request)
         return _json(await self._changing(self._plane.create_account, _name(request), time.time()))
 
     async def _delete_account(self, request: Request) -> Response:
-        await self._require_signature(request)
         await self._changing(self._plane.delete_account, _name(request), time.time())
         return Response(status_code=204)
 
     async def _assign(self, request: Request) -> Response:
-        text = _text(await self._require_signature(request)).strip()
+        text = _text(request.state.body).strip()
         if (request.method == "PUT") != bool(text):
             raise errors.invalid_parameter_value("PUT takes the name of an account as its body, and DELETE none")
         await self._changing(self._plane.assign, _name(request), text, time.time())
         return Response(status_code=204)
 
-    async def _networks(self, request: Request) -> Response:
-        await self._require_signature(request)
+    async def _networks(self, _request: Request) -> Response:
         return _json(await run_in_threadpool(self._plane.declared))
 
     async def _declare(self, request: Request) -> Response:
-        text = _text(await self._require_signature(request))
+        text = _text(request.state.body)
         return _json(await self._changing(self._plane.declare, text, time.time()))
 
     async def _set_address(self, request: Request) -> Response:
-        text = _text(await self._require_signature(request))
+        text = _text(request.state.body)
         address = None if request.method == "DELETE" else text.strip()
         return _json(await self._changing(self._plane.set_address, _name(request), address, time.time()))
 
-    async def _templates(self, request: Request) -> Response:
-        await self._require_signature(request)
+    async def _templates(self, _request: Request) -> Response:
         return _json(await run_in_threadpool(self._plane.templates))
 
     async def _put_template(self, request: Request) -> Response:
-        body = await self._require_signature(request)
+        body: bytes = request.state.body
         template = _decoded(lambda document: msgspec.json.decode(document, type=Template), body)
         if template.name != _template_name(request):
             raise errors.invalid_parameter_value(
@@ -615,14 +602,17 @@ class Endpoint:
         return _json(await self._changing(self._plane.put_template, template, time.time()))
 
     async def _delete_template(self, request: Request) -> Response:
-        await self._require_signature(request)
         await self._changing(self._plane.delete_template, _template_name(request), time.time())
         return Response(status_code=204)
 
     async def _changing(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""
         result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
-        self.revisions.reached(await run_in_threadpool(self._revision))
+        try:
+            self.revisions.reached(await run_in_threadpool(self._revision))
+        except ApiError:  # the change has happened all the same, and is answered so
+            _log.warning("which revision a change made cannot be read; all who wait look for themselves")
+            self.revisions.wake()
         return result
 
     def _revision(self) -> int:
@@ -632,7 +622,7 @@ class Endpoint:
         return Response(self._hosts_join().ca_pem, 200, media_type="application/x-pem-file")
 
     async def _make_join_token(self, request: Request) -> Response:
-        body = await self._require_signature(request)
+        body: bytes = request.state.body
         wish = _decoded(lambda document: msgspec.json.decode(document, type=TokenWish), body)
         if wish.host_id is not None:
             _host_id(wish.host_id)
@@ -656,10 +646,10 @@ class Endpoint:
             raise ApiError("AuthFailure", "A certificate is renewed by TLS alone", 403)
         body = await _body(request, BODY_BYTES_MAX)
         asked = _decoded(lambda document: msgspec.json.decode(document, type=RenewalRequest), body)
-        return _json(await run_in_threadpool(self._hosts_join().renew, _name(request), asked.csr, time.time()))
+        renew = self._hosts_join().renew
+        return _json(await run_in_threadpool(renew, shown(request), _name(request), asked.csr, time.time()))
 
     async def _revoke(self, request: Request) -> Response:
-        await self._require_signature(request)
         await run_in_threadpool(self._hosts_join().revoke, _name(request), time.time())
         self.wake()
         _log.info("the certificates of a host are revoked", host=_name(request))
@@ -680,6 +670,13 @@ class Endpoint:
             refuse = self._hosts_join().refuse_stranger
             await run_in_threadpool(refuse, shown(request), _name(request), time.time())
 
+    async def _agents_body(self, request: Request, bytes_max: int) -> bytes:
+        """What an agent sends, if it still is that agent when all of it is here: it may be revoked meanwhile."""
+        await self._require_agent(request)
+        body = await _body(request, bytes_max)
+        await self._require_agent(request)
+        return body
+
     def _require_token(self, request: Request, expected: bytes, file: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected):
@@ -695,7 +692,7 @@ class Endpoint:
         event = request.state.event = replace(request.state.event, principal=principal)
         await run_in_threadpool(self._plane.allow, event.operation, principal, event.origin, time.time())
         if request.method != "GET":
-            await run_in_threadpool(self._plane.log_change, event)
+            request.state.event = await run_in_threadpool(self._plane.log_change, event)
         return signed.body
 
 

@@ -2,7 +2,8 @@
 
 By instance and direction, summed over its interfaces and their sessions, since the control plane started: the counters
 of a session are for its life, so a sum of them would fall with each session that is deleted. What the counters had come
-to when a host reports for the first time is of before, and is left out.
+to when a host reports for the first time is of before, and is left out. An instance may have interfaces of several
+accounts: each sees what its own sessions have mirrored, and so it stays when they end.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,60 +31,71 @@ class Mirrored:
         return Mirrored(self.mirrored + other.mirrored, self.skipped + other.skipped)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whose a session is, by the store's name of the account, and which instance it mirrors; empty for none."""
+
+    account: str
+    instance_id: str
+
+
 Figures = dict[Direction, Mirrored]
 Minutes = Mapping[int, Mapping[str, Figures]]
-"""By the minute (Unix seconds / 60) and the instance."""
+"""By the minute (Unix seconds / 60) and the instance, of one account."""
 
 
 @dataclass(slots=True)
 class Instances:
-    """The running sums; ``minutes`` are the same by the minute (Unix seconds / 60), the last KEPT_MINUTES of them."""
+    """The running sums, by instance; ``minutes`` are those of the last KEPT_MINUTES, by the minute (Unix seconds / 60),
+    and of each account for itself."""
 
     totals: dict[str, Figures] = field(default_factory=dict)
-    minutes: dict[int, dict[str, Figures]] = field(default_factory=dict)
+    minutes: dict[int, dict[Source, Figures]] = field(default_factory=dict)
     _sessions: dict[str, Figures] = field(default_factory=dict)  # by session id, at the last report
-    _owners: dict[str, str] = field(default_factory=dict)  # instances by session id
+    _sources: dict[str, Source] = field(default_factory=dict)  # by session id
     _hosts: set[str] = field(default_factory=set)
 
-    def told(self, report: Report, instance_of: Callable[[str], str | None], now_s: float) -> None:
-        """Take in an agent's report.
-
-        ``instance_of`` a session is empty where its source belongs to none, and None where the session is not there.
-        """
+    def told(self, report: Report, source_of: Callable[[str], Source | None], now_s: float) -> None:
+        """Take in an agent's report. ``source_of`` a session is None where the session is not there."""
         is_first = report.host_id not in self._hosts
         self._hosts.add(report.host_id)
         for session in report.sessions:
-            owner = self._owners.get(session.session_id)
-            owner = instance_of(session.session_id) if owner is None else owner
-            if owner is None:
+            source = self._sources.get(session.session_id)
+            source = source_of(session.session_id) if source is None else source
+            if source is None:
                 continue
-            self._owners[session.session_id] = owner
+            self._sources[session.session_id] = source
             now = {direction: _figures(ledger) for direction, ledger in session.directions.items()}
             before = self._sessions.get(session.session_id, now if is_first else {})
             self._sessions[session.session_id] = now
-            if owner:
+            if source.instance_id:
                 for direction, figures in now.items():
-                    self._add(owner, direction, _increase(before.get(direction), figures), now_s)
+                    self._add(source, direction, _increase(before.get(direction), figures), now_s)
 
-    def by_minute(self) -> Minutes:
+    def by_minute(self, account: str) -> Minutes:
         """What does not change any more while it is read."""
         return {
-            minute: {instance_id: dict(figures) for instance_id, figures in instances.items()}
-            for minute, instances in self.minutes.items()
+            minute: {
+                source.instance_id: dict(figures) for source, figures in found.items() if source.account == account
+            }
+            for minute, found in self.minutes.items()
         }
 
     def ended(self, session_id: str) -> None:
         """Forget a session; what it has mirrored stays."""
         self._sessions.pop(session_id, None)
-        self._owners.pop(session_id, None)
+        self._sources.pop(session_id, None)
 
-    def _add(self, instance_id: str, direction: Direction, more: Mirrored, now_s: float) -> None:
+    def _add(self, source: Source, direction: Direction, more: Mirrored, now_s: float) -> None:
         minute = int(now_s) // MINUTE_S
         if minute not in self.minutes:
             for old in [each for each in self.minutes if each <= minute - KEPT_MINUTES]:
                 del self.minutes[old]
-        for sums in (self.totals, self.minutes.setdefault(minute, {})):
-            figures = sums.setdefault(instance_id, dict.fromkeys(Direction, Mirrored()))
+        in_minute = self.minutes.setdefault(minute, {})
+        for figures in (
+            self.totals.setdefault(source.instance_id, dict.fromkeys(Direction, Mirrored())),
+            in_minute.setdefault(source, dict.fromkeys(Direction, Mirrored())),
+        ):
             figures[direction] += more
 
 

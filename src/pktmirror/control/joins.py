@@ -86,10 +86,14 @@ class Joins:
             transaction.join_tokens.put(used)
         return HostJoined(certificate=pem_of(certificate).decode(), probe_key=self._probe_key.hex())
 
-    def renew(self, host_id: str, csr: str, now_s: float) -> Certified:
-        """The next certificate of a host that has shown the one before, which goes on until its end."""
+    def renew(self, shown: Shown | None, host_id: str, csr: str, now_s: float) -> Certified:
+        """The next certificate of a host that has shown the one before, which goes on until its end.
+
+        Whether that one counts is asked in the same transaction: no revocation comes between.
+        """
         key = requested_key(csr)
         with self._store.write() as transaction:
+            _refuse_stranger(transaction, shown, host_id, now_s)
             certificate = self._issued(transaction, key, host_id, now_s)
         return Certified(certificate=pem_of(certificate).decode())
 
@@ -98,7 +102,7 @@ class Joins:
         with self._store.write() as transaction:
             revoked = _revoke(transaction, host_id, now_s)
             for token in transaction.join_tokens.where(host_id=host_id):
-                if token.used_by is None and token.expires_at_s > now_s:
+                if token.used_by is None:  # also one that has ended: by this clock, which may be ahead
                     transaction.join_tokens.remove(token.token_id)
                     revoked += 1
         if not revoked:
@@ -108,22 +112,8 @@ class Joins:
 
     def refuse_stranger(self, shown: Shown | None, host_id: str, now_s: float) -> None:
         """ApiError unless who showed this certificate is this host, now."""
-        if shown is None:
-            raise ApiError("AuthFailure", "No client certificate was shown: the host has to join first", 401)
-        if shown.host_id != host_id:
-            raise ApiError(
-                "CertificateOfAnotherHost",
-                f"The certificate is of {errors.echo(shown.host_id or 'no host')}, which is not {errors.echo(host_id)}",
-                403,
-            )
         with self._store.read() as transaction:
-            record = transaction.host_certificates.get(shown.serial)
-        if record is None or record.host_id != host_id:
-            raise ApiError("CertificateUnknown", "The certificate is not among those that were given out", 403)
-        if record.revoked_at_s is not None:
-            raise ApiError("CertificateRevoked", f"The certificate of {errors.echo(host_id)} is revoked", 403)
-        if record.ends_at_s <= now_s:
-            raise ApiError("CertificateExpired", f"The certificate of {errors.echo(host_id)} has ended", 403)
+            _refuse_stranger(transaction, shown, host_id, now_s)
 
     def _issued(self, transaction: Transaction, key: PublicKey, host_id: str, now_s: float) -> x509.Certificate:
         for known in transaction.host_certificates.where(host_id=host_id):
@@ -133,6 +123,24 @@ class Joins:
         ends_at_s = certificate.not_valid_after_utc.timestamp()
         transaction.host_certificates.put(HostCertificateRecord(serial_of(certificate), host_id, ends_at_s))
         return certificate
+
+
+def _refuse_stranger(transaction: Transaction, shown: Shown | None, host_id: str, now_s: float) -> None:
+    if shown is None:
+        raise ApiError("AuthFailure", "No client certificate was shown: the host has to join first", 401)
+    if shown.host_id != host_id:
+        raise ApiError(
+            "CertificateOfAnotherHost",
+            f"The certificate is of {errors.echo(shown.host_id or 'no host')}, which is not {errors.echo(host_id)}",
+            403,
+        )
+    record = transaction.host_certificates.get(shown.serial)
+    if record is None or record.host_id != host_id:
+        raise ApiError("CertificateUnknown", "The certificate is not among those that were given out", 403)
+    if record.revoked_at_s is not None:
+        raise ApiError("CertificateRevoked", f"The certificate of {errors.echo(host_id)} is revoked", 403)
+    if record.ends_at_s <= now_s:
+        raise ApiError("CertificateExpired", f"The certificate of {errors.echo(host_id)} has ended", 403)
 
 
 def _usable(transaction: Transaction, request: JoinRequest, now_s: float) -> JoinTokenRecord:
@@ -159,11 +167,11 @@ def _is_known(transaction: Transaction, host_id: str, now_s: float) -> bool:
 
 
 def _revoke(transaction: Transaction, host_id: str, now_s: float) -> int:
-    """How many certificates counted until now."""
+    """How many certificates were not revoked until now, also ended ones: the clock that says so may be ahead."""
     transaction.news.add(HOSTS)
     revoked = 0
     for known in transaction.host_certificates.where(host_id=host_id):
-        if known.revoked_at_s is None and known.ends_at_s > now_s:
+        if known.revoked_at_s is None:
             revoked += 1
             transaction.host_certificates.put(HostCertificateRecord(known.serial, host_id, known.ends_at_s, now_s))
     return revoked

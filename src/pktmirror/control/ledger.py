@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pktmirror.control.history import History, subject
+from pktmirror.control.history import WAYS_MAX, History, subject, ways_of
 from pktmirror.control.matches import RuleRow, rule_rows, rules_by_filter
 from pktmirror.control.placement import Resources, Stream, stream_of
 from pktmirror.control.records import RuleRecord, SessionRecord
@@ -214,6 +214,10 @@ def _direction(direction: Direction, figures: SessionFigures, by_rule: Sequence[
 
 def _collector(session_id: str, group: _Group, books: _Books) -> CollectorRow | Uncollected:
     """The far end of a group, or why it cannot be compared."""
+    for member in group.session_ids:
+        if len(ways_of(books.history.streams.get(member, ()))) >= WAYS_MAX:
+            reason = f"{member} has had {WAYS_MAX} pairs of outer addresses, and of more its agent is not believed"
+            return Uncollected(reason=reason)
     monitors: set[str] = set()
     received, written = Tally(), Tally()
     for stream in group.streams:

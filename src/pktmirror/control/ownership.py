@@ -47,12 +47,15 @@ def delete_account(transaction: Transaction, account: AccountRecord) -> None:
 
 
 def assign(transaction: Transaction, subject: str, owner: str) -> None:
-    """Give ``subject``, the id of an interface or a VPC, to an account; an empty owner takes the assignment away.
+    """Give ``subject``, the id of an interface or a VPC, to an account; an empty owner takes the assignment away, also
+    that of something which is gone.
 
-    Raises ApiError for an id that is not known, and DependencyViolation where an interface in use would change hands.
+    Raises ApiError for an id that is not known, and DependencyViolation where it, or an interface in it, is in use and
+    would change hands. What others are due is settled beside it.
     """
-    vpcs = {vpc.vpc_id for vpc in transaction.networks.vpcs}
-    if subject not in vpcs and transaction.interfaces.get(subject) is None:
+    networks, records = transaction.networks, transaction.interfaces.where()
+    is_there = subject in {vpc.vpc_id for vpc in networks.vpcs} | {record.interface_id for record in records}
+    if not is_there and (owner or transaction.assignments.get(subject) is None):
         raise ApiError(
             "InvalidParameterValue",
             f"'{errors.echo(subject)}' is neither an interface nor a VPC that is declared: "
@@ -62,13 +65,14 @@ def assign(transaction: Transaction, subject: str, owner: str) -> None:
         transaction.assignments.put(AssignmentRecord(subject, owner))
     else:
         transaction.assignments.remove(subject)
-    for record, _, due in _due(transaction, transaction.interfaces.where()):
+    concerned = [record for record in records if subject in (record.interface_id, _vpc_id(record, networks))]
+    for record, _, _ in _due(transaction, concerned):
         use = _use_of(transaction, record.interface_id)
         if use is not None:
             raise ApiError(
                 "DependencyViolation", f"{record.interface_id} is {use}: delete that before it is another account's"
             )
-        _give(transaction, record.interface_id, due)
+    settle(transaction, records)
 
 
 def settle(transaction: Transaction, records: Iterable[InterfaceRecord]) -> None:

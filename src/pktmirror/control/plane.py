@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -30,10 +30,10 @@ from pktmirror.control import (
 )
 from pktmirror.control.access_keys import new_access_key, new_account_id
 from pktmirror.control.accesses import Place, accesses
-from pktmirror.control.authorization import authorize
+from pktmirror.control.authorization import Question, authorize
 from pktmirror.control.events import Event, record
 from pktmirror.control.exchange import Kind
-from pktmirror.control.instances import Instances, Minutes
+from pktmirror.control.instances import Instances, Minutes, Source
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
 from pktmirror.control.placement import Resources, desired_state, stream_of
@@ -81,6 +81,12 @@ NO_NEWS_FOR_TEMPLATES = frozenset(
 
 AUDIT_RECORD_LOST = "AuditRecordLost"
 """Counted like a refusal: a record of a call that changed nothing, and that the audit log could not take."""
+
+SESSION_OF_ANOTHER_HOST = "SessionOfAnotherHost"
+"""Counted like a refusal: a report that speaks of sessions whose source is on another host; the rest of it is taken."""
+
+AUDIT_RECORD_LEFT_OUT = "AuditRecordLeftOut"
+"""Counted likewise: one that was left out, because too many like it came at once."""
 
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
@@ -148,6 +154,9 @@ class ControlPlane:
         self._page_key = key.derived("pagination")
         self._resources: Resources | None = None  # of the last revision that was asked for
         self._outer_sources: dict[str, str] = {}  # by session id, as noted in the store
+        self._host_of: dict[
+            str, str
+        ] = {}  # by session id, of those that agents have told of; a session stays where it is
         self._replicas = Replicas(
             store,
             self._reports,
@@ -158,6 +167,7 @@ class ControlPlane:
             now_s=now_s,
         )
         self.identity = self._identity(now_s)
+        self._identity_told: Callable[[Identity], None] = lambda _identity: None
         self.networks_applied: list[str] = []
         if networks is not None:
             with store.write() as transaction:
@@ -185,35 +195,33 @@ class ControlPlane:
         if principal.owner:
             raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
         with self._store.read() as transaction:
-            authorize(
-                transaction,
-                principal,
-                origin,
-                [Access(f"pktmirror:{action}")],
-                service="pktmirror",
-                region=self._region,
-                now_s=now_s,
-            )
+            question = Question.of(transaction, principal, lambda: [Access(f"pktmirror:{action}")])
+        authorize(question, origin, service="pktmirror", region=self._region, now_s=now_s)
 
     def refused_call(self, event: Event, error: ApiError) -> None:
-        """Log a call that was refused; where the log cannot take it, that is counted."""
+        """Log a call that was refused; where the log cannot take it, or has too many such, that is counted."""
         written = record(event, error=error)
-        self._log_or_count(lambda: self._write_of(event, written))
+        # The end of what the log says has begun must stand in it: our own failure may be that of a commit.
+        is_end = event.principal is not None and (event.began or error.status >= 500)
+        self._log_or_count(lambda: self._trail.write(written) if is_end else self._write_idle(event, written))
 
-    def log_change(self, event: Event) -> None:
+    def log_change(self, event: Event) -> Event:
         """Log a call that is about to change something. Raises Unavailable: then it must not be carried out."""
         self._write_or_refuse(event, None)
+        return replace(event, began=True)
 
     def log_read(self, event: Event) -> None:
-        """Log a call that changed nothing; where the log cannot take it, that is counted."""
+        """Log a call that changed nothing; where the log cannot take it, or has too many such, that is counted."""
         written = record(event)
-        self._log_or_count(lambda: self._write_of(event, written))
+        self._log_or_count(lambda: self._write_idle(event, written))
 
-    def _write_of(self, event: Event, written: dict[str, Any]) -> None:
+    def _write_idle(self, event: Event, written: dict[str, Any]) -> None:
         if event.principal is None:
-            self._trail.write_unknown(written, event.at_s)
+            is_kept = self._trail.write_unknown(written, event.at_s)
         else:
-            self._trail.write(written)
+            is_kept = self._trail.write_idle(written, event.principal.account_id, event.at_s)
+        if not is_kept:
+            self.refused.count(AUDIT_RECORD_LEFT_OUT)
 
     def _log_or_count(self, write: Callable[[], None]) -> None:
         try:
@@ -243,27 +251,70 @@ class ControlPlane:
         if call.service == "monitoring":
             self.hear(now_s)
             with self._counting:
-                mirrored = self._instances.by_minute()
+                mirrored = self._instances.by_minute(event.principal.owner)
         heals = call.operation not in NO_NEWS_FOR_TEMPLATES
+        key_id, decided = event.principal.access_key_id, None
+        if writes and not event.principal.is_root:  # how long a decision takes is no matter of other writers
+            with self._store.read() as transaction:
+                decided, _ = self._question(transaction, call, key_id, now_s, {})
+            self._authorize(decided, event, now_s)
         with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
-            principal = self._principal(transaction, event.principal.access_key_id)
-            context = self._context(transaction, principal, now_s, mirrored)
-            place = Place(context.transaction, principal.account_id, self._region, context.zone)
-            authorize(
-                context.transaction,
-                principal,
-                event.origin,
-                accesses(call, principal, place),
-                service=call.service,
-                region=self._region,
-                now_s=now_s,
-            )
+            question, context = self._question(transaction, call, key_id, now_s, mirrored)
+            if question != decided:
+                self._authorize(question, event, now_s)
             result = operations.perform(call, context)
             if writes:
                 self._write_or_refuse(event, result)
+            identity = self._still_known(transaction) if call.service == "iam" else self.identity
         if not writes:
             self.log_read(event)
+        self._known_by(identity)
         return result
+
+    def follow_identity(self, told: Callable[[Identity], None]) -> None:
+        """Tell the identity now, and each other one that takes its place when its key is no active key any more."""
+        told(self.identity)
+        self._identity_told = told
+
+    def look_after_identity(self) -> None:
+        """Find out whether another replica has taken the key away."""
+        with self._store.read() as transaction:
+            identity = self._still_known(transaction)
+        self._known_by(identity)
+
+    def _still_known(self, transaction: Transaction) -> Identity:
+        """The identity, by another key where the one that it has does not count any more."""
+        kept = transaction.access_keys.get(self.identity.access_key_id)
+        if kept is not None and kept.active:
+            return self.identity
+        keys = transaction.access_keys.where(account_id="", user_id="", active=True)
+        if not keys:  # no call takes the last one away
+            return self.identity
+        return replace(self.identity, access_key_id=keys[0].access_key_id, secret_access_key=self._opened(keys[0]))
+
+    def _known_by(self, identity: Identity) -> None:
+        if identity == self.identity:
+            return
+        self.identity = identity
+        try:
+            self._identity_told(identity)
+        except OSError as error:
+            _log.error(
+                "the access key of the state directory's files counts no more, and they cannot be written",
+                found=str(error),
+            )
+
+    def _question(
+        self, transaction: Transaction, call: Call, access_key_id: str, now_s: float, mirrored: Minutes
+    ) -> tuple[Question, Context]:
+        """Whether whose key it is may do this, and what may be used for it. AuthFailure where it is nobody's."""
+        principal = self._principal(transaction, access_key_id)
+        context = self._context(transaction, principal, now_s, mirrored)
+        place = Place(context.transaction, principal.account_id, self._region, context.zone)
+        return Question.of(context.transaction, principal, lambda: accesses(call, principal, place)), context
+
+    def _authorize(self, question: Question, event: Event, now_s: float) -> None:
+        authorize(question, event.origin, service=event.service, region=self._region, now_s=now_s)
 
     @property
     def revision(self) -> int:
@@ -285,7 +336,8 @@ class ControlPlane:
     def agent_reported(self, report: Report, now_s: float) -> None:
         """Take in what an agent tells; only what changed of its interfaces is written.
 
-        What their provider has deleted goes, with its sessions (spec 5.15).
+        What their provider has deleted goes, with its sessions (spec 5.15). What it says of the sessions of other hosts
+        is left out, and counted.
 
         Raises ApiError for a report that makes no sense, and then nothing of it is kept.
         """
@@ -293,6 +345,7 @@ class ControlPlane:
         if nonsense is not None:
             raise errors.invalid_parameter_value(f"The report makes no sense: {nonsense}")
         self._replicas.hear(now_s, (Kind.AGENT, report.host_id))
+        report = self._of_its_own(report)
         sent_by_session = self._take_in_sent(report, now_s)
         self._take_in(report, now_s)
         self._replicas.agent_told(report, sent_by_session, now_s)
@@ -310,7 +363,7 @@ class ControlPlane:
                 transaction.unconfirmed_ends.remove(end.session_id)
             for record in changed:
                 transaction.interfaces.put(record)
-            history.interfaces_changed(transaction, changed)
+            history.interfaces_changed(transaction, changed, ways_max=history.WAYS_MAX)
             ownership.settle(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
@@ -355,7 +408,7 @@ class ControlPlane:
 
     def _take_in(self, report: Report, now_s: float) -> None:
         with self._counting:
-            self._instances.told(report, self._instance_of, now_s)
+            self._instances.told(report, self._source_of, now_s)
         self._reports.agents[report.host_id] = Received(report, now_s)
 
     def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
@@ -418,8 +471,8 @@ class ControlPlane:
             for end in transaction.unconfirmed_ends.where(host_id=host_id):
                 transaction.unconfirmed_ends.remove(end.session_id)
             transaction.bump_revision()
+            self._replicas.host_forgotten(host_id, transaction)
         self._reports.agents.pop(host_id, None)
-        self._replicas.host_forgotten(host_id)
 
     def forget_interface(self, interface_id: str, now_s: float) -> None:
         """Delete an interface that is gone, with its sessions; targets on it stay, and their sessions send nothing.
@@ -656,9 +709,10 @@ class ControlPlane:
 
     def put_template(self, template: Template, now_s: float) -> Outcome:
         """Keep a template, in the place of one of that name; how it stands then. Raises ApiError."""
-        with self._writing(now_s) as transaction:
-            healing.put(transaction.of_account(OPERATOR), template)
-        with self._store.read() as transaction:
+        with self._writing(now_s, heals=False) as transaction:
+            own = transaction.of_account(OPERATOR)
+            healing.put(own, template)
+            healing.heal(own, self._quotas)
             return next(each for each in self._templates(transaction) if each.template.name == template.name)
 
     def delete_template(self, name: str, now_s: float) -> None:
@@ -691,8 +745,25 @@ class ControlPlane:
         for session_id in session_ids:
             self._reports.sent.pop(session_id, None)
             self._outer_sources.pop(session_id, None)
+            self._host_of.pop(session_id, None)
             with self._counting:
                 self._instances.ended(session_id)
+
+    def _of_its_own(self, report: Report) -> Report:
+        """The report without what it says of sessions that are of other hosts, or not there."""
+        told = reports.sessions_told(report)
+        unknown = told - self._host_of.keys()
+        if unknown:
+            with self._store.read() as transaction:
+                found = transaction.sessions.some(unknown)
+                sources = transaction.interfaces.some({session.interface_id for session in found})
+            hosts = {source.interface_id: source.host_id for source in sources}
+            self._host_of.update((session.session_id, hosts[session.interface_id]) for session in found)
+        hosts_told = {session_id: self._host_of.get(session_id) for session_id in told}
+        own = {session_id for session_id, host_id in hosts_told.items() if host_id == report.host_id}
+        if any(host_id not in (None, report.host_id) for host_id in hosts_told.values()):
+            self.refused.count(SESSION_OF_ANOTHER_HOST)
+        return report if own == told else reports.of_sessions(report, own)
 
     def _take_in_sent(self, report: Report, now_s: float) -> dict[str, Tally]:
         """Remember what each session has sent, by its id, and carry on where the counters of one begin anew."""
@@ -709,12 +780,12 @@ class ControlPlane:
         known.update(told)
         return told
 
-    def _instance_of(self, session_id: str) -> str | None:
-        """The instance that a session's source belongs to, empty for none; None for a session that is not there."""
+    def _source_of(self, session_id: str) -> Source | None:
+        """Whose a session is, and which instance it mirrors; None for a session that is not there."""
         with self._store.read() as transaction:
-            session = transaction.sessions.get(session_id)
+            account, session = transaction.sessions.owner_of(session_id), transaction.sessions.get(session_id)
             source = None if session is None else transaction.interfaces.get(session.interface_id)
-        return None if source is None else source.instance_id or ""
+        return None if source is None or account is None else Source(account, source.instance_id or "")
 
     def _outer_sources_told(self, transaction: Transaction, report: Report) -> dict[str, str]:
         """The outer source of each session whose agent says another one than before, by session id."""
@@ -778,7 +849,7 @@ class ControlPlane:
             now_s,
             principal,
             lambda secret, name: self._key.seal(secret, bound_to=name),
-            _of_own_instances(mirrored, transaction, own) if mirrored else mirrored,
+            mirrored,
         )
 
     def _principal(self, transaction: Transaction, access_key_id: str) -> Principal:
@@ -869,18 +940,6 @@ def _inventory_changes(
     deleted = inventory.deleted(known, report)
     kept = [record for record in known if record not in deleted]
     return inventory.changes(kept, report, now_s, transaction.networks), deleted
-
-
-def _of_own_instances(mirrored: Minutes, transaction: Transaction, own: Transaction) -> Minutes:
-    """What the instances of an account have mirrored; of those that are gone the operator's account keeps it."""
-    ids = {record.instance_id for record in own.interfaces.where()}
-    if not own.owner:
-        others = {record.instance_id for record in transaction.interfaces.where()} - ids
-        ids |= {instance_id for minute in mirrored.values() for instance_id in minute if instance_id not in others}
-    return {
-        minute: {instance_id: figures for instance_id, figures in instances.items() if instance_id in ids}
-        for minute, instances in mirrored.items()
-    }
 
 
 def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:

@@ -11,8 +11,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, Engine, create_engine, event
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 
 from pktmirror.model.refusal import Refusal
 
@@ -22,6 +22,23 @@ LOCK_WAIT_MS = 5_000
 IDLE_IN_TRANSACTION_MS = 10_000
 """A replica that stands still with the lock in its hands loses it."""
 CONNECT_S = 5
+UNANSWERED_S = 10
+"""For how long a server may leave alone what was sent; the kernel by itself waits about 15 minutes, and for ever where
+nothing was sent."""
+NETWORK: dict[str, str | int] = {
+    "connect_timeout": CONNECT_S,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 1_000 * UNANSWERED_S,
+    "fallback_application_name": "pktmirror",
+}
+"""What libpq is told where the URL says nothing of it (PostgreSQL manual, 34.1.2)."""
+AWAY = ("25P03", "25P04")
+"""What psycopg counts among internal errors: the server has ended a transaction that stood still or took too long."""
+READ_ONLY = "25006"
+"""A standby, or a database that is set so: to a writer as good as away."""
 CHANNEL = "pktmirror"
 EVERYTHING = ""
 """What is told when notifications may have been missed."""
@@ -68,7 +85,20 @@ def engine(url: str) -> Engine:
         max_overflow=8,
     )
     event.listen(made, "begin", _begin)
+    event.listen(made, "handle_error", _failed)
     return made
+
+
+def is_away(error: BaseException | None, *, writes: bool) -> bool:
+    """Whether a server cannot do now what it could at another moment, or another server could: psycopg's own name for
+    that, OperationalError, leaves some out. A reader that writes is our mistake, and no such thing."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return (
+        isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        or error.sqlstate in AWAY
+        or (writes and error.sqlstate == READ_ONLY)
+    )
 
 
 def check(connection: Connection) -> None:
@@ -164,12 +194,9 @@ def alone(url: str) -> "psycopg.Connection[Any]":
 
 
 def _connect(url: str) -> "psycopg.Connection[Any]":
-    connection = psycopg.connect(
-        url,
-        autocommit=True,  # BEGIN is ours
-        connect_timeout=CONNECT_S,
-        fallback_application_name="pktmirror",
-    )
+    given = conninfo_to_dict(url)
+    ours = {name: value for name, value in NETWORK.items() if name not in given}
+    connection = psycopg.connect(make_conninfo(url, **ours), autocommit=True)  # BEGIN is ours
     settings = {
         "lock_timeout": LOCK_WAIT_MS,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
@@ -183,6 +210,15 @@ def _connect(url: str) -> "psycopg.Connection[Any]":
 
 def _loses_commits(connection: "psycopg.Connection[Any]") -> bool:
     return connection.execute("SHOW synchronous_commit").fetchone() == ("off",)
+
+
+def _failed(context: ExceptionContext) -> None:
+    """A connection to a server that writes no more is given up with all its like: a new one may find another server."""
+    options = {} if context.connection is None else context.connection.get_execution_options()
+    writes = options.get("writes", False) or options.get("apart", False)
+    error = context.original_exception
+    if isinstance(error, psycopg.InternalError) and is_away(error, writes=writes):
+        context.is_disconnect = True
 
 
 def _begin(connection: Connection) -> None:

@@ -4,6 +4,7 @@ The store's own account is known to it by an empty owner, and to the world by it
 """
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
 from pktmirror.control.records import AccessKeyRecord
 from pktmirror.control.store import Transaction
@@ -43,6 +44,16 @@ class Origin:
     source_ip: str
     user_agent: str = ""
     secure: bool = False
+
+    @classmethod
+    def of(cls, peer: str, user_agent: str, *, secure: bool) -> "Origin":
+        """``peer`` as its socket names it: one of IPv6 calls an IPv4 peer ``::ffff:192.0.2.1`` (RFC 4291, 2.5.5.2)."""
+        try:
+            address = ip_address(peer)
+        except ValueError:  # a socket of another kind than IP
+            return cls(peer, user_agent, secure)
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        return cls(peer if mapped is None else str(mapped), user_agent, secure)
 
 
 def principal_of(transaction: Transaction, key: AccessKeyRecord, own_account_id: str) -> Principal | None:

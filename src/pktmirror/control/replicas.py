@@ -95,8 +95,8 @@ class Replicas:
             item = Item(Kind.MONITOR, monitor_id, now_s, msgspec.json.encode(report))
             self._exchange.put(item, within=within)
 
-    def host_forgotten(self, host_id: str) -> None:
-        self._exchange.remove(Kind.AGENT, host_id)
+    def host_forgotten(self, host_id: str, within: Transaction) -> None:
+        self._exchange.remove(Kind.AGENT, host_id, within)
 
     def probe_asked(self, probe_id: str, now_s: float) -> None:
         if self._exchange.is_shared:

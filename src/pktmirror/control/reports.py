@@ -4,7 +4,7 @@ A report is checked before anything of it is kept: what is stored must be readab
 """
 
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Generic, TypeVar
@@ -87,6 +87,20 @@ class Reports:
     agents: dict[str, Received[Report]] = field(default_factory=dict)
     monitors: dict[str, Received[MonitorReport]] = field(default_factory=dict)
     sent: dict[str, Tally] = field(default_factory=dict)
+
+
+def sessions_told(report: Report) -> set[str]:
+    """The sessions of which a report says anything."""
+    return {figures.session_id for figures in report.sessions} | {status.session_id for status in report.statuses}
+
+
+def of_sessions(report: Report, session_ids: Container[str]) -> Report:
+    """The report without what it says of other sessions than these."""
+    return msgspec.structs.replace(
+        report,
+        sessions=tuple(each for each in report.sessions if each.session_id in session_ids),
+        statuses=tuple(each for each in report.statuses if each.session_id in session_ids),
+    )
 
 
 def sent(directions: Mapping[Direction, SessionLedger]) -> Tally:

@@ -8,6 +8,8 @@ import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -115,13 +117,43 @@ class StateDirectory:
         """The bearer token with which metrics are read, and nothing else is done; made at the first start."""
         return self._token(METRICS_TOKEN, "metrics'")
 
-    def put_back(self, kept: dict[str, str]) -> None:
-        """Have these files, by name, whatever was there."""
-        for name, text in kept.items():
-            self._write(Path(name).name, text)
+    @contextmanager
+    def putting_back(self, kept: dict[str, str]) -> Iterator[None]:
+        """Have these files, by name, whatever was there, once the block has ended well; they are on the disk before it
+        begins, and have only to take their names after it. Refusal where one or the other cannot be."""
+        names = [Path(name).name for name in kept]
+        try:
+            try:
+                for name, text in zip(names, kept.values(), strict=True):
+                    self._write_fresh(name, text)
+            except OSError as error:
+                raise Refusal(
+                    f"The files of the state directory {self.path} cannot be written. Nothing has changed.",
+                    found=error.strerror or str(error),
+                    do="see that there is room, and that nothing is in the way, and restore again",
+                ) from None
+            yield
+            try:
+                for name in names:
+                    self._fresh(name).rename(self.path / name)
+                sync(self.path)
+            except OSError as error:
+                raise Refusal(
+                    f"The store is restored, but not all files of the state directory {self.path}, which belong to it.",
+                    found=f"{error.filename2 or self.path}: {error.strerror or error}",
+                    do="move away what is in the way, and restore again with --replace, before any start",
+                ) from None
+        finally:
+            for name in names:
+                with suppress(OSError):
+                    self._fresh(name).unlink(missing_ok=True)
+
+    @property
+    def has_authority(self) -> bool:
+        return (self.path / CA).exists()
 
     def authority(self, now_s: float) -> Authority:
-        """The CA of hosts and servers; made at the first start."""
+        """The CA of hosts and servers; made where there is none."""
         if not (self.path / CA).exists():
             made = Authority.made(now_s)
             self._write(CA_KEY, made.key_pem.decode())  # the first: a key without its certificate has signed nothing
@@ -177,13 +209,29 @@ class StateDirectory:
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all, and never readable by others, not even for a moment."""
-        fresh = self.path / f".{name}.new"
+        self._write_fresh(name, text)
+        self._fresh(name).rename(self.path / name)
+
+    def _fresh(self, name: str) -> Path:
+        return self.path / f".{name}.new"
+
+    def _write_fresh(self, name: str, text: str) -> None:
+        """On the disk, under another name yet."""
+        fresh = self._fresh(name)
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        fresh.rename(self.path / name)
+
+
+def sync(path: Path) -> None:
+    """What was written to a file, or what was named in a directory, is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def kept_files(state_dir: Path) -> dict[str, str]:

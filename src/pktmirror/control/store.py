@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pktmirror import networks
@@ -35,6 +35,7 @@ REVISION_LEAP = 1_000_000
 """More changes than there are between a backup and its restoring."""
 EVERYTHING = postgresql.EVERYTHING
 _ROWS_AT_ONCE = 1_000
+_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 REVISION = "revision"
 _DECLARATION = "networks"
 
@@ -64,6 +65,16 @@ class Collection(Generic[R]):
             return []
         query = select(self._mapping.table).where(*self._conditions(equal)).order_by(self._key)
         return [self._mapping.record(dict(row)) for row in self._connection.execute(query).mappings()]
+
+    def some(self, keys: Iterable[str]) -> list[R]:
+        """Those of these ids that there are."""
+        asked = [key for key in keys if not _is_asked_in_vain({self._mapping.key: key})]
+        found: list[R] = []
+        for first in range(0, len(asked), _ROWS_AT_ONCE):
+            these = self._key.in_(asked[first : first + _ROWS_AT_ONCE])
+            query = select(self._mapping.table).where(these, *self._conditions({}))
+            found += [self._mapping.record(dict(row)) for row in self._connection.execute(query).mappings()]
+        return found
 
     def count(self, **equal: object) -> int:
         if _is_asked_in_vain(equal):
@@ -152,7 +163,10 @@ class Tags:
 class Transaction:
     """A consistent view of the store; within `Store.write` also the way to change it.
 
-    With an ``owner`` the view of one account: what belongs to others is not there, and what is made belongs to it.
+    With an ``owner`` the view of one account, in the tables whose rows have an owner (`schema.OWNER`): what belongs to
+    others is not there, and what is made belongs to it. The other tables are the same for all, and whoever uses them
+    sees to it: a policy is reached by the id of its user, a client token by a key that begins with the account;
+    templates are the operator's; accounts, assignments, settings, hosts and what the ledger remembers are no account's.
     """
 
     def __init__(self, connection: Connection, owner: str | None = None) -> None:
@@ -184,7 +198,7 @@ class Transaction:
         """What replicas are told when this transaction is committed; `REVISION` is for the one that it is then."""
 
     def of_account(self, owner: str) -> "Transaction":
-        """The same transaction, as an account sees it."""
+        """The same transaction, as an account sees what has an owner."""
         narrowed = Transaction(self._connection, owner)
         narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
         return narrowed
@@ -304,7 +318,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Commits at the end; an exception undoes everything. ApiError where the store does not answer."""
-        with self._answering(), self._writer, self._begun(writes=True) as connection:
+        with self._answering(writes=True), self._writer, self._begun(writes=True) as connection:
             transaction = Transaction(connection)
             yield transaction
             if self.url is not None:
@@ -314,7 +328,7 @@ class Store:
     @contextmanager
     def apart(self) -> Iterator[Connection]:
         """A transaction for what is beside the store's own tables; of PostgreSQL only."""
-        with self._answering(), self._begun(apart=True) as connection:
+        with self._answering(writes=True), self._begun(apart=True) as connection:
             yield connection
 
     @contextmanager
@@ -347,7 +361,7 @@ class Store:
             yield connection
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _answering(self, *, writes: bool = False) -> Iterator[None]:
         """What the store's being away, or busy, means for a client: to come again."""
         try:
             yield
@@ -355,8 +369,11 @@ class Store:
             raise ApiError(
                 "Unavailable", "Another replica has upgraded the store; this one must be upgraded too"
             ) from None
-        except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as error:
-            _log.error("the store does not answer", store=self.name, error=str(getattr(error, "orig", None) or error))
+        except (SQLAlchemyError, psycopg.Error) as error:
+            cause = (error.orig or error) if isinstance(error, DBAPIError) else error
+            if not isinstance(error, _AWAY) and not postgresql.is_away(cause, writes=writes):
+                raise
+            _log.error("the store does not answer", store=self.name, error=str(cause))
             raise ApiError("Unavailable", "The store does not answer. Try again") from None
 
     def _make_or_migrate(self, migrate: bool) -> None:

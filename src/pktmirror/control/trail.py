@@ -19,6 +19,7 @@ from pktmirror.model.refusal import Refusal
 
 DIRECTORY = "audit"
 UNKNOWN_PER_S, UNKNOWN_BURST = 20.0, 200.0
+KNOWN_PER_S, KNOWN_BURST = 20.0, 2000.0
 
 
 class Unwritable(OSError):
@@ -27,22 +28,25 @@ class Unwritable(OSError):
 
 @dataclass(slots=True)
 class Allowance:
-    """How many records of callers that nobody knows are kept: whoever has no key must not fill the disk.
+    """How many records of what changed nothing are kept, of an account or of callers that nobody knows: whoever asks
+    and asks must not fill the disk, and so stop all changes.
 
     ``left_out`` counts those that were not kept since the last one that was.
     """
 
+    per_s: float = UNKNOWN_PER_S
+    burst: float = UNKNOWN_BURST
     left_out: int = 0
-    _tokens: float = UNKNOWN_BURST
+    _used: float = 0.0
     _at_s: float | None = None
 
     def take(self, now_s: float) -> bool:
         passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
-        self._tokens, self._at_s = min(UNKNOWN_BURST, self._tokens + passed_s * UNKNOWN_PER_S), now_s
-        if self._tokens < 1:
+        self._used, self._at_s = max(0.0, self._used - passed_s * self.per_s), now_s
+        if self._used + 1 > self.burst:
             self.left_out += 1
             return False
-        self._tokens -= 1
+        self._used += 1
         return True
 
 
@@ -52,7 +56,8 @@ class Trail:
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / DIRECTORY
         self._lock = threading.Lock()
-        self._allowance = Allowance()
+        self._unknown = Allowance()
+        self._known: dict[str, Allowance] = {}  # by account; the operator alone makes accounts
         self._day = ""
         self._file: int | None = None
         self._torn = False
@@ -66,15 +71,29 @@ class Trail:
             except OSError as error:
                 raise Unwritable(*error.args) from None
 
-    def write_unknown(self, record: Record, now_s: float) -> None:
-        """Append a record of a caller that nobody knows, as long as they do not come in floods."""
+    def write_unknown(self, record: Record, now_s: float) -> bool:
+        """Append a record of a caller that nobody knows, as long as they do not come in floods; whether it was."""
+        return self._write_allowed(record, self._unknown, "recordsOfUnknownCallersLeftOut", now_s)
+
+    def write_idle(self, record: Record, account_id: str, now_s: float) -> bool:
+        """Append a record of a call that changed nothing, as long as the account's do not come in floods; whether it
+        was."""
         with self._lock:
-            if not self._allowance.take(now_s):
-                return
-            left_out, self._allowance.left_out = self._allowance.left_out, 0
-        if left_out:
-            record = record | {"additionalEventData": {"recordsOfUnknownCallersLeftOut": left_out}}
-        self.write(record)
+            allowance = self._known.setdefault(account_id, Allowance(KNOWN_PER_S, KNOWN_BURST))
+        return self._write_allowed(record, allowance, "recordsOfTheAccountLeftOut", now_s)
+
+    def _write_allowed(self, record: Record, allowance: Allowance, said: str, now_s: float) -> bool:
+        with self._lock:
+            if not allowance.take(now_s):
+                return False
+            left_out, allowance.left_out = allowance.left_out, 0
+        try:
+            self.write(record | {"additionalEventData": {said: left_out}} if left_out else record)
+        except Unwritable:
+            with self._lock:
+                allowance.left_out += left_out
+            raise
+        return True
 
     def close(self) -> None:
         with self._lock:
@@ -83,13 +102,13 @@ class Trail:
                 self._file = None
 
     def _opened(self, day: str) -> int:
-        if self._file is not None and day == self._day and _is_linked(self._file):
+        path = self._directory / f"{day}.jsonl"
+        if self._file is not None and day == self._day and _is_there(self._file, path):
             return self._file
         if self._file is not None:
             os.close(self._file)
             self._file = None
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        path = self._directory / f"{day}.jsonl"
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._day = day
         size = os.fstat(self._file).st_size
@@ -147,6 +166,9 @@ def _read(line: bytes) -> Record | None:
     return found if isinstance(found, dict) else None
 
 
-def _is_linked(file: int) -> bool:
-    """Whether its name is still there: whoever moves a file away to archive it gets no more records in it."""
-    return os.fstat(file).st_nlink > 0
+def _is_there(file: int, path: Path) -> bool:
+    """Whether the file still has its name: whoever moves it away to archive it gets no more records in it."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False

@@ -20,6 +20,7 @@ from pktmirror.document.values import (
     TemplateEntry,
 )
 from pktmirror.model.filter import (
+    PROTOCOLS,
     RULE_NUMBER_MAX,
     RULE_NUMBER_MIN,
     TCP,
@@ -48,7 +49,7 @@ TAGS_MAX = 49  # EC2 allows 50, and one is ours
 TAG_KEY_CHARACTERS_MAX, TAG_VALUE_CHARACTERS_MAX = 127, 256
 PATTERN_CHARACTERS_MAX = 256
 LABEL_KEY_CHARACTERS_MAX = 256
-PROTOCOLS = {"icmp": 1, "tcp": TCP, "udp": UDP, "gre": 47, "icmpv6": 58, "sctp": 132}
+RULE_PROTOCOLS = {name: PROTOCOLS[name] for name in ("icmp", "tcp", "udp", "gre", "icmpv6", "sctp")}
 ALL_PROTOCOLS = "all"
 
 _DESTINATIONS = {
@@ -245,11 +246,11 @@ class _Reader:
         node = fields.node("protocol")
         if node is None or (isinstance(node, Scalar) and node.text == ALL_PROTOCOLS):
             return None
-        if isinstance(node, Scalar) and node.text in PROTOCOLS:
-            return PROTOCOLS[node.text]
+        if isinstance(node, Scalar) and node.text in RULE_PROTOCOLS:
+            return RULE_PROTOCOLS[node.text]
         if isinstance(node, Scalar) and node.text.isascii() and node.text.isdecimal() and int(node.text[:4]) <= 255:
             return int(node.text[:4])
-        names = f"{', '.join(PROTOCOLS)}, {ALL_PROTOCOLS}"
+        names = f"{', '.join(RULE_PROTOCOLS)}, {ALL_PROTOCOLS}"
         self.wrong(node.at, f"{fields.what}: protocol is {_shape(node)}", f"write one of {names} or a number up to 255")
         return None
 

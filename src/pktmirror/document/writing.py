@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from pktmirror.document.form import PROTOCOLS
+from pktmirror.document.form import RULE_PROTOCOLS
 from pktmirror.document.values import (
     Destination,
     Document,
@@ -22,7 +22,7 @@ from pktmirror.document.values import (
 from pktmirror.model.filter import Direction, PortRange
 
 WIDTH = 120
-_PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_PROTOCOL_NAMES = {number: name for name, number in RULE_PROTOCOLS.items()}
 _FIELDS = {
     Destination.INTERFACE: "interface",
     Destination.LOAD_BALANCER: "load_balancer",

@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_network
 
 from pktmirror.iam.keys import Key, Type
 from pktmirror.iam.malformed import Malformed
-from pktmirror.iam.pattern import Pattern, bound, in_segments, matches, pattern, variables_of
+from pktmirror.iam.pattern import Pattern, bound, in_segments, matches, pattern
 
 Values = Callable[[str], Sequence[str]]
 """The values that a request has for a key; none where it lacks it."""
@@ -178,7 +178,7 @@ def _wanted(operator: Operator, text: str, name: str, *, variables: bool) -> Pat
 
 
 def _in_components(parts: Pattern, text: str) -> Pattern:
-    if variables_of(parts) or text.count(":") >= 5:
+    if parts.variables or text.count(":") >= 5:
         return in_segments(parts)
     raise Malformed(f"{text!r} is no ARN: write arn:aws:ec2:<region>:<account>:<resource>, with * where any will do")
 
@@ -189,9 +189,9 @@ def _compare(comparison: Comparison, value: str, wanted: Pattern, values: Values
         if filled is None:
             return False
         if comparison is Comparison.EQUALS_IN_ANY_CASE:
-            return "".join(str(part) for part in filled).casefold() == value.casefold()
+            return filled.literal.casefold() == value.casefold()
         return matches(filled, value)
-    text = "".join(str(part) for part in wanted)
+    text = wanted.literal
     match comparison:
         case Comparison.IN_NETWORK:
             return _is_in(value, text)

@@ -13,11 +13,14 @@ from typing import Any
 from pktmirror.iam import keys
 from pktmirror.iam.condition import Condition, Presence, condition
 from pktmirror.iam.malformed import Malformed
-from pktmirror.iam.pattern import Bound, Pattern, Wildcard, in_segments, pattern, variables_of
+from pktmirror.iam.pattern import Pattern, in_segments, pattern
 from pktmirror.iam.statement import Policy, Statement
 
 CHARACTERS_MAX = 6144
 """Of a document without its white space: AWS's limit of a managed policy."""
+
+WILDCARDS_MAX = 250
+"""Of a document: whoever may put policies shall not make every decision about his users long."""
 
 WITH_VARIABLES = "2012-10-17"
 VERSIONS = (WITH_VARIABLES, "2008-10-17")
@@ -58,7 +61,11 @@ def parse(text: str) -> Policy:
     sids = [statement.sid for statement in parsed if statement.sid]
     if len(set(sids)) != len(sids):
         raise Malformed("Two statements have one Sid")
-    return Policy(parsed)
+    policy = Policy(parsed)
+    wildcards = sum(each.wildcards for each in policy.patterns)
+    if wildcards > WILDCARDS_MAX:
+        raise Malformed(f"The document has {wildcards} wildcards (* and ?); {WILDCARDS_MAX} are allowed")
+    return policy
 
 
 def _statement(found: Mapping[str, Any], where: str, *, variables: bool) -> Statement:
@@ -92,10 +99,10 @@ def _one_of(found: Mapping[str, Any], name: str, where: str) -> tuple[bool, list
     return negated, _texts(found[f"Not{name}" if negated else name], f"{where}: {name}")
 
 
-def _action(text: str, where: str) -> Bound:
+def _action(text: str, where: str) -> Pattern:
     if _ACTION.fullmatch(text) is None:
         raise Malformed(f"{where}: {text!r} is no action; write '*' or, as an example, 'ec2:Describe*'")
-    return tuple(Wildcard(character) if character in "*?" else character for character in text.lower())
+    return pattern(text.lower(), variables=False)
 
 
 def _resource(text: str, where: str, *, variables: bool) -> Pattern:
@@ -133,7 +140,7 @@ def _conditions(found: object, where: str, *, variables: bool) -> tuple[Conditio
 
 
 def _check_variables(parts: Pattern, where: str) -> None:
-    for name in variables_of(parts):
+    for name in parts.variables:
         key = keys.key(name)
         if key is None or key.has_many:
             raise Malformed(f"{where}: ${{{name}}} is no variable: write the name of a condition key with one value")

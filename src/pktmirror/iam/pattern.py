@@ -4,9 +4,10 @@
 older document they are plain text ("IAM policy elements: Variables and tags").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from pktmirror.iam.malformed import Malformed
 
@@ -19,13 +20,6 @@ class Wildcard(Enum):
     RUN_IN_SEGMENT = "*:"
     ONE_IN_SEGMENT = "?:"
 
-    def takes(self, character: str) -> bool:
-        return character != ":" or self in (Wildcard.RUN, Wildcard.ONE)
-
-    @property
-    def is_run(self) -> bool:
-        return self in (Wildcard.RUN, Wildcard.RUN_IN_SEGMENT)
-
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -36,13 +30,86 @@ class Variable:
 
 
 Part = str | Wildcard | Variable
-Pattern = tuple[Part, ...]
 """A ``str`` is one character."""
 
-Bound = tuple[str | Wildcard, ...]
-"""A pattern whose variables have values."""
-
 _ESCAPED = {"*", "?", "$"}
+_RUNS = (Wildcard.RUN, Wildcard.RUN_IN_SEGMENT)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """No two runs of it stand side by side: they are one."""
+
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> "Pattern":
+        kept: list[Part] = []
+        for part in parts:
+            if kept and kept[-1] in _RUNS and part in _RUNS:
+                kept[-1] = part if part is kept[-1] else Wildcard.RUN  # one that crosses segments takes it all
+            else:
+                kept.append(part)
+        return cls(tuple(kept))
+
+    @cached_property
+    def variables(self) -> tuple[str, ...]:
+        """Their keys."""
+        return tuple(part.key for part in self.parts if isinstance(part, Variable))
+
+    @cached_property
+    def wildcards(self) -> int:
+        return sum(isinstance(part, Wildcard) for part in self.parts)
+
+    @cached_property
+    def literal(self) -> str:
+        """The text of a pattern without wildcards and variables."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @cached_property
+    def automaton(self) -> "Automaton":
+        """Of a pattern without variables."""
+        return Automaton.of(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Automaton:
+    """A pattern as sets of its places, each a number whose bit n is the place before part n."""
+
+    before_character: dict[str, int]
+    before_one: int
+    before_one_in_segment: int
+    runs: int
+    runs_in_segment: int
+    end: int
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> "Automaton":
+        characters: dict[str, int] = {}
+        wildcards = dict.fromkeys(Wildcard, 0)
+        bit = 1
+        for part in parts:
+            if isinstance(part, Wildcard):
+                wildcards[part] |= bit
+            elif isinstance(part, str):
+                characters[part] = characters.get(part, 0) | bit
+            bit <<= 1
+        ones, ones_in_segment = wildcards[Wildcard.ONE], wildcards[Wildcard.ONE_IN_SEGMENT]
+        return cls(characters, ones, ones_in_segment, wildcards[Wildcard.RUN], wildcards[Wildcard.RUN_IN_SEGMENT], bit)
+
+    def accepts(self, text: str) -> bool:
+        """One step for each character, whatever the pattern is: all places that the text so far can have come to."""
+        runs = self.runs | self.runs_in_segment
+        places = 1 | (1 & runs) << 1  # a run may be left at once
+        for character in text:
+            passed, stayed = self.before_character.get(character, 0) | self.before_one, self.runs
+            if character != ":":
+                passed, stayed = passed | self.before_one_in_segment, runs
+            places = (places & passed) << 1 | places & stayed
+            places |= (places & runs) << 1
+            if not places:
+                return False
+        return places & self.end != 0
 
 
 def pattern(text: str, *, variables: bool, wildcards: bool = True) -> Pattern:
@@ -60,30 +127,28 @@ def pattern(text: str, *, variables: bool, wildcards: bool = True) -> Pattern:
         character = text[at]
         parts.append(Wildcard(character) if wildcards and character in "*?" else character)
         at += 1
-    return tuple(parts)
+    return Pattern.of(parts)
 
 
-def in_segments(parts: Pattern) -> Pattern:
+def in_segments(given: Pattern) -> Pattern:
     """The pattern of an ARN: a wildcard stays in its segment, but for a ``*`` that ends one ("Resource element")."""
     kept: list[Part] = []
-    for part, following in zip(parts, (*parts[1:], ":"), strict=True):
+    for part, following in zip(given.parts, (*given.parts[1:], ":"), strict=False):
         if part is Wildcard.RUN and following != ":":
             kept.append(Wildcard.RUN_IN_SEGMENT)
         elif part is Wildcard.ONE:
             kept.append(Wildcard.ONE_IN_SEGMENT)
         else:
             kept.append(part)
-    return tuple(kept)
+    return Pattern.of(kept)
 
 
-def variables_of(parts: Pattern) -> list[str]:
-    return [part.key for part in parts if isinstance(part, Variable)]
-
-
-def bound(parts: Pattern, value_of: Callable[[str], str | None]) -> Bound | None:
+def bound(given: Pattern, value_of: Callable[[str], str | None]) -> Pattern | None:
     """With values in the place of variables; None where the request lacks one: such a pattern matches nothing."""
-    filled: list[str | Wildcard] = []
-    for part in parts:
+    if not given.variables:
+        return given
+    filled: list[Part] = []
+    for part in given.parts:
         if not isinstance(part, Variable):
             filled.append(part)
             continue
@@ -93,40 +158,14 @@ def bound(parts: Pattern, value_of: Callable[[str], str | None]) -> Bound | None
         if value is None:
             return None
         filled.extend(value)  # what stands in a value is no wildcard
-    return tuple(filled)
+    return Pattern.of(filled)
 
 
-def matches(parts: Bound, text: str) -> bool:
-    """Whether the whole text fits. At worst the product of both lengths, whatever the pattern."""
-    if parts == (Wildcard.RUN,):
+def matches(given: Pattern, text: str) -> bool:
+    """Whether the whole text fits a pattern without variables."""
+    if given.parts == (Wildcard.RUN,):
         return True
-    # The places in the pattern that the text so far can have come to; a run may be left at once.
-    places = _with_runs_left(parts, {0})
-    for character in text:
-        reached: set[int] = set()
-        for place in places:
-            if place == len(parts):
-                continue
-            part = parts[place]
-            if isinstance(part, Wildcard):
-                if part.takes(character):
-                    reached.add(place if part.is_run else place + 1)
-            elif part == character:
-                reached.add(place + 1)
-        places = _with_runs_left(parts, reached)
-        if not places:
-            return False
-    return len(parts) in places
-
-
-def _with_runs_left(parts: Bound, places: set[int]) -> set[int]:
-    found = set(places)
-    for place in places:
-        after = place
-        while after < len(parts) and isinstance(part := parts[after], Wildcard) and part.is_run:
-            after += 1
-            found.add(after)
-    return found
+    return given.automaton.accepts(text) if given.wildcards else given.literal == text
 
 
 def _variable(text: str) -> Part:

@@ -1,10 +1,11 @@
 """A statement of a policy, and whether it speaks of a request."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pktmirror.iam.condition import Condition, Presence, Values
-from pktmirror.iam.pattern import Bound, Pattern, bound, matches
+from pktmirror.iam.pattern import Pattern, bound, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +13,7 @@ class Statement:
     """``actions`` are patterns in lower case. ``not_actions`` and ``not_resources``: it speaks of all the others."""
 
     allows: bool
-    actions: tuple[Bound, ...]
+    actions: tuple[Pattern, ...]
     resources: tuple[Pattern, ...]
     conditions: tuple[Condition | Presence, ...] = ()
     not_actions: bool = False
@@ -26,6 +27,11 @@ class Statement:
             and self._resource_fits(resource, values)
             and all(condition.holds(values) for condition in self.conditions)
         )
+
+    @property
+    def patterns(self) -> list[Pattern]:
+        wanted = [each.wanted for each in self.conditions if isinstance(each, Condition)]
+        return [*self.actions, *self.resources, *itertools.chain.from_iterable(wanted)]
 
     def _action_fits(self, action: str) -> bool:
         found = any(matches(each, action.lower()) for each in self.actions)
@@ -46,6 +52,10 @@ class Statement:
 @dataclass(frozen=True, slots=True)
 class Policy:
     statements: tuple[Statement, ...]
+
+    @property
+    def patterns(self) -> list[Pattern]:
+        return [pattern for statement in self.statements for pattern in statement.patterns]
 
 
 def all_statements(policies: Sequence[Policy]) -> list[Statement]:

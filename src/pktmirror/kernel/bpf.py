@@ -116,7 +116,7 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
-def cpus() -> int:
+def possible_cpus() -> int:
     """How many values a per-CPU map holds for a key."""
     return _checked(libbpf().libbpf_num_possible_cpus(), "libbpf_num_possible_cpus")
 
@@ -158,7 +158,7 @@ class Map(Handle):
         self.value_bytes: int = info.value_size
         self.entries_max: int = info.max_entries
         self._padded_bytes = (self.value_bytes + 7) // 8 * 8
-        self._values = cpus() if info.type in _PERCPU_TYPES else 1
+        self._values = possible_cpus() if info.type in _PERCPU_TYPES else 1
         self._lookup_buffer: Any = None
 
     @classmethod
@@ -367,7 +367,7 @@ class Object:
         while map_ != _ffi.NULL:
             inner = library.bpf_map__inner_map(map_)
             if inner != _ffi.NULL and library.bpf_map__max_entries(inner) == 0:
-                sample = create_mappable_array("sample", cpus(), library.bpf_map__value_size(inner))
+                sample = create_mappable_array("sample", possible_cpus(), library.bpf_map__value_size(inner))
                 until_loaded.enter_context(sample)
                 _checked(library.bpf_map__set_inner_map_fd(map_, sample.fd), "bpf_map__set_inner_map_fd")
             map_ = library.bpf_object__next_map(self._object, map_)

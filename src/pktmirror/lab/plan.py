@@ -16,7 +16,6 @@ from pktmirror.lab.topology import (
     Address,
     Host,
     Instance,
-    Network,
     Subnet,
     Topology,
     bridge,
@@ -24,6 +23,7 @@ from pktmirror.lab.topology import (
     router_leg,
     router_port,
 )
+from pktmirror.model.filter import Network
 
 Interface = IPv4Interface | IPv6Interface
 LINK_LOCAL = IPv6Network("fe80::/64")

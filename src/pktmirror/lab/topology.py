@@ -30,10 +30,10 @@ from typing import Any
 
 import msgspec
 
+from pktmirror.model.filter import Network, holds
 from pktmirror.model.refusal import Refusal
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 ROUTER = "router"
 INSTANCE_DEVICE = "eth0"
@@ -270,7 +270,7 @@ def _subnet_problems(topology: Topology, subnet: Subnet) -> Iterator[_Problem]:
         outer = topology.cidr if network.version == 4 else topology.ipv6_cidr
         if outer is None:
             yield f"subnet {subnet.name} with {network}, in a VPC without ipv6_cidr", "give the VPC an ipv6_cidr"
-        elif not _holds(outer, network):
+        elif not holds(outer, network):
             yield f"subnet {subnet.name} with {network}", f"choose a part of the VPC's {outer}"
         if network.prefixlen > PREFIX_LENGTH_MAX[network.version]:
             yield (
@@ -325,12 +325,6 @@ def _twice(what: str, values: Iterable[str], do: str) -> Iterator[_Problem]:
 
 def _offset(address: Address, network: Network) -> int:
     return int(address) - int(network.network_address)
-
-
-def _holds(outer: Network, inner: Network) -> bool:
-    if isinstance(outer, IPv4Network) and isinstance(inner, IPv4Network):
-        return inner.subnet_of(outer)
-    return isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
 DEMO = Topology(

@@ -9,8 +9,8 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from pktmirror.model.exclusions import ICMPV6, Exclusion
-from pktmirror.model.filter import TCP, UDP, Action, Direction, Filter, NetworkService, Rule
+from pktmirror.model.exclusions import Exclusion
+from pktmirror.model.filter import ICMPV6, TCP, UDP, Action, Direction, Filter, NetworkService, Rule
 
 Address = IPv4Address | IPv6Address
 DNS_PORT = 53

@@ -7,11 +7,9 @@ ARP needs no line here: only IP packets are mirrored at all.
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pktmirror.model.filter import TCP, UDP, PortRange
+from pktmirror.model.filter import ICMPV6, TCP, UDP, PortRange
 
 Address = IPv4Address | IPv6Address
-
-ICMPV6 = 58
 
 
 @dataclass(frozen=True, slots=True)

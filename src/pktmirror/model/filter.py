@@ -10,7 +10,16 @@ from ipaddress import IPv4Network, IPv6Network
 Network = IPv4Network | IPv6Network
 
 RULE_NUMBER_MIN, RULE_NUMBER_MAX = 1, 32766
-TCP, UDP = 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+PROTOCOLS = {"icmp": ICMP, "tcp": TCP, "udp": UDP, "gre": 47, "esp": 50, "ah": 51, "icmpv6": ICMPV6, "sctp": 132}
+"""IANA's numbers of the protocols that people write by name."""
+
+
+def holds(outer: Network, inner: Network) -> bool:
+    """Whether a network lies within another one, or is it; never one of the other address family."""
+    if isinstance(outer, IPv4Network) and isinstance(inner, IPv4Network):
+        return inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network) and inner.subnet_of(outer)
 
 
 class Direction(Enum):

@@ -40,6 +40,7 @@ class Stage(Enum):
     """
 
     CAPPED = "capped"
+    LEASE_ENDED = "lease ended"
     CLONE_FAILED = "clone failed"
     STALE = "session changed on the way"
     NO_ROUTE = "no route to the target"

@@ -31,7 +31,7 @@ from pktmirror.monitor.demux import (
     Stream,
     StreamGaveWay,
 )
-from pktmirror.monitor.report import GivenWay, MonitorReport, ProbeReport, StreamReport
+from pktmirror.monitor.report import GivenWay, MonitorReport, ReportedProbe, StreamFigures
 from pktmirror.packet import vxlan
 
 QUEUE_BYTES = 64 << 20
@@ -174,7 +174,7 @@ class _Monitor:
             self._capture.flush()
         nothing = Written()
         streams = [
-            _stream_report(stream, received, self._capture.streams.get(stream, nothing))
+            _stream_figures(stream, received, self._capture.streams.get(stream, nothing))
             for stream, received in self._receiver.streams.items()
         ]
         address, port = self._socket.getsockname()[:2]
@@ -186,7 +186,7 @@ class _Monitor:
             given_way=_given_way(self._receiver, self._capture.given_way),
             refused={reason.value: count for reason, count in self._receiver.refused.items()},
             socket_queue_full=self._queue_drops.total(),
-            probes=_probe_reports(self._receiver.probes, time.time_ns() - PROBES_TOLD_S * 10**9),
+            probes=_reported_probes(self._receiver.probes, time.time_ns() - PROBES_TOLD_S * 10**9),
             probes_received=self._probes_told,
             addresses=self._addresses.now() if ip_address(address).is_unspecified else (),
             clock=self._clock,
@@ -195,9 +195,9 @@ class _Monitor:
         )
 
 
-def _probe_reports(probes: Iterable[ProbeArrived], since_ns: int) -> tuple[ProbeReport, ...]:
+def _reported_probes(probes: Iterable[ProbeArrived], since_ns: int) -> tuple[ReportedProbe, ...]:
     return tuple(
-        ProbeReport(
+        ReportedProbe(
             token=probe.token.hex(),
             vni=probe.stream.vni,
             outer_source=probe.stream.outer_source,
@@ -209,8 +209,8 @@ def _probe_reports(probes: Iterable[ProbeArrived], since_ns: int) -> tuple[Probe
     )
 
 
-def _stream_report(stream: Stream, received: Received, written: Written) -> StreamReport:
-    return StreamReport(
+def _stream_figures(stream: Stream, received: Received, written: Written) -> StreamFigures:
+    return StreamFigures(
         vni=stream.vni,
         outer_source=stream.outer_source,
         outer_destination=stream.outer_destination,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 
-class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One stream: ``received_packets`` = ``written_packets`` + all of ``not_written_packets``, and so the bytes.
 
     Bytes are those of the mirrored frames, from the inner Ethernet header on, as they arrived.
@@ -24,7 +24,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     not_written_bytes: Mapping[str, int]
 
 
-class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
+class ReportedProbe(msgspec.Struct, frozen=True, kw_only=True):
     """A probe that arrived: its token in hexadecimal, the outer headers it had, and when, in Unix time."""
 
     token: str
@@ -55,14 +55,14 @@ class MonitorReport(msgspec.Struct, frozen=True, kw_only=True):
     """Address and port, as in ``10.0.0.9:4789`` or ``[::]:4789``."""
     capture: str
     """The path of the capture file."""
-    streams: tuple[StreamReport, ...]
+    streams: tuple[StreamFigures, ...]
     """In the order in which they appeared."""
     given_way: GivenWay
     refused: Mapping[str, int]
     """Datagrams that were no frame of a stream, by reason."""
     socket_queue_full: int
     """Datagrams that the kernel dropped before we saw them: the queue was full, or the UDP checksum wrong."""
-    probes: tuple[ProbeReport, ...] = ()
+    probes: tuple[ReportedProbe, ...] = ()
     """The probes of the last minute. They are in no stream, and not in the file."""
     probes_received: int = 0
     """All probes since the start."""

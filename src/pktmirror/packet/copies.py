@@ -3,13 +3,12 @@
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from pktmirror.packet.headers import ICMP, ICMPV6, IPV6_BYTES, UDP, Address, Headers
+from pktmirror.packet.headers import ICMP, ICMPV6, IPV6_BYTES, OUTER_SOURCE_PORT_FIRST, UDP, Address, Headers
 from pktmirror.packet.vxlan import HEADER_BYTES as VXLAN_BYTES
 
 _UDP_BYTES = _ICMP_BYTES = 8
 _IPV4_BYTES = 20
 _WITHOUT_OPTIONS = 0x45
-_OUTER_SOURCE_PORT_MIN = 0xFF80  # of copies, as AWS's (spec 1.12)
 _ONLY_A_VNI = bytes((0x08, 0, 0, 0))
 _ABOUT_A_PACKET = {ICMP: (3, 11, 12), ICMPV6: (1, 2, 3, 4)}
 """RFC 792: unreachable, time exceeded, parameter problem; RFC 4443 section 3: the same, and packet too big."""
@@ -28,7 +27,7 @@ def outer_of(frame: bytes, headers: Headers) -> Outer | None:
     """What a frame would be the copy of; None where it is no VXLAN, or a later fragment of it."""
     if headers.protocol != UDP or headers.destination_port is None:
         return None
-    if headers.source_port is None or headers.source_port < _OUTER_SOURCE_PORT_MIN:
+    if headers.source_port is None or headers.source_port < OUTER_SOURCE_PORT_FIRST:
         return None
     vxlan = frame[headers.l4_offset + _UDP_BYTES :][:VXLAN_BYTES]
     if len(vxlan) < VXLAN_BYTES or vxlan[:4] != _ONLY_A_VNI:
@@ -51,7 +50,7 @@ def outer_quoted(frame: bytes, headers: Headers) -> Outer | None:
         return None
     source, destination, datagram = found
     source_port, port = (int.from_bytes(datagram[at : at + 2]) for at in (0, 2))
-    if source != headers.destination or source_port < _OUTER_SOURCE_PORT_MIN:
+    if source != headers.destination or source_port < OUTER_SOURCE_PORT_FIRST:
         return None
     vxlan = datagram[_UDP_BYTES:][:VXLAN_BYTES]
     if len(vxlan) < VXLAN_BYTES:

@@ -11,15 +11,14 @@ from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.compile import (
     CompiledFilters,
     CopyStream,
-    RouteQuery,
     Uncompilable,
     Wanted,
-    Way,
     compile_state,
     route_queries,
 )
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.ways import RouteQuery, Way
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pktmirror.agent.controller import Controller
+from pktmirror.agent.daemon import Settings
 from pktmirror.agent.line import refuse_bad_url
 from pktmirror.desired import DesiredState, ExclusionDocument, Report, decode_desired_state, decode_report, encode
 from pktmirror.model.refusal import Refusal
@@ -14,7 +15,7 @@ from tests.unit.agent import plane as stub
 from tests.unit.agent.plane import HOST
 from tests.waiting import wait_until
 
-WITHIN_S = 5.0
+WITHIN_S = 30.0
 
 
 class Plane(stub.Plane):
@@ -155,6 +156,32 @@ def test_an_answer_that_is_no_document_of_this_host_is_not_taken_and_the_next_is
         plane.desire(8)
         follows_to(controller, 8)
         wait_until(lambda: controller.unreachable() is None, WITHIN_S, "it is still said to be away")
+
+
+def test_the_control_plane_is_heard_of_by_a_document_and_by_a_report_that_it_takes(
+    plane: Plane, tmp_path: Path
+) -> None:
+    report = Report(host_id=HOST, agent_version="", applied_revision=0)
+    plane.answer = b"{"
+    plane.told = lambda _body: False
+    with following(plane, tmp_path / "kept.json") as controller:
+        controller.report(report)
+        wait_until(lambda: len(plane.asked_after) > 2, WITHIN_S, "it does not ask")
+        assert controller.heard_ns is None, "what answers there is no control plane"
+        plane.told = plane._report
+        controller.report(report)
+        wait_until(lambda: controller.heard_ns is not None, WITHIN_S, "the report was taken")
+    plane.desire(1)
+    with following(plane, tmp_path / "kept.json") as controller:
+        wait_until(lambda: controller.heard_ns is not None, WITHIN_S, "the document was taken")
+
+
+@pytest.mark.parametrize("lease_s", [-1, 9, 10**7 + 1])
+def test_a_lease_that_no_agent_could_keep_is_refused(tmp_path: Path, lease_s: int) -> None:
+    with pytest.raises(Refusal, match="lease"):
+        Settings("http://127.0.0.1:1", "token", HOST, tmp_path, lease_s=lease_s)
+    for good_s in (0, 10, 10**7):
+        assert Settings("http://127.0.0.1:1", "token", HOST, tmp_path, lease_s=good_s).lease_s == good_s
 
 
 def test_nothing_that_goes_wrong_with_a_change_ends_the_following(plane: Plane, tmp_path: Path) -> None:

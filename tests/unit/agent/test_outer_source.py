@@ -4,8 +4,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pktmirror.agent.compile import Wanted, Way, compile_state, route_queries
+from pktmirror.agent.compile import Wanted, compile_state, route_queries
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.ways import Way
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,

@@ -4,10 +4,11 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from pktmirror.agent.compile import RouteQuery, Way, compile_state, route_queries
+from pktmirror.agent.compile import compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.listeners import is_heard
 from pktmirror.agent.paths import Sight, paths, targets
+from pktmirror.agent.ways import RouteQuery, Way
 from pktmirror.desired import (
     DesiredInterface,
     DesiredSession,

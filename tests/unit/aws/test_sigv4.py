@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pktmirror.aws import ApiError, Identity, SignedRequest, claimed_service, verify
+from pktmirror.aws import ApiError, SignedRequest, Signer, claimed_service, verify
 from tests.budget import examples
 
 SECRETS = {"AKIAONE": "secret/one+1", "AKIATWO": "secret two"}
@@ -58,7 +58,7 @@ def signed_at(request: SignedRequest) -> datetime:
     return datetime.strptime(header(request, "X-Amz-Date"), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
-def checked(request: SignedRequest, now: datetime | None = None) -> Identity:
+def checked(request: SignedRequest, now: datetime | None = None) -> Signer:
     return verify(request, SECRETS.get, now or datetime.now(UTC), services=SERVICES)
 
 
@@ -71,7 +71,7 @@ def refusal(request: SignedRequest, now: datetime | None = None) -> ApiError:
 @pytest.mark.parametrize("service", ["ec2", "sts"])
 @pytest.mark.parametrize("key", ["AKIAONE", "AKIATWO"])
 def test_what_botocore_signs_is_accepted(service: str, key: str) -> None:
-    assert checked(signed(service=service, key=key)) == Identity(key, "eu-central-1", service)
+    assert checked(signed(service=service, key=key)) == Signer(key, "eu-central-1", service)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_signature_of_aws_own_example_is_accepted() -> None:
     )
     secrets = {"AKIDEXAMPLE": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
     now = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)
-    assert verify(request, secrets.get, now, services=frozenset({"service"})) == Identity(
+    assert verify(request, secrets.get, now, services=frozenset({"service"})) == Signer(
         "AKIDEXAMPLE", "us-east-1", "service"
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pktmirror.control.records import AccessKeyRecord, FilterRecord
+from pktmirror.control.schema import METADATA, OWNER
 from pktmirror.control.store import REVISION, Store
 from tests.unit.control.records import HOST, interface, session, target
 
@@ -40,6 +41,16 @@ def test_an_account_sees_and_changes_what_is_its_own_alone(store: Store) -> None
         assert red.tags.of("tmf-red") == {"team": "red"}
         red.filters.remove("tmf-red")
         assert transaction.filters.where() == [FilterRecord("tmf-own")]
+
+
+def test_each_table_is_of_an_owner_or_is_known_to_be_of_none() -> None:
+    whose_column_is_no_owner = {"accounts", "assignments"}
+    without = {name for name, table in METADATA.tables.items() if OWNER not in table.c} | whose_column_is_no_owner
+    reached_by_a_key_of_the_account = {"user_policies", "idempotency_tokens"}
+    of_the_operator = {"accounts", "assignments", "session_templates", "hosts", "join_tokens", "host_certificates"}
+    of_the_ledger = {"session_streams", "ended_sessions", "unconfirmed_ends", "carried_figures"}
+    of_the_store = {"schema_version", "settings"}
+    assert without == reached_by_a_key_of_the_account | of_the_operator | of_the_ledger | of_the_store
 
 
 def test_whoever_sees_all_keeps_each_its_owner(store: Store) -> None:

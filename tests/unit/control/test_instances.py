@@ -1,12 +1,25 @@
 """The sums of CloudWatch's figures by instance: what is counted, from when on, and by which minute."""
 
-from pktmirror.control.instances import KEPT_MINUTES, Instances, Mirrored, counter
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from pktmirror.control.instances import KEPT_MINUTES, Instances, Mirrored, Source, counter
 from pktmirror.desired import Report, SessionFigures
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
+from tests.unit.control import records
+from tests.unit.control.office import NOW_S, opened
+from tests.unit.control.records import found
 
 INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS
-OWNERS = {"tms-1": "i-a", "tms-2": "i-a", "tms-3": "i-b", "tms-nobody": ""}
+OWNERS = {
+    "tms-1": Source("", "i-a"),
+    "tms-2": Source("", "i-a"),
+    "tms-3": Source("", "i-b"),
+    "tms-nobody": Source("", ""),
+    "tms-red": Source("111122223333", "i-a"),
+}
 
 
 def tallies(packets: int) -> Tally:
@@ -78,4 +91,48 @@ def test_figures_are_kept_by_the_minute_and_the_oldest_are_forgotten() -> None:
         instances.told(report(tms_1=minute + 1), OWNERS.get, 60.0 * minute + 59.9)
     assert list(instances.minutes) == list(range(5, KEPT_MINUTES + 5))
     each = {EGRESS: Mirrored(tallies(1)), INGRESS: Mirrored()}
-    assert all(figures == {"i-a": each} for figures in instances.minutes.values())
+    assert all(figures == {"i-a": each} for figures in instances.by_minute("").values())
+
+
+def test_an_account_is_told_what_its_own_sessions_of_an_instance_mirrored() -> None:
+    instances = Instances()
+    instances.told(report(), OWNERS.get, 0.0)
+    instances.told(report(tms_1=1, tms_2=2, tms_red=4), OWNERS.get, 60.0)
+    instances.ended("tms-red")
+    assert sent(instances, "i-a") == 7
+
+    def seen(account: str) -> dict[int, dict[str, int]]:
+        return {
+            minute: {id_: counter(figures, EGRESS, skipped=False).packets for id_, figures in found.items()}
+            for minute, found in instances.by_minute(account).items()
+        }
+
+    assert seen("") == {1: {"i-a": 3}}
+    assert seen("111122223333") == {1: {"i-a": 4}}
+    assert seen("444455556666") == {1: {}}
+
+
+def test_an_instance_of_two_accounts_shows_each_its_own(tmp_path: Path) -> None:
+    with opened(tmp_path) as office:
+        web = [replace(found("web", "10.0.0.1"), key=f"web/{number}") for number in range(2)]
+        office.plane.agent_reported(records.report(*web, found("tool", "10.0.0.9")), NOW_S)
+        ids = {each["key"]: each["interface_id"] for each in office.plane.interfaces()}
+        red = office.plane.create_account("red", NOW_S)
+        office.plane.assign(ids["web/1"], "red", NOW_S)
+        target_id = office.call("CreateTrafficMirrorTarget", NetworkInterfaceId=ids["tool"])["TrafficMirrorTarget"]
+        made = office.call(
+            "CreateTrafficMirrorSession",
+            NetworkInterfaceId=ids["web/0"],
+            TrafficMirrorTargetId=target_id["TrafficMirrorTargetId"],
+            TrafficMirrorFilterId=office.filter(),
+            SessionNumber=1,
+        )
+        figures = SessionFigures(
+            session_id=made["TrafficMirrorSession"]["TrafficMirrorSessionId"],
+            directions={EGRESS: SessionLedger({}, {Stage.SENT: tallies(3)})},
+        )
+        told = replace(records.report(*web, found("tool", "10.0.0.9")), sessions=(figures,))
+        office.plane.agent_reported(told, NOW_S + 1)
+        own = office.call("ListMetrics", service="monitoring")["Metrics"]
+        assert {each["Dimensions"][0]["Value"] for each in own} == {office.plane.interfaces()[0]["instance_id"]}
+        assert office.call("ListMetrics", red["access_key_id"], service="monitoring")["Metrics"] == []

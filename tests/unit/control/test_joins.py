@@ -143,7 +143,7 @@ def test_a_host_is_who_shows_its_certificate_and_nobody_else(store: Store, joins
 
 def test_revoked_is_every_certificate_of_a_host_and_none_of_another(store: Store, joins: Joins) -> None:
     mine, theirs = joined(joins, "host-1", token(joins)), joined(joins, "host-2", token(joins))
-    renewed = shown(joins.renew("host-1", CSR, NOW_S + 1).certificate)
+    renewed = shown(joins.renew(mine, "host-1", CSR, NOW_S + 1).certificate)
     unused, for_others = token(joins, "host-1"), token(joins)
     for who in (mine, renewed):
         joins.refuse_stranger(who, "host-1", NOW_S + 1)
@@ -155,6 +155,29 @@ def test_revoked_is_every_certificate_of_a_host_and_none_of_another(store: Store
     joins.refuse_stranger(theirs, "host-2", NOW_S + 2)
     assert code(store, joins.revoke, "host-1", NOW_S + 3) == "InvalidHostId.NotFound"
     joins.refuse_stranger(joined(joins, "host-1", token(joins, "host-1")), "host-1", NOW_S + 4)
+
+
+def test_nobody_renews_a_certificate_that_does_not_count(store: Store, joins: Joins) -> None:
+    mine, theirs = joined(joins, "host-1", token(joins)), joined(joins, "host-2", token(joins))
+    assert code(store, joins.renew, theirs, "host-1", CSR, NOW_S) == "CertificateOfAnotherHost"
+    assert code(store, joins.renew, None, "host-1", CSR, NOW_S) == "AuthFailure"
+    assert code(store, joins.renew, mine, "host-1", CSR, NOW_S + HOST_S) == "CertificateExpired"
+    joins.revoke("host-1", NOW_S + 1)
+    assert code(store, joins.renew, mine, "host-1", CSR, NOW_S + 2) == "CertificateRevoked"
+    next_ = shown(joins.renew(theirs, "host-2", CSR, NOW_S + 2).certificate)
+    joins.refuse_stranger(next_, "host-2", NOW_S + 2)
+
+
+def test_what_is_revoked_by_a_clock_that_is_ahead_counts_no_more_when_it_is_right_again(
+    store: Store, joins: Joins
+) -> None:
+    mine, theirs = joined(joins, "host-1", token(joins)), joined(joins, "host-2", token(joins))
+    unused = token(joins, "host-1")
+    joins.revoke("host-1", NOW_S + 2 * HOST_S)
+    assert code(store, joins.refuse_stranger, mine, "host-1", NOW_S) == "CertificateRevoked"
+    assert code(store, joined, joins, "host-1", unused) == "InvalidJoinToken"
+    assert code(store, joins.revoke, "host-1", NOW_S) == "InvalidHostId.NotFound"
+    joins.refuse_stranger(theirs, "host-2", NOW_S)
 
 
 def test_what_has_ended_is_forgotten(store: Store, joins: Joins) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from pktmirror.control.trail import UNKNOWN_BURST, UNKNOWN_PER_S, Allowance, Trail, Unwritable, read
+from pktmirror.control.trail import (
+    KNOWN_BURST,
+    KNOWN_PER_S,
+    UNKNOWN_BURST,
+    UNKNOWN_PER_S,
+    Allowance,
+    Trail,
+    Unwritable,
+    read,
+)
 from pktmirror.model.refusal import Refusal
 
 
@@ -87,6 +96,18 @@ def test_a_file_that_is_taken_away_is_begun_anew(trail: Trail, tmp_path: Path) -
     assert names(tmp_path) == ["call2"]
 
 
+def test_a_file_that_is_moved_away_gets_no_more_records(trail: Trail, tmp_path: Path) -> None:
+    trail.write(record(1))
+    day, archived = tmp_path / "audit/2026-01-02.jsonl", tmp_path / "archived"
+    day.rename(archived)
+    trail.write(record(2))
+    assert names(tmp_path) == ["call2"]
+    day.unlink()
+    archived.rename(day)  # and one that is put in its place is gone on with
+    trail.write(record(3))
+    assert names(tmp_path) == ["call1", "call3"]
+
+
 def test_unknown_callers_are_kept_at_a_bounded_rate_and_the_rest_is_counted() -> None:
     allowance = Allowance()
     assert [allowance.take(5.0) for _ in range(int(UNKNOWN_BURST) + 3)].count(True) == UNKNOWN_BURST
@@ -105,6 +126,35 @@ def test_what_was_left_out_stands_in_the_next_record(trail: Trail, tmp_path: Pat
     assert found[-1] is not None
     assert found[-1]["additionalEventData"] == {"recordsOfUnknownCallersLeftOut": 2}
     assert all(each is not None and "additionalEventData" not in each for each in found[:-1])
+
+
+def test_an_account_has_an_allowance_of_its_own_for_what_changes_nothing(trail: Trail, tmp_path: Path) -> None:
+    kept = [trail.write_idle(record(number), "red", 5.0) for number in range(int(KNOWN_BURST) + 2)]
+    assert kept == [True] * int(KNOWN_BURST) + [False] * 2
+    assert trail.write_idle(record(1), "blue", 5.0)
+    assert trail.write_unknown(record(2), 5.0)
+    assert trail.write_idle(record(3), "red", 5.0 + 1.5 / KNOWN_PER_S)
+    found = list(read(tmp_path))
+    assert len(found) == KNOWN_BURST + 3
+    assert found[-1] is not None
+    assert found[-1]["additionalEventData"] == {"recordsOfTheAccountLeftOut": 2}
+    assert all(each is not None and "additionalEventData" not in each for each in found[:-1])
+
+
+def test_what_was_left_out_is_not_forgotten_by_a_record_that_could_not_be_written(
+    trail: Trail, tmp_path: Path, no_room: Any
+) -> None:
+    for number in range(int(UNKNOWN_BURST) + 2):
+        trail.write_unknown(record(number), 5.0)
+    size = (tmp_path / "audit/2026-01-02.jsonl").stat().st_size
+    no_room(size)
+    with pytest.raises(Unwritable):
+        trail.write_unknown(record(1000), 15.0)
+    no_room(10 * size)
+    trail.write_unknown(record(1001), 15.0)
+    last = list(read(tmp_path))[-1]
+    assert last is not None
+    assert last["additionalEventData"] == {"recordsOfUnknownCallersLeftOut": 2}
 
 
 def test_no_log_is_a_refusal_with_a_way_out(tmp_path: Path) -> None:

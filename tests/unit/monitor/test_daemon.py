@@ -17,7 +17,7 @@ from pktmirror.kernel.clock import clock_id
 from pktmirror.model.probe import new_token
 from pktmirror.model.refusal import Refusal
 from pktmirror.monitor import daemon
-from pktmirror.monitor.report import GivenWay, MonitorReport, StreamReport
+from pktmirror.monitor.report import GivenWay, MonitorReport, StreamFigures
 from pktmirror.packet import probe
 from pktmirror.packet.vxlan import Encapsulated
 from tests.unit.packet.frames import IPV4, ethernet, ipv4, tcp
@@ -91,7 +91,7 @@ def received(report: MonitorReport) -> int:
     return sum(stream.received_packets for stream in report.streams)
 
 
-def assert_the_books_balance(stream: StreamReport) -> None:
+def assert_the_books_balance(stream: StreamFigures) -> None:
     assert stream.received_packets == stream.written_packets + sum(stream.not_written_packets.values())
     assert stream.received_bytes == stream.written_bytes + sum(stream.not_written_bytes.values())
 
@@ -290,7 +290,7 @@ def test_a_full_disk_loses_packets_by_name_and_the_file_goes_on_when_there_is_ro
     def all_came(report: MonitorReport) -> bool:
         return received(report) == sent
 
-    def send_until(condition: Callable[[StreamReport], bool], else_say: str) -> None:
+    def send_until(condition: Callable[[StreamFigures], bool], else_say: str) -> None:
         nonlocal sent
         for _ in range(100):
             send("127.0.0.1", running.port, *[mirrored(7, big)] * 20)

@@ -18,7 +18,8 @@ from pktmirror.control.operations.operation import (
 from pktmirror.control.operations.pages import page
 from pktmirror.control.operations.selection import one
 from pktmirror.control.records import InterfaceRecord
-from pktmirror.networks import Network, Subnet, Vpc
+from pktmirror.model.filter import Network
+from pktmirror.networks import Subnet, Vpc
 
 ENGINE_TAG, OWNER_TAG = "pktmirror:engine", "pktmirror:owner"
 """Tags of an instance: which engine runs it, and whose it is by that. Each label that it tells is a tag too."""

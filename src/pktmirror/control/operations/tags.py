@@ -29,6 +29,8 @@ INTERFACE = "network-interface"
 TAGS_PER_RESOURCE_MAX = 50
 KEY_CHARACTERS_MAX, VALUE_CHARACTERS_MAX = 127, 256
 RESOURCES_MAX = 1000
+KEYS_MAX = 1000
+"""Of one call: more than a resource can have, as DeleteTags may name those that it has not."""
 
 _TYPES = {"tmt": TARGET, "tmf": FILTER, "tmfr": FILTER_RULE, "tms": SESSION, "eni": INTERFACE}
 _KINDS = {
@@ -203,11 +205,15 @@ def _caps(transaction: Transaction, resource_ids: Sequence[str]) -> list[Rate]:
     return [caps.cap_of(transaction.tags.of(id_)) for id_ in resource_ids if resource_type(id_) == SESSION]
 
 
+def refuse_too_many(resource_ids: Sequence[str]) -> None:
+    if len(resource_ids) > RESOURCES_MAX:
+        raise errors.invalid_parameter_value(f"A call takes at most {RESOURCES_MAX} resources")
+
+
 def _require_resources(resource_ids: Sequence[str], transaction: Transaction) -> None:
     if not resource_ids:
         raise errors.missing_parameter("ResourceId")
-    if len(resource_ids) > RESOURCES_MAX:
-        raise errors.invalid_parameter_value(f"A call takes at most {RESOURCES_MAX} resources")
+    refuse_too_many(resource_ids)
     known: Mapping[str, Callable[[str], object]] = {
         TARGET: transaction.targets.get,
         FILTER: transaction.filters.get,

@@ -33,7 +33,7 @@ class _Device:
     lag_s: float
 
 
-class Audit:
+class DeviceCounters:
     """All mirrored interfaces of a host, by the ifindex of their device. It begins with the agent."""
 
     def __init__(self, netlink: Netlink) -> None:
