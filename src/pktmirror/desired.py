@@ -230,6 +230,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     instances: int | None
     problem: str | None = None
+    left_out: int = 0  # interfaces of which the report does not say what it tells: it would be too long
 
 
 class PathFacts(msgspec.Struct, frozen=True, kw_only=True):

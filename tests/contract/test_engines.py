@@ -164,13 +164,15 @@ def test_a_record_whose_device_is_anothers_by_now_is_not_desired_of_it(tmp_path:
 def test_an_engine_that_does_not_answer_is_a_problem_of_its_host_and_counted(plane: Plane) -> None:
     engines = (
         EngineStatus(engine="docker", where="/run/docker.sock", asked=7, failed=2, instances=3, problem="it says no"),
-        EngineStatus(engine="libvirt", where="qemu:///system", asked=7, failed=0, instances=1),
+        EngineStatus(engine="libvirt", where="qemu:///system", asked=7, failed=0, instances=1, left_out=3),
     )
     plane.report(*plane.reported.values(), engines=engines)
     [host] = [each for each in plane.own("status")["hosts"] if each["host_id"] == HOST]
     assert host["problems"] == [
+        "libvirt at qemu:///system tells so long names and labels that those of 3 interfaces are left out, the longest: what "
+        "was known of them before stays",
         "it says no (2 of 7 questions since the agent's start): names, labels and deletions of its instances stay as "
-        "it told them last"
+        "it told them last",
     ]
     assert [each["engine"] for each in host["engines"]] == ["docker", "libvirt"]
     metrics = scraped(plane).text

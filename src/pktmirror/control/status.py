@@ -51,8 +51,14 @@ def _minor(version: str) -> tuple[int, int] | None:
 
 
 def silent_engines(engines: Iterable[EngineStatus]) -> list[str]:
-    """Of the engines that did not answer the last question: what does not follow them now."""
-    return [
+    """What does not follow the engines now: of those that did not answer the last question, or told too much."""
+    too_long = [
+        f"{engine.engine} at {engine.where} tells so long names and labels that those of {engine.left_out} interfaces "
+        "are left out, the longest: what was known of them before stays"
+        for engine in engines
+        if engine.left_out
+    ]
+    return too_long + [
         f"{engine.problem} ({engine.failed} of {engine.asked} questions since the agent's start): names, labels and "
         "deletions of its instances stay as it told them last"
         for engine in engines

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pktmirror.agent.providers.docker import Docker, read
-from pktmirror.agent.providers.engine import ANSWER_BYTES_MAX, Instance, NoAnswer
+from pktmirror.agent.providers.engine import ANSWER_BYTES_MAX, LABELS_BYTES_MAX, Instance, NoAnswer
 from pktmirror.desired import LABELS_MAX
 from tests.unit.agent.engine_server import EngineServer, recorded
 
@@ -112,6 +113,10 @@ def test_an_engine_that_is_not_there_is_said_to_be_away_only_where_it_is_configu
 
 def test_what_people_write_into_labels_is_kept_within_bounds() -> None:
     many = ",".join(f'"k{number:03}":"v"' for number in range(LABELS_MAX + 1))
+    much = read(msgspec.json.encode([{"Id": "dd", "Labels": {**{f"k{n:02}": "x" * 256 for n in range(20)}, "z": "y"}}]))
+    kept = much.instances["dd"].labels
+    assert sum(len(key + value) for key, value in kept.items()) <= LABELS_BYTES_MAX
+    assert (len(kept), kept["z"]) == (LABELS_BYTES_MAX // 259 + 1, "y")
     odd = r'{"": "a", "b": "two\nlines", "c": "\u001b[31m", "long": "' + "x" * 257 + r'", "d": "kept", "e": ""}'
     found = read(
         b'[{"Id":"aa","Names":["/a"],"Labels":{%s}},{"Id":"bb","Names":["/web/alias","/b\\u0007"],"Labels":%s},'

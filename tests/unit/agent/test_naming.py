@@ -7,7 +7,7 @@ import pytest
 
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.providers.engine import Instance, Tap, Told
-from pktmirror.agent.providers.naming import Bond, Known, named
+from pktmirror.agent.providers.naming import Bond, Known, named, within
 from pktmirror.desired import FoundInterface, InstanceFacts
 
 ID = "4bab25ca3a288b0e6ff3249071e3ab57b128694f78fbfe84612ca7a5f81551a5"
@@ -143,3 +143,16 @@ def test_what_was_heard_of_neighbours_is_of_the_mac_address_that_was_heard() -> 
     assert put(heard, machines(MACHINE))[0][0].neighbours == ("10.0.0.7",)
     another = interface("tap:vnet0", "vnet0", mac=NAMED_MAC, neighbours=("10.0.0.7",))
     assert put(another, machines(MACHINE))[0][0].neighbours == ()
+
+
+def test_who_labels_much_loses_what_does_not_fit_into_a_report_and_nobody_else_does() -> None:
+    def told(ifindex: int, label: str) -> Device:
+        facts = msgspec.structs.replace(FACTS, labels={"a": label})
+        return interface(f"container:{ifindex}/eth0", "veth", ifindex=ifindex, mac=MAC, facts=facts)
+
+    short, long, none = told(1, "x"), told(2, "x" * 200), interface("nic:1", "up0", ifindex=3, mac=MAC)
+    room = len(msgspec.json.encode(short.found.facts))
+    kept, left_out = within([long, none, short], room)
+    assert [device.found.facts for device in kept] == [None, None, short.found.facts]
+    assert left_out == {"docker": 1}
+    assert within([long, none, short], room + len(msgspec.json.encode(long.found.facts))) == ([long, none, short], {})

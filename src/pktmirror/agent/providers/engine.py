@@ -13,6 +13,10 @@ ANSWER_WITHIN_S = 10.0
 """So long an engine may take for the whole of its answer."""
 
 
+LABELS_BYTES_MAX = 4096
+"""Of one instance: whoever makes containers could fill the reports of their host."""
+
+
 class NoAnswer(Exception):
     """An engine cannot be asked, or answers nonsense; the text says which and what."""
 
@@ -82,9 +86,16 @@ def word(text: str) -> str:
 
 
 def labels(told: Mapping[str, str] | None) -> dict[str, str]:
-    """The labels that are kept, by their keys: no more than LABELS_MAX, and none that is cut or cannot be shown."""
-    fit = {key: value for key, value in sorted((told or {}).items()) if key and _fits(key) and _fits(value)}
-    return dict(list(fit.items())[:LABELS_MAX])
+    """The labels that are kept, in the order of their keys: no more than LABELS_MAX and LABELS_BYTES_MAX, and none that
+    is cut or cannot be shown."""
+    kept: dict[str, str] = {}
+    bytes_left = LABELS_BYTES_MAX
+    for key, value in sorted((told or {}).items()):
+        size_bytes = len(key.encode(errors="replace")) + len(value.encode(errors="replace"))
+        if key and _fits(key) and _fits(value) and size_bytes <= bytes_left and len(kept) < LABELS_MAX:
+            kept[key] = value
+            bytes_left -= size_bytes
+    return kept
 
 
 def _fits(text: str) -> bool:

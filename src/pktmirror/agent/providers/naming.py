@@ -70,6 +70,25 @@ def named(
     ], bonds
 
 
+def within(devices: Sequence[Device], bytes_max: int) -> tuple[list[Device], Counter[str]]:
+    """The devices without what does not fit into a report, the longest first; how many that are, by engine."""
+    sizes = sorted((_size_bytes(device.found.facts), device.ifindex) for device in devices)
+    cut: set[int] = set()
+    for size_bytes, ifindex in sizes:
+        bytes_max -= size_bytes
+        if bytes_max < 0:
+            cut.add(ifindex)
+    left_out = Counter(device.found.facts.engine for device in devices if device.ifindex in cut and device.found.facts)
+    return [
+        replace(device, found=msgspec.structs.replace(device.found, facts=None)) if device.ifindex in cut else device
+        for device in devices
+    ], left_out
+
+
+def _size_bytes(facts: InstanceFacts | None) -> int:
+    return 0 if facts is None else len(msgspec.json.encode(facts))
+
+
 def instance_id_of(key: str) -> str:
     """The instance in the key of an interface that belongs to one."""
     return key.partition(":")[2].rpartition("/")[0]

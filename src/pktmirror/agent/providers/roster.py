@@ -4,18 +4,25 @@ Nothing here waits for an engine, but for `start`, which gives them a second.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
 
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.providers.asking import Asking
 from pktmirror.agent.providers.engine import Engine
 from pktmirror.agent.providers.memory import Memory
-from pktmirror.agent.providers.naming import Known, named
+from pktmirror.agent.providers.naming import Known, named, within
 from pktmirror.desired import EngineStatus
 
 START_WAIT_S = 1.0
 """So long the agent's first look waits for the first answers, so that it knows whose taps are."""
+
+
+FACTS_BYTES_MAX = 4 << 20
+"""Of all interfaces in a report, which has 16 MiB."""
 
 
 class Roster:
@@ -34,6 +41,7 @@ class Roster:
         self._memory = memory
         self._bonds = {} if memory is None else memory.read()
         self._since_s: dict[int, float] = {}
+        self._left_out: Counter[str] = Counter()
 
     def start(self, ifindexes: Iterable[int]) -> None:
         """Begin to ask. ``ifindexes`` are the devices that are there already."""
@@ -69,6 +77,7 @@ class Roster:
         if self._memory is not None:
             self._memory.keep(self._bonds)
         self._take_in(found)
+        found, self._left_out = within(found, FACTS_BYTES_MAX)
         return found
 
     def _known(self) -> list[Known]:
@@ -106,4 +115,8 @@ class Roster:
     def statuses(self) -> tuple[EngineStatus, ...]:
         """How it stands with each engine that there is, or was."""
         told = (asking.status() for asking in self.askings)
-        return tuple(status for status in told if status is not None)
+        return tuple(
+            msgspec.structs.replace(status, left_out=self._left_out[status.engine])
+            for status in told
+            if status is not None
+        )
