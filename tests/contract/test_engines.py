@@ -169,8 +169,8 @@ def test_an_engine_that_does_not_answer_is_a_problem_of_its_host_and_counted(pla
     plane.report(*plane.reported.values(), engines=engines)
     [host] = [each for each in plane.own("status")["hosts"] if each["host_id"] == HOST]
     assert host["problems"] == [
-        "libvirt at qemu:///system tells so long names and labels that those of 3 interfaces are left out, the longest: what "
-        "was known of them before stays",
+        "libvirt at qemu:///system tells so long names and labels that those of 3 interfaces are left out, the "
+        "longest: what was known of them before stays",
         "it says no (2 of 7 questions since the agent's start): names, labels and deletions of its instances stay as "
         "it told them last",
     ]
