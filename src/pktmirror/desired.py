@@ -19,6 +19,8 @@ from pktmirror.model.underlay import OuterSource, Segmentation
 
 LAYOUT = 1
 RULES_NOT_TOLD = "its agent does not tell what its rules matched: it is of an older version"
+LABELS_MAX = 64  # of an instance
+WORD_CHARACTERS_MAX = 256  # of what an engine tells: a name, an owner, a label's key or its value
 VXLAN_PORT = 4789  # RFC 7348; of all copies (spec 1.12)
 
 
@@ -177,16 +179,30 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[DesiredInterface, ...] = ()
     filters: dict[str, FilterDocument] = {}
     exclusions: tuple[ExclusionDocument, ...] = ()
+    knows_plain_keys: bool = False  # whether whoever says this takes an interface for what its plain key was
     streams_id: str = ""
     streams_kept: bool = False
     streams: tuple[StreamDocument, ...] = ()
+
+
+class InstanceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine tells of the instance that an interface belongs to: a container, a virtual machine, a pod.
+
+    ``labels`` are at most LABELS_MAX, and every text here is printable and of WORD_CHARACTERS_MAX at most.
+    """
+
+    engine: str  # "docker", "podman", "libvirt", "kubernetes"
+    instance_id: str  # the engine's: a container's id, a machine's UUID, a pod's UID
+    name: str  # "web", of a pod "shop/web-0"
+    owner: str | None = None  # whose it is: a Compose project, a pod's controller, what a machine's metadata says
+    labels: dict[str, str] = {}
 
 
 class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
     """An interface that the agent found, mirrorable or not."""
 
     key: str  # e.g. "netns:pktmirror-web/eth0"; stable over restarts and re-plugging
-    provider: str  # "netns", "container", "tap", "nic", …: agent/inventory.py has them all
+    provider: str  # "netns", "container", "tap", "nic", "libvirt", …: docs/reference/networks.md has them all
     instance: str | None  # the machine or container it belongs to, by the provider's name
     name: str  # as its owner sees it, "eth0"
     device: str  # as the host sees it, "web0"
@@ -197,6 +213,27 @@ class FoundInterface(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     not_mirrorable: str | None = None  # the reason, where it cannot be a source as it is now
     neighbours: tuple[str, ...] = ()  # where ``addresses`` is empty: what the host's neighbour table has for the MAC
+    facts: InstanceFacts | None = None  # None: no engine tells any now
+    plain_key: str | None = None  # where it differs: the key that it has without its engine, and had in the past
+
+    def has_key(self, key: str) -> bool:
+        """Whether it is known by this key, now or without its engine."""
+        return key in (self.key, self.plain_key)
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with an engine of a host, since the agent's start.
+
+    ``problem`` None: the last question was answered. ``instances`` is of the last answer; None: there was none.
+    """
+
+    engine: str
+    where: str  # the socket or URL that is asked
+    asked: int
+    failed: int
+    instances: int | None
+    problem: str | None = None
+    left_out: int = 0  # interfaces of which the report does not say what it tells: it would be too long
 
 
 class PathFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,6 +325,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
     strays: Tally = Tally()  # frames that reached a hop and are no copy of ours; they are dropped there
     budget: Rate = UNLIMITED  # what all sessions of the host together may copy
+    engines: tuple[EngineStatus, ...] = ()
 
 
 def _network(text: str) -> Network:

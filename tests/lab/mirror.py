@@ -325,6 +325,7 @@ class Mirror:
             },
             exclusions=tuple(ExclusionDocument.of(line) for line in exclusions),
             streams=self._streams_of_others(host) if here else (),
+            knows_plain_keys=True,
         )
 
     def _streams_of_others(self, host: str) -> tuple[StreamDocument, ...]:

@@ -34,6 +34,7 @@ from pktmirror.model.rate import default_budget
 from tests.lab.alone import alone
 from tests.lab.mirror import Mirror, Session, accepting
 from tests.lab.topologies import VPC
+from tests.unit.agent.engine_server import EngineServer, recorded
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -472,3 +473,14 @@ def test_a_budget_that_is_none_is_refused_and_nothing_is_loaded(place: Place, bu
     assert ended.returncode == 2
     assert "--budget-packets-per-second" in ended.stderr
     assert place.pins() == []
+
+
+def test_an_agent_asks_the_engines_that_it_is_told_of_and_refuses_what_is_none(place: Place) -> None:
+    with EngineServer(place.directory / "docker.sock", recorded("docker-running")) as docker:
+        place.start(engine=f"docker={docker.path}")
+        wait_until(lambda: docker.requests, START_S, "it is not asked")
+        assert set(docker.requests) == {"GET /containers/json?all=true HTTP/1.1"}
+    argv = place.argv("agent", *place.agent_options(engine="moby=/run/docker.sock"))
+    refused = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "names no engine" in refused.stderr

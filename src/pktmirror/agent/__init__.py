@@ -10,6 +10,7 @@ from pktmirror.agent.host import cpus
 from pktmirror.agent.identity import Identity
 from pktmirror.agent.joining import join
 from pktmirror.agent.line import Uplink
+from pktmirror.agent.providers import engines_of
 from pktmirror.agent.renewal import Renewal
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Settings",
     "Uplink",
     "cpus",
+    "engines_of",
     "is_agent_id",
     "join",
     "look",

@@ -160,7 +160,9 @@ def compile_state(
     lease_s: int = 0,
 ) -> Wanted:
     """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
-    by_key = {device.found.key: device for device in devices}
+    # By its plain key too: what is desired may be of before its engine was heard (docs/decisions/0022).
+    by_key = {device.found.plain_key: device for device in devices if device.found.plain_key is not None}
+    by_key |= {device.found.key: device for device in devices}
     filters = (compiled or CompiledFilters()).of(desired)
     interfaces: list[WantedInterface] = []
     problems: dict[str, str] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _CONTAINER = re.compile(r"(?:^|[/-])([0-9a-f]{64})(?:\.scope)?(?=/|$)")
 _POD = re.compile(r"(?:^|[/-])pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?(?=/|$)")
 _LXC = re.compile(r"(?:^|/)lxc\.payload\.([^/]+)")
+_MADE_UP = re.compile(r"(?:cni|netns)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHORT = 12  # characters of a container's id, as runtimes show it
 
 
@@ -32,6 +33,11 @@ class Process:
 
     started_ticks: int
     cgroup: str
+
+
+def is_made_up(name: str) -> bool:
+    """Whether a runtime has made up this name of a network namespace: containerd or CRI-O, or Podman, at each start."""
+    return _MADE_UP.fullmatch(name) is not None
 
 
 def owner_of(processes: Iterable[Process]) -> Owner | None:

@@ -8,6 +8,7 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pktmirror.agent.inventory import Device
 from pktmirror.agent.line import Uplink, refuse_bad_url
 from pktmirror.agent.locks import alone, end, forget_killed, wait_until_ended
 from pktmirror.agent.probe_line import ProbeLine
+from pktmirror.agent.providers import Engine, Memory, Roster
 from pktmirror.agent.renewal import Renewal
 from pktmirror.agent.survey import survey
 from pktmirror.agent.traceline import TraceLine
@@ -44,6 +46,7 @@ class Settings:
     """What an agent is started with; ``netns`` None is the namespace of the process. Refusal for what cannot be.
 
     ``credential`` is the token that the agents of a control plane share, or what the host has of its joining.
+    ``engines`` are asked whose containers, machines and pods are.
     ``lease_s`` is how long the host goes on copying without a word of its control plane; 0: for ever.
     ``purges_at_end`` is for a mirroring that ends with its agent.
     """
@@ -58,6 +61,7 @@ class Settings:
     budget: Rate = field(default_factory=lambda: default_budget(cpus()))
     lease_s: int = 0
     purges_at_end: bool = False
+    engines: tuple[Engine, ...] = ()
 
     def __post_init__(self) -> None:
         _refuse_bad_host_id(self.host_id)
@@ -94,10 +98,11 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
     renewal = Renewal(uplink, settings.credential) if isinstance(settings.credential, Identity) else None
     traces = TraceLine(uplink, on_change=lambda: _wake(wake_write))
     try:
-        host = inside.run(_open, settings)
+        host = inside.run(_open, settings, lambda: _wake(wake_write))
         probes = ProbeLine(uplink, lambda asked: inside.run(host.probe, asked))
         try:
             events = inside.run(host.netlink.watch)
+            host.roster.start(link.ifindex for link in inside.run(lambda: list(host.netlink.links())))
             _log.info("the agent runs", host=settings.host_id, budget=str(settings.budget))
             controller.start()
             traces.start()
@@ -117,6 +122,7 @@ def _serve(settings: Settings, inside: netns.Visitor, stop: threading.Event, rea
                 _drain(wake_read)
         finally:
             probes.stop()
+            host.roster.stop()
             inside.run(host.close)
     finally:
         if renewal is not None:
@@ -183,9 +189,11 @@ def _purge(bpffs_root: Path, host_id: str) -> bool:
         return purge(netlink, bpffs_root, host_id)
 
 
-def _open(settings: Settings) -> Host:
+def _open(settings: Settings, on_change: Callable[[], None]) -> Host:
     netlink = Netlink()
     try:
+        memory = Memory(settings.state_dir / f"engines-{settings.host_id}.json") if settings.engines else None
+        roster = Roster(settings.engines, memory, on_change=on_change, gone_s=settings.namespace_gone_s)
         data_plane = DataPlane(netlink, settings.bpffs_root, settings.host_id)
         return Host(
             netlink,
@@ -194,6 +202,7 @@ def _open(settings: Settings) -> Host:
             namespace_gone_s=settings.namespace_gone_s,
             budget=settings.budget,
             lease_s=settings.lease_s,
+            roster=roster,
         )
     except OSError as error:
         netlink.close()

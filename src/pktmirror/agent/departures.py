@@ -16,11 +16,12 @@ NAMESPACES_MAX = 4096
 
 
 def keys_by_name(devices: Iterable[Device]) -> dict[str, list[str]]:
-    """The interfaces whose provider is a named network namespace, by its name."""
+    """The interfaces in named network namespaces, by the name; a runtime may have made that up."""
     keys: dict[str, list[str]] = {}
     for device in devices:
-        if device.found.provider == "netns" and device.found.instance is not None:
-            keys.setdefault(device.found.instance, []).append(device.found.key)
+        plain_key = device.found.key if device.found.plain_key is None else device.found.plain_key
+        if plain_key.startswith("netns:"):
+            keys.setdefault(plain_key.partition(":")[2].rpartition("/")[0], []).append(device.found.key)
     return keys
 
 

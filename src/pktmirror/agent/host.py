@@ -19,6 +19,7 @@ from pktmirror.agent.compile import (
     compile_state,
     route_queries,
 )
+from pktmirror.agent.containers import Owner
 from pktmirror.agent.controller import Controller
 from pktmirror.agent.departures import NAMESPACE_GONE_S, Departures, keys_by_name
 from pktmirror.agent.device_counters import DeviceCounters
@@ -29,6 +30,7 @@ from pktmirror.agent.looks import LOOKS_SHARE, Looks
 from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.plan import Change, TableFull, applied, plan
 from pktmirror.agent.probe import probe
+from pktmirror.agent.providers import Roster, instance_id_of
 from pktmirror.agent.survey import survey
 from pktmirror.agent.tracer import Asker, Tracer
 from pktmirror.agent.ways import RouteQuery, Way, way_of
@@ -64,14 +66,19 @@ class Host:
         lease_s: int = 0,
         namespace_gone_s: float = NAMESPACE_GONE_S,
         looks_share: float = LOOKS_SHARE,
+        roster: Roster | None = None,
     ) -> None:
         self.netlink = netlink
+        self.roster = Roster() if roster is None else roster
         self._departures = Departures(namespace_gone_s)
         self._data_plane = data_plane
         self._host_id = host_id
         self._budget = budget
         self._lease_s = lease_s
+        self._found: list[Device] = []  # by the last look, without what engines tell
         self._devices: list[Device] = []
+        self._named_by: object = None  # what engines had told when devices were named
+        self._made_up: dict[str, Owner] = {}
         self._known_macs = data_plane.known_macs()
         self._looks = Looks(looks_share)
         self.device_counters = DeviceCounters(netlink)
@@ -96,8 +103,10 @@ class Host:
                 self._data_plane.heard(controller.heard_ns)
             if self.netlink.drain_events():
                 self._looks.ask()
+                self.roster.soon()
             if self.next_look_in_s() == 0:
                 self._look()
+            self._name(desired)
             self._watch_names()
             if lost := self._data_plane.mend_pins():
                 _log.warning("somebody has removed pins of the agent; what they kept alive is made again", pins=lost)
@@ -124,7 +133,7 @@ class Host:
 
     def _mirrored(self, key: str) -> int | None:
         """The device by which an interface is mirrored."""
-        found = (device.ifindex for device in self._devices if device.found.key == key)
+        found = (device.ifindex for device in self._devices if device.found.has_key(key))
         return next((ifindex for ifindex in found if ifindex in self._data_plane.tables.policies), None)
 
     def probe(self, request: ProbeRequest) -> ProbeAnswer:
@@ -147,9 +156,19 @@ class Host:
     def _look(self) -> None:
         began_s = time.monotonic()
         try:
-            self._devices = survey(self.netlink, self._known_macs)
+            self._found = survey(self.netlink, self._known_macs, self._made_up)
+            self._named_by = None
         finally:
             self._looks.looked(began_s, time.monotonic())
+
+    def _name(self, desired: DesiredState | None) -> None:
+        """Put to the devices of the last look what engines have told meanwhile."""
+        keys_of_engines = desired is not None and desired.knows_plain_keys
+        told = (self.roster.versions(), keys_of_engines)
+        if told == self._named_by:
+            return
+        self._devices = self.roster.named(self._found, keys_of_engines=keys_of_engines)
+        self._named_by = told
         self._known_macs = {
             device.ifindex: device.found.mac for device in self._devices if device.found.mac is not None
         }
@@ -250,7 +269,7 @@ class Host:
             agent_version=__version__,
             applied_revision=self._applied_revision,
             interfaces=tuple(device.found for device in self._devices),
-            deleted=self._departures.deleted(time.monotonic()),
+            deleted=self._deleted(),
             statuses=()
             if wanted is None
             else tuple(
@@ -277,7 +296,17 @@ class Host:
             problems=self._problems,
             strays=self._data_plane.strays(),
             budget=self._budget,
+            engines=self.roster.statuses(),
         )
+
+    def _deleted(self) -> tuple[str, ...]:
+        """What its provider has deleted. Of a container or pod that an engine lists, that engine alone tells it."""
+        there = {device.found.key for device in self._devices}
+        by_name = {key for key in self._departures.deleted(time.monotonic()) if not self._is_listed(key)}
+        return tuple(sorted({*by_name, *self.roster.deleted()} - there))
+
+    def _is_listed(self, key: str) -> bool:
+        return not key.startswith("netns:") and self.roster.knows(instance_id_of(key))
 
 
 def _uncompilable(desired: DesiredState, error: Uncompilable) -> Uncompilable:

@@ -4,7 +4,7 @@ An interface is known by a key that outlives ifindexes (spec 5.15), and begins w
 
 ``netns:NAME/DEVICE``  the far end of a veth, in a network namespace with a name
 ``container:ID/DEVICE``, ``pod:UID/DEVICE``, ``lxc:NAME/DEVICE``  the same, in the namespace of a container
-``tap:DEVICE``  what is behind a tap, such as a virtual machine
+``tap:DEVICE``  what is behind a tap, such as a virtual machine; what engines add, agent/providers/ says
 ``port:DEVICE``  what is behind a veth into whose far end nobody can look, such as a bridge port
 ``nic:MAC`` or ``nic:DEVICE``  an interface of the host itself, by its permanent MAC address where it has one
 """
@@ -30,6 +30,7 @@ class NamespaceView:
     owner: Owner
     links: tuple[Link, ...]
     addresses: tuple[InterfaceAddress, ...]
+    plain: Owner | None = None  # the name that it also has, where a runtime has made that up
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def _far_end(link: Link, namespace: NamespaceView, host: HostView) -> Device | N
         mtu=far.mtu,
         up=link.up and far.up,
         neighbours=() if found_addresses else addresses_behind(link, far.mac, host.neighbours),
+        plain_key=None if namespace.plain is None else f"{namespace.plain.provider}:{namespace.plain.name}/{far.name}",
     )
     return Device(found, link.ifindex, is_host_side=True)
 

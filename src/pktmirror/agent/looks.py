@@ -10,12 +10,16 @@ FULL_LOOK_S = 5.0
 
 
 class Looks:
-    """``share`` is in (0, 1]: with 1 every event is followed by a look; with 0.05 a look of 0.1 s by 1.9 s of none."""
+    """``share`` is in (0, 1]: with 1 every event is followed by a look; with 0.05 a look of 0.1 s by 1.9 s of none.
 
-    def __init__(self, share: float = LOOKS_SHARE) -> None:
+    ``every_s``: how often without an event.
+    """
+
+    def __init__(self, share: float = LOOKS_SHARE, *, every_s: float = FULL_LOOK_S) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"{share} is no share of the time")
         self._share = share
+        self._every_s = every_s
         self._due_s = float("-inf")  # at the start
         self._not_before_s = float("-inf")
 
@@ -29,5 +33,5 @@ class Looks:
 
     def looked(self, began_s: float, ended_s: float) -> None:
         """A look has ended: what was asked before is answered, and the next waits for its share."""
-        self._due_s = began_s + FULL_LOOK_S
+        self._due_s = began_s + self._every_s
         self._not_before_s = ended_s + (ended_s - began_s) * (1 / self._share - 1)

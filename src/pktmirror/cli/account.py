@@ -1,12 +1,13 @@
 """All that an account has of targets, filters, sessions and templates, as a `State`. An edge module: it asks."""
 
+from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Any
 
 import msgspec
 
 from pktmirror.cli.endpoint import Endpoint
-from pktmirror.cli.interfaces import inventory
+from pktmirror.cli.interfaces import Interface, inventory
 from pktmirror.cli.templates import TemplateStatus
 from pktmirror.document import Destination, FilterState, RuleState, SessionState, State, TargetState
 from pktmirror.model.filter import Action, Direction, NetworkService, PortRange, Rule
@@ -121,7 +122,7 @@ def state_of(endpoint: Endpoint) -> State:
         filters=endpoint.listed("describe_traffic_mirror_filters", "TrafficMirrorFilters", dict[str, Any]),
         sessions=endpoint.listed("describe_traffic_mirror_sessions", "TrafficMirrorSessions", dict[str, Any]),
         templates=endpoint.get("templates", tuple[TemplateStatus, ...]),
-        interfaces={(each.host_id, each.key): each.interface_id for each in inventory(endpoint)},
+        interfaces=_by_key(inventory(endpoint)),
     )
 
 
@@ -149,3 +150,10 @@ def _tags(given: tuple[_Tag, ...]) -> dict[str, str]:
 
 def _ports(ports: _Ports | None) -> PortRange | None:
     return None if ports is None else PortRange(ports.from_port, ports.to_port)
+
+
+def _by_key(interfaces: Iterable[Interface]) -> dict[tuple[str, str], str]:
+    """The ids by host and key; the key that an interface has without its engine means it too, where none has that."""
+    known = [*interfaces]
+    plain = {(one.host_id, one.plain_key): one.interface_id for one in known if one.plain_key is not None}
+    return plain | {(one.host_id, one.key): one.interface_id for one in known}

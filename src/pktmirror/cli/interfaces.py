@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.cli.terminal import terminal
+from pktmirror.desired import InstanceFacts
 from pktmirror.model.refusal import Refusal
 
 
@@ -41,6 +42,13 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     not_mirrorable: str | None
     sessions: tuple[str, ...]
+    facts: InstanceFacts | None = None
+    plain_key: str | None = None
+
+    @property
+    def instance_name(self) -> str | None:
+        """As its engine calls it, else as its provider does."""
+        return self.instance if self.facts is None else self.facts.name or self.instance
 
     @property
     def state(self) -> str:
@@ -110,7 +118,8 @@ def meant(interfaces_: Iterable[Interface], name: str) -> Interface:
         interface
         for interface in known
         if interface.attached
-        and name in (interface.instance, interface.instance_id, interface.key, *interface.addresses)
+        and name
+        in (interface.instance, interface.instance_name, interface.instance_id, *_keys_and_addresses(interface))
     ]
     match matching:
         case [one]:
@@ -125,6 +134,10 @@ def meant(interfaces_: Iterable[Interface], name: str) -> Interface:
     raise Refusal(f"{name} can mean more than one interface.", found=ids, do="name the one you mean by its id")
 
 
+def _keys_and_addresses(interface: Interface) -> tuple[str, ...]:
+    return (interface.key, *filter(None, (interface.plain_key,)), *interface.addresses)
+
+
 def shown(interfaces_: Iterable[Interface], targets: Targets) -> RenderableType:
     """The interfaces for people: those that can be mirrored first."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -134,7 +147,7 @@ def shown(interfaces_: Iterable[Interface], targets: Targets) -> RenderableType:
     for interface in ordered:
         table.add_row(
             interface.interface_id,
-            interface.instance or "",
+            interface.instance_name or "",
             interface.name,
             interface.device,
             interface.kind,

@@ -142,6 +142,14 @@ def agent_(
             "what is not copied counts as lease ended. 0: mirroring goes on as last desired."
         ),
     ] = 0,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=WHERE: an engine that tells names and labels, docker=/run/docker.sock, podman=SOCKET, "
+            "libvirt=URI, kubernetes=URL; may be repeated. `none`: ask none.",
+            show_default="those at their standard sockets",
+        ),
+    ] = None,
 ) -> None:
     """Run the agent of this host: find interfaces, mirror what is desired, report.
 
@@ -165,6 +173,7 @@ def agent_(
         namespace_gone_s=namespace_gone_s,
         budget=budget_of(budget_packets_per_second, budget_bits_per_second),
         lease_s=lease_s,
+        engines=agent.engines_of(engine or ()),
     )
     agent.run(settings, stop_at_signals())
 

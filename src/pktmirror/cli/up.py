@@ -67,7 +67,10 @@ def up(
         url = services.start_control(listen, state, networks)
         token = read_token(state / "agent-token")
         budget = budget_of(budget_packets_per_second, budget_bits_per_second)
-        settings = agent.Settings(url, token, host_id, state, host_netns, budget=budget, purges_at_end=True)
+        engines = agent.engines_of(()) if lab_name is None else ()
+        settings = agent.Settings(
+            url, token, host_id, state, host_netns, budget=budget, purges_at_end=True, engines=engines
+        )
         services.start("agent", lambda stop, ready: agent.run(settings, stop, ready))
         collector = monitor.Settings(monitor_listen, captures, monitor_netns, url, token)
         services.start("monitor", lambda stop, ready: monitor.run(collector, stop, lambda _: ready.set()))

@@ -15,7 +15,7 @@ import msgspec
 from pktmirror.aws import ApiError
 from pktmirror.control import history, ownership
 from pktmirror.control.placement import underlay
-from pktmirror.control.records import InterfaceRecord
+from pktmirror.control.records import InterfaceRecord, declared_address
 from pktmirror.control.store import Transaction
 from pktmirror.model.target import InterfaceTarget
 from pktmirror.networks import Declaration, Networks, differences, networks
@@ -140,8 +140,7 @@ def conflicts(
 
 
 def _declared(record: InterfaceRecord, networks_: Networks) -> InterfaceRecord:
-    address = networks_.addresses.get((record.host_id, record.found.key))
-    return replace(record, declared_address=None if address is None else str(address))
+    return replace(record, declared_address=declared_address(networks_, record.host_id, record.found))
 
 
 def _place(record: InterfaceRecord, networks_: Networks) -> tuple[str, str] | None:

@@ -107,6 +107,20 @@ def _agents(found: Found) -> Iterator[Metric]:
         label,
         {(host.host_id,): found.unconfirmed.count(host.host_id) for host in found.hosts},
     )
+    engines = {(host, told_of.engine, told_of.where): told_of for host, r in told.items() for told_of in r.engines}
+    of_engine = ("host", "engine", "where")
+    yield _counter(
+        "pktmirror_agent_engine_failures",
+        "Questions that an engine of containers, machines or pods did not answer, since its agent started",
+        of_engine,
+        {of: status.failed for of, status in engines.items()},
+    )
+    yield _gauge(
+        "pktmirror_agent_engine_answers",
+        "Whether an engine answered the last question",
+        of_engine,
+        {of: float(status.problem is None) for of, status in engines.items()},
+    )
     strays = _Tallies("pktmirror_agent_stray", "at the hops that were no copies, and were dropped", label)
     for host_id, report in told.items():
         strays.add((host_id,), report.strays)

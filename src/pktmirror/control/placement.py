@@ -132,6 +132,14 @@ class Resources:
                         here.add(stream)
         return {host_id: frozenset(streams) for host_id, streams in found.items()}
 
+    @cached_property
+    def taken_keys(self) -> frozenset[tuple[str, str]]:
+        """By host: keys that are no interface's any more, as the device that had them is known by another one now."""
+        records = self.interfaces.values()
+        return frozenset(
+            (r.host_id, r.found.plain_key) for r in records if r.attached and r.found.plain_key is not None
+        )
+
 
 @dataclass(frozen=True)
 class WrittenStreams:
@@ -195,7 +203,7 @@ def desired_state(resources: Resources, host_id: str, *, with_streams: bool = Tr
         interface = resources.interfaces[session.interface_id]
         # Without an address of its own nothing says where a copy came from; `status` names it as the problem. Whether
         # the device can be mirrored now its agent knows best: it keeps what it cannot mirror, as it does what is gone.
-        if interface.primary_address is not None:
+        if interface.primary_address is not None and (host_id, interface.found.key) not in resources.taken_keys:
             placed.setdefault(session.interface_id, []).append(session)
     used = {session.filter_id for sessions in placed.values() for session in sessions}
     return DesiredState(
@@ -207,6 +215,7 @@ def desired_state(resources: Resources, host_id: str, *, with_streams: bool = Tr
         ),
         filters={filter_id: _filter(resources, filter_id) for filter_id in sorted(used)},
         exclusions=_EXCLUSIONS,
+        knows_plain_keys=True,
         streams=streams_of_others(resources, host_id) if placed and with_streams else (),
     )
 

@@ -847,7 +847,12 @@ class ControlPlane:
             "agent_version": agent_version,
             "reported_s_ago": now_s - reported_at_s,
             "applied_revision": None if told is None else told.report.applied_revision,
-            "problems": [*([] if told is None else told.report.problems), *([] if apart is None else [apart])],
+            "problems": [
+                *([] if told is None else told.report.problems),
+                *status.silent_engines(() if told is None else told.report.engines),
+                *([] if apart is None else [apart]),
+            ],
+            "engines": () if told is None else msgspec.to_builtins(told.report.engines),
             "stray_packets": 0 if told is None else told.report.strays.packets,
             "budget": None if told is None else told.report.budget,
         }

@@ -8,7 +8,7 @@ from pktmirror.desired import FoundInterface
 from pktmirror.model.filter import NetworkService, Rule
 from pktmirror.model.ids import Prefix, derived_id
 from pktmirror.model.target import Target
-from pktmirror.networks import Address
+from pktmirror.networks import Address, Networks
 
 NO_PRIMARY_ADDRESS = (
     "no primary address is known: its provider tells none, the host's neighbour table no IPv4 address, and none is "
@@ -98,11 +98,28 @@ class InterfaceRecord:
         return NO_PRIMARY_ADDRESS if self.primary_address is None else None
 
     @property
+    def instance_name(self) -> str | None:
+        """As its engine calls it, else as its provider does."""
+        return self.found.instance if self.found.facts is None else self.found.facts.name or self.found.instance
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {} if self.found.facts is None else self.found.facts.labels
+
+    @property
     def instance_id(self) -> str | None:
-        """The namespace or container it belongs to; None at a tap, a port, and for an interface of the host itself."""
+        """The namespace, container or machine it belongs to; None at a tap whose machine nobody tells, at a port, and
+        for an interface of the host itself."""
         if self.found.instance is None:
             return None
         return derived_id(Prefix.INSTANCE, self.host_id, self.found.provider, self.found.instance)
+
+
+def declared_address(networks: Networks, host_id: str, found: FoundInterface) -> str | None:
+    """What the operator has declared for an interface, by its key or by the one that it has without its engine."""
+    keys = [key for key in (found.key, found.plain_key) if key is not None]
+    declared = (networks.addresses.get((host_id, key)) for key in keys)
+    return next((str(address) for address in declared if address is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

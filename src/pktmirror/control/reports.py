@@ -3,6 +3,7 @@
 A report is checked before anything of it is kept: what is stored must be readable for all afterwards.
 """
 
+import itertools
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -10,7 +11,14 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from pktmirror.desired import FoundInterface, PathFacts, Report
+from pktmirror.desired import (
+    LABELS_MAX,
+    WORD_CHARACTERS_MAX,
+    FoundInterface,
+    InstanceFacts,
+    PathFacts,
+    Report,
+)
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import SessionLedger, Stage, Tally
 
@@ -203,6 +211,21 @@ def _interface_nonsense(found: FoundInterface) -> str | None:
     for address in (*found.addresses, *found.neighbours):
         if not _is_address(address):
             return f"an address that is none: {_short(address)}"
+    return None if found.facts is None else _facts_nonsense(found.facts)
+
+
+def _facts_nonsense(facts: InstanceFacts) -> str | None:
+    if len(facts.labels) > LABELS_MAX:
+        return f"{len(facts.labels)} labels, and an instance has {LABELS_MAX} at most"
+    for text in (
+        facts.engine,
+        facts.instance_id,
+        facts.name,
+        facts.owner or "",
+        *itertools.chain(*facts.labels.items()),
+    ):
+        if len(text) > WORD_CHARACTERS_MAX or not text.isprintable():
+            return f"a word of its engine that is too long or cannot be shown: {_short(ascii(text))}"
     return None
 
 

@@ -1,9 +1,11 @@
 """How each session fares, in one sentence where it does not mirror. Pure."""
 
+from collections.abc import Iterable
+
 from pktmirror.control.placement import Resources, delivery
 from pktmirror.control.records import SessionRecord
 from pktmirror.control.reports import Reports
-from pktmirror.desired import Undeliverable
+from pktmirror.desired import EngineStatus, Undeliverable
 
 INTERFACE_GONE = "interface gone"
 AGENT_SILENT_S = 30.0
@@ -46,6 +48,22 @@ def apart(agent_version: str, own_version: str) -> str | None:
 def _minor(version: str) -> tuple[int, int] | None:
     parts = version.split(".")
     return (int(parts[0]), int(parts[1])) if len(parts) >= 2 and parts[0].isdecimal() and parts[1].isdecimal() else None
+
+
+def silent_engines(engines: Iterable[EngineStatus]) -> list[str]:
+    """What does not follow the engines now: of those that did not answer the last question, or told too much."""
+    too_long = [
+        f"{engine.engine} at {engine.where} tells so long names and labels that those of {engine.left_out} interfaces "
+        "are left out, the longest: what was known of them before stays"
+        for engine in engines
+        if engine.left_out
+    ]
+    return too_long + [
+        f"{engine.problem} ({engine.failed} of {engine.asked} questions since the agent's start): names, labels and "
+        "deletions of its instances stay as it told them last"
+        for engine in engines
+        if engine.problem is not None
+    ]
 
 
 def still_mirroring(host_id: str) -> str:

@@ -90,12 +90,23 @@ def selects(selector: Selector, interface: InterfaceRecord, tags: Mapping[str, s
         (selector.vpc, () if vpc is None else (vpc.vpc_id, vpc.name)),
         (selector.subnet, () if subnet is None else (subnet.subnet_id, subnet.name)),
         (selector.host, (interface.host_id,)),
-        (selector.name, (interface.found.instance or interface.found.device,)),
-        (selector.key, (interface.found.key,)),
-        *((pattern, (tags[key],) if key in tags else ()) for key, pattern in selector.tags.items()),
+        (selector.name, _names(interface)),
+        (selector.key, filter(None, (interface.found.key, interface.found.plain_key))),
+        *((pattern, _value(interface.labels, key)) for key, pattern in selector.labels.items()),
+        *((pattern, _value(tags, key)) for key, pattern in selector.tags.items()),
     ]
     given = [(pattern, values) for pattern, values in asked if pattern is not None]
     return bool(given) and all(any(fits(pattern, value) for value in values) for pattern, values in given)
+
+
+def _names(interface: InterfaceRecord) -> Iterable[str]:
+    """What its instance is called by its provider and by its engine; the device's name where there is no instance."""
+    names = {interface.found.instance, interface.instance_name} - {None, ""}
+    return sorted(filter(None, names)) or (interface.found.device,)
+
+
+def _value(known: Mapping[str, str], key: str) -> Iterable[str]:
+    return (known[key],) if key in known else ()
 
 
 @dataclass

@@ -48,6 +48,7 @@ DESCRIPTION_CHARACTERS_MAX = 255
 TAGS_MAX = 49  # EC2 allows 50, and one is ours
 TAG_KEY_CHARACTERS_MAX, TAG_VALUE_CHARACTERS_MAX = 127, 256
 PATTERN_CHARACTERS_MAX = 256
+LABEL_KEY_CHARACTERS_MAX = 256
 RULE_PROTOCOLS = {name: PROTOCOLS[name] for name in ("icmp", "tcp", "udp", "gre", "icmpv6", "sctp")}
 ALL_PROTOCOLS = "all"
 
@@ -305,9 +306,11 @@ class _Reader:
         if node is None:
             return None
         names = ("vpc", "subnet", "host", "name", "key")
-        given = _Fields(self, node, f"{fields.what}: select", ("tags", *names))
+        given = _Fields(self, node, f"{fields.what}: select", ("tags", "labels", *names))
         selector = Selector(
-            tags=self._tags(given, reserved=False), **{name: given.text(name, PATTERN_CHARACTERS_MAX) for name in names}
+            tags=self._tags(given, reserved=False),
+            labels=self._labels(given),
+            **{name: given.text(name, PATTERN_CHARACTERS_MAX) for name in names},
         )
         if selector == Selector():
             self.wrong(node.at, f"{given.what} says nothing", 'select by something; `name: "*"` means every interface')
@@ -316,11 +319,22 @@ class _Reader:
                 self.wrong(node.at, f"{given.what}: {name} is empty, and nothing fits that", "leave it out, or write *")
         return selector
 
-    def _tags(self, fields: _Fields, *, reserved: bool = True) -> dict[str, str]:
-        node = fields.node("tags")
+    def _labels(self, fields: _Fields) -> dict[str, str]:
+        """Patterns of labels: an empty one fits an empty value alone, so it is as good as none."""
+        patterns = self._tags(fields, "labels", reserved=False, key_max=LABEL_KEY_CHARACTERS_MAX)
+        node = fields.node("labels")
+        for key, pattern in patterns.items():
+            if node is not None and not pattern:
+                self.wrong(node.at, f"{fields.what}: label {key} has no pattern", 'write one; `"*"` means any value')
+        return patterns
+
+    def _tags(
+        self, fields: _Fields, name: str = "tags", *, reserved: bool = True, key_max: int = TAG_KEY_CHARACTERS_MAX
+    ) -> dict[str, str]:
+        node = fields.node(name)
         if node is None:
             return {}
-        what = f"{fields.what}: tags"
+        what = f"{fields.what}: {name}"
         if not isinstance(node, Table):
             self.wrong(node.at, f"{what} is {_shape(node)}", "write them as fields, KEY: VALUE")
             return {}
@@ -328,8 +342,8 @@ class _Reader:
         for key, value in node.entries:
             if key.text in tags:
                 self.wrong(key.at, f"{what} has `{key.text}` twice", "keep one of the two")
-            if not 1 <= len(key.text) <= TAG_KEY_CHARACTERS_MAX:
-                self.wrong(key.at, f"{what}: a key of {len(key.text)} characters", f"1 to {TAG_KEY_CHARACTERS_MAX}")
+            if not 1 <= len(key.text) <= key_max:
+                self.wrong(key.at, f"{what}: a key of {len(key.text)} characters", f"1 to {key_max}")
             if reserved and (key.text.lower().startswith("aws:") or key.text in (NAME_TAG, ORIGIN_TAG)):
                 self.wrong(key.at, f"{what} has {key.text}, which is reserved", "choose another key")
             tags[key.text] = (

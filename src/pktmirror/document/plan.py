@@ -488,8 +488,9 @@ def _described(description: str | None) -> dict[str, str]:
 
 def _selected(entry: TemplateEntry) -> str:
     select = entry.select
-    given = [f"{name} {value}" for name, value in msgspec.to_builtins(select).items() if name != "tags"]
-    return " and ".join([*given, *(f"tag {key}={value}" for key, value in select.tags.items())])
+    given = [f"{name} {value}" for name, value in msgspec.to_builtins(select).items() if name not in ("tags", "labels")]
+    given += [f"tag {key}={value}" for key, value in select.tags.items()]
+    return " and ".join([*given, *(f"label {key}={value}" for key, value in select.labels.items())])
 
 
 def _said(value: object) -> str:

@@ -37,10 +37,12 @@ class Selector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Each value is a pattern as in the filters of EC2's Describe calls: ``*``, ``?``, and a backslash before either.
     ``tags`` are those of the interface in the EC2 API. ``vpc`` and ``subnet`` are a declared name or an id. ``name``
-    is the instance's (namespace, container, pod), or the device's where there is none; ``key`` the provider's.
+    is the instance's (namespace, container, machine, pod), or the device's where there is none; ``key`` the provider's.
+    ``labels`` are those that the instance's engine tells.
     """
 
     tags: dict[str, Pattern] = {}
+    labels: dict[str, Pattern] = {}
     vpc: Pattern | None = None
     subnet: Pattern | None = None
     host: Pattern | None = None

@@ -276,6 +276,16 @@ def test_a_session_whose_interface_is_gone_is_still_desired() -> None:
     assert wanted.problems == {"tms-1": "interface gone"}
 
 
+def test_what_is_desired_under_an_interfaces_plain_key_is_its_own_unless_that_is_anothers() -> None:
+    """Until the control plane has heard that an engine tells whose it is, and after a restart without it."""
+    named = Device(msgspec.structs.replace(found("libvirt:6c5b/x"), plain_key=KEY), 8, is_host_side=True)
+    wanted = compile_state(state(session()), [named], {QUERY: WAY})
+    assert ([interface.ifindex for interface in wanted.interfaces], wanted.problems) == ([8], {})
+    itself = Device(found(KEY), 9, is_host_side=True)
+    wanted = compile_state(state(session()), [itself, named], {QUERY: WAY})
+    assert [interface.ifindex for interface in wanted.interfaces] == [9]
+
+
 def test_a_source_without_an_address_of_the_targets_family_sends_nothing_and_leaves_the_others_alone() -> None:
     here = state(session())
     [interface] = here.interfaces

@@ -5,7 +5,7 @@ import pytest
 
 from pktmirror.control.inventory import changes, deleted, forgotten
 from pktmirror.control.records import InterfaceRecord
-from pktmirror.desired import FoundInterface
+from pktmirror.desired import FoundInterface, InstanceFacts
 from pktmirror.networks import load
 from tests.unit.control.records import HOST, found, interface, report
 
@@ -126,3 +126,83 @@ def test_an_expired_entry_of_the_neighbour_table_is_no_change() -> None:
     known = InterfaceRecord("eni-web", HOST, of_namespace("web", neighbours=("10.0.0.3",)))
     assert changes([known], report(of_namespace("web")), 1.0) == []
     assert changes([known], report(of_namespace("web", neighbours=("10.0.0.1", "10.0.0.3"))), 1.0) == []
+
+
+MAC = "52:54:00:00:00:77"
+FACTS = InstanceFacts(engine="libvirt", instance_id="6c5b", name="web", labels={"tier": "front"})
+
+
+def tap(key: str = "tap:vnet0", mac: str | None = MAC, **more: object) -> FoundInterface:
+    return msgspec.structs.replace(found(key), key=key, provider="tap", instance=None, mac=mac, **more)
+
+
+def of_libvirt(device: str = "vnet0") -> FoundInterface:
+    return tap(f"libvirt:6c5b/{MAC}", plain_key=f"tap:{device}", facts=FACTS)
+
+
+@pytest.mark.parametrize("mac", [MAC, None])
+def test_an_interface_keeps_its_id_when_an_engine_begins_to_tell_whose_it_is(mac: str | None) -> None:
+    """As at the upgrade from a version without engines."""
+    before = InterfaceRecord("eni-1", HOST, tap(mac=mac), declared_address="10.0.0.7")
+    [record] = changes([before], report(of_libvirt()), 9.0)
+    assert record == replace(before, found=of_libvirt())
+    assert changes([record], report(of_libvirt()), 9.0) == []
+    [moved] = changes([record], report(of_libvirt("vnet3")), 9.0)
+    assert (moved.interface_id, moved.found.plain_key) == ("eni-1", "tap:vnet3")
+    [healed] = changes([replace(before, detached_at_s=5.0)], report(of_libvirt()), 9.0)
+    assert healed == replace(before, found=of_libvirt())
+
+
+def test_it_is_not_taken_for_one_whose_name_it_has_by_now() -> None:
+    stranger = InterfaceRecord("eni-1", HOST, tap(mac="52:54:00:00:00:99"))
+    new, gone = changes([stranger], report(of_libvirt()), 9.0, interface_id=lambda: "eni-2")
+    assert (new.interface_id, new.found) == ("eni-2", of_libvirt())
+    assert gone == replace(stranger, detached_at_s=9.0)
+    itself = InterfaceRecord("eni-1", HOST, tap())
+    [new] = changes([itself], report(tap(), of_libvirt()), 9.0, interface_id=lambda: "eni-2")
+    assert new.interface_id == "eni-2", "the one of that key is there itself"
+
+
+def test_an_agent_that_has_to_do_without_its_engine_tells_of_the_same_interface() -> None:
+    """As after a reboot with libvirt away, or with an agent of a version without engines."""
+    known = InterfaceRecord("eni-1", HOST, of_libvirt())
+    [record] = changes([known], report(tap()), 9.0)
+    assert (record.interface_id, record.found.key, record.found.facts) == ("eni-1", "tap:vnet0", FACTS)
+    [back] = changes([record], report(of_libvirt()), 9.0)
+    assert back == known
+    for another in (tap(mac="52:54:00:00:00:99"), tap(mac=None), tap("tap:vnet9")):
+        new, gone = changes([known], report(another), 9.0, interface_id=lambda: "eni-2")
+        assert (new.interface_id, gone.interface_id) == ("eni-2", "eni-1")
+
+
+def test_what_an_engine_told_stays_while_it_does_not_answer_and_changes_when_it_does() -> None:
+    known = InterfaceRecord("eni-1", HOST, of_libvirt())
+    silent = msgspec.structs.replace(of_libvirt(), facts=None)
+    assert changes([known], report(silent), 9.0) == []
+    fresh = msgspec.structs.replace(of_libvirt(), facts=msgspec.structs.replace(FACTS, labels={}))
+    [record] = changes([known], report(fresh), 9.0)
+    assert record.found == fresh
+
+
+def test_an_address_that_is_declared_for_its_plain_key_is_its_own() -> None:
+    networks = load(NETWORKS_OF_A_TAP.format(key="tap:vnet0"))
+    [record] = changes([], report(of_libvirt()), 9.0, networks)
+    assert record.declared_address == "10.0.0.7"
+    [record] = changes([], report(of_libvirt("vnet3")), 9.0, networks)
+    assert record.declared_address is None
+    [record] = changes([], report(of_libvirt("vnet3")), 9.0, load(NETWORKS_OF_A_TAP.format(key=of_libvirt().key)))
+    assert record.declared_address == "10.0.0.7"
+
+
+NETWORKS_OF_A_TAP = """
+[[vpc]]
+name = "office"
+cidr = "10.0.0.0/16"
+[[vpc.subnet]]
+name = "a"
+cidr = "10.0.0.0/24"
+[[interface]]
+host = "h1"
+key = "{key}"
+address = "10.0.0.7"
+"""

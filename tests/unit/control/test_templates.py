@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pktmirror.control.records import InterfaceRecord, SessionRecord, TargetRecord
 from pktmirror.control.templates import Decision, Outcome, Situation, decide, selects
+from pktmirror.desired import InstanceFacts
 from pktmirror.model.limits import Quotas
 from pktmirror.model.target import LoadBalancerTarget
 from pktmirror.model.template import Selector, Template
@@ -366,3 +367,29 @@ def test_whatever_comes_and_goes_it_comes_to_rest_within_quotas_and_leaves_what_
             sources = {each.interface_id for each in now.sessions if each.session_id in outcome.sessions}
             if outcome.problem is None:
                 assert there <= sources | told, "an interface that is selected has a session or a reason why not"
+
+
+def labelled(record: InterfaceRecord, name: str, **labels: str) -> InterfaceRecord:
+    facts = InstanceFacts(engine="docker", instance_id="4bab", name=name, labels=labels)
+    return replace(record, found=msgspec.structs.replace(record.found, facts=facts))
+
+
+def test_a_selector_selects_by_the_labels_that_an_engine_tells() -> None:
+    front, back = labelled(WEB1, "shop-1", tier="front"), labelled(WEB2, "shop-2", tier="back")
+    now = situation(template(select=Selector(labels={"tier": "fr*"})), interfaces=(front, back, WEB3, SENSOR))
+    assert [making.interface_id for making in decide(now).make] == [WEB1.interface_id]
+    assert not selects(Selector(labels={"tier": "*", "team": "*"}), front, {}, NETWORKS), "all that is given must hold"
+    assert not selects(Selector(labels={"tier": "*"}), WEB1, {"tier": "front"}, NETWORKS), "a tag is no label"
+    assert not selects(Selector(tags={"tier": "*"}), front, {}, NETWORKS), "nor a label a tag"
+
+
+def test_an_instance_is_selected_by_its_engines_name_and_by_its_providers() -> None:
+    record = labelled(WEB1, "shop-1")
+    selected = [selects(Selector(name=name), record, {}, NETWORKS) for name in ("shop-1", "web1", "web2")]
+    assert selected == [True, True, False]
+
+
+def test_an_interface_is_selected_by_the_key_that_it_has_without_its_engine_too() -> None:
+    record = replace(WEB1, found=msgspec.structs.replace(WEB1.found, key="libvirt:6c5b/x", plain_key="tap:vnet0"))
+    selected = [selects(Selector(key=key), record, {}, NETWORKS) for key in ("libvirt:*", "tap:*", "netns:*")]
+    assert selected == [True, True, False]

@@ -69,7 +69,10 @@ def targets(resources: st.SearchStrategy[InterfaceRef], descriptions: Any, tags:
 
 
 SELECTORS = st.builds(
-    Selector, tags=st.dictionaries(st.sampled_from(["role", "no"]), st.just("x*"), max_size=1), name=st.just("*")
+    Selector,
+    tags=st.dictionaries(st.sampled_from(["role", "no"]), st.just("x*"), max_size=1),
+    labels=st.dictionaries(st.sampled_from(["com.example/tier", "no"]), st.just("x*"), max_size=1),
+    name=st.just("*"),
 )
 
 

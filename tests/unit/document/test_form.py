@@ -60,7 +60,7 @@ sessions:
     packet_length: 128
 templates:
   all:
-    select: {name: web*, tags: {role: "*"}}
+    select: {name: web*, tags: {role: "*"}, labels: {com.example.team: "shop?"}}
     target: sensor
     filter: web
     number: 1
@@ -98,7 +98,16 @@ READ = Document(
         ),
     ),
     (SessionEntry("first", "eni-0123456789abcdef1", "collector", "tmf-0123456789abcdef0", 10, 7, 128),),
-    (TemplateEntry("all", Selector(name="web*", tags={"role": "*"}), "sensor", "web", 1, 50),),
+    (
+        TemplateEntry(
+            "all",
+            Selector(name="web*", tags={"role": "*"}, labels={"com.example.team": "shop?"}),
+            "sensor",
+            "web",
+            1,
+            50,
+        ),
+    ),
 )
 
 
@@ -172,6 +181,8 @@ SESSION = "source: eni-0123456789abcdef0, target: tmt-0123456789abcdef0, filter:
         ),
         ("templates: {a: {select: {}}}", "template a: select says nothing: select by something; `name: \"*\"` means"),
         ("templates: {a: {select: {name: ''}}}", "template a: select: name is empty, and nothing fits that"),
+        ("templates: {a: {select: {labels: {tier: ''}}}}", "template a: select: label tier has no pattern: write one"),
+        ("templates: {a: {select: {labels: web}}}", "template a: select: labels is `web`: write them as fields"),
         ("templates: {a: {limit: -1}}", "template a: limit is `-1`: write a number from 0 to"),
         ("document: !!python/object:os.system a", "the tag tag:yaml.org,2002:python/object:os.system: write the "),
         ("document: !own a", "the tag !own: write the value without a tag"),

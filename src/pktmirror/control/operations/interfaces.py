@@ -101,7 +101,7 @@ def described(record: InterfaceRecord, context: Context) -> dict[str, Any]:
 
 def description(record: InterfaceRecord) -> str:
     found = record.found
-    owner = found.instance or record.host_id
+    owner = record.instance_name or record.host_id
     return f"{found.name} of {owner} ({found.kind} {found.device} on {record.host_id})"
 
 

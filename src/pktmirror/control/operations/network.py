@@ -21,6 +21,9 @@ from pktmirror.control.records import InterfaceRecord
 from pktmirror.model.filter import Network
 from pktmirror.networks import Subnet, Vpc
 
+ENGINE_TAG, OWNER_TAG = "pktmirror:engine", "pktmirror:owner"
+"""Tags of an instance: which engine runs it, and whose it is by that. Each label that it tells is a tag too."""
+
 
 class DescribeInstances(DescribeRequest, frozen=True, kw_only=True):
     instance_ids: Ids = ()
@@ -53,7 +56,19 @@ class _Instance:
 
     @property
     def name(self) -> str:
-        return self.interfaces[0].found.instance or ""
+        return self.interfaces[0].instance_name or ""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Its name, and what its engine tells: its owner, and the labels that can be tags, as many as there is room."""
+        facts = self.interfaces[0].found.facts
+        if facts is None:
+            return {"Name": self.name}
+        own = {"Name": self.name, ENGINE_TAG: facts.engine}
+        if facts.owner is not None:
+            own[OWNER_TAG] = facts.owner
+        fit = {key: value for key, value in sorted(facts.labels.items()) if _can_be_tag(key) and key not in own}
+        return dict([*own.items(), *fit.items()][: tags.TAGS_PER_RESOURCE_MAX])
 
     @property
     def running(self) -> bool:
@@ -65,7 +80,7 @@ def describe_instances(request: DescribeInstances, context: Context) -> Result:
     if request.instance_ids:
         instances = {id_: _known(instances, id_, "InstanceID", "instance") for id_ in request.instance_ids}
     fields = _instance_fields(context)
-    chosen = selection.select(instances.values(), request.filters, fields, lambda item: {"Name": item.name})
+    chosen = selection.select(instances.values(), request.filters, fields, lambda item: item.tags)
     given, next_token = page(chosen, lambda item: item.instance_id, request, context.page_key)
     return {"Reservations": [_reservation(item, context) for item in given], "NextToken": next_token}
 
@@ -147,6 +162,10 @@ def describe_availability_zones(request: DescribeAvailabilityZones, context: Con
     return {"AvailabilityZones": described}
 
 
+def _can_be_tag(label: str) -> bool:
+    return len(label) <= tags.KEY_CHARACTERS_MAX and not label.lower().startswith("aws:")
+
+
 def _known(known: Mapping[str, Any], id_: str, kind: str, resource: str) -> Any:
     if id_ not in known:
         raise not_found(kind, resource, id_)
@@ -188,7 +207,7 @@ def _reservation(instance: _Instance, context: Context) -> dict[str, Any]:
                 "Placement": {"AvailabilityZone": first["AvailabilityZone"]},
                 "NetworkInterfaces": [_of_instance(interface) for interface in described],
                 "SecurityGroups": [],
-                "Tags": tags.described({"Name": instance.name}),
+                "Tags": tags.described(instance.tags),
             }
         ],
     }
