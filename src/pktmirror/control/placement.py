@@ -71,8 +71,12 @@ class Resources:
         sources = {session.interface_id for session in transaction.sessions.where()}
         targets = (record.target for record in transaction.targets.where())
         behind = {target.interface_id for target in targets if isinstance(target, InterfaceTarget)}
-        interfaces = transaction.interfaces.some(sources | behind)
-        return cls.of(transaction, {record.interface_id: record for record in interfaces})
+        placed = transaction.interfaces.some(sources | behind)
+        # What is gone may have left its key to another (`taken_keys`), of which no document speaks.
+        left_by = {record.host_id for record in placed if not record.attached}
+        beside = [each for host_id in sorted(left_by) for each in transaction.interfaces.where(host_id=host_id)]
+        takers = [record for record in beside if record.found.plain_key is not None]
+        return cls.of(transaction, {record.interface_id: record for record in (*placed, *takers)})
 
     @classmethod
     def of(cls, transaction: Transaction, interfaces: dict[str, InterfaceRecord] | None = None) -> "Resources":
