@@ -58,7 +58,7 @@ def filters(store: Store) -> list[str]:
 
 def test_a_change_that_happened_is_answered_as_one_and_who_waits_looks_for_himself(endpoint: InProcess) -> None:
     assert isinstance(endpoint.store, GoneBehindACommit)
-    changed = endpoint.endpoint.revisions.next()
+    changed = endpoint.endpoint.polls.revisions.next()
     endpoint.store.goes = True
     status, answer = asyncio.run(endpoint.post(CREATE, endpoint.signed(CREATE, FORM)))
     assert status == 200, answer

@@ -191,3 +191,10 @@ def _revoke(transaction: Transaction, host_id: str, now_s: float) -> int:
             revoked += 1
             transaction.host_certificates.put(HostCertificateRecord(known.serial, host_id, known.ends_at_s, now_s))
     return revoked
+
+
+def offered(joins: Joins | None) -> Joins:
+    """What hosts join by; raises UnsupportedOperation where there is no TLS."""
+    if joins is None:
+        raise ApiError("UnsupportedOperation", "No host can join: `pktmirror serve` was started without --listen-tls")
+    return joins
