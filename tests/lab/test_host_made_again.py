@@ -44,7 +44,7 @@ def _attach(root: Path) -> tuple[frozenset[int], int]:
         data_plane = DataPlane(netlink, root, AGENT)
         try:
             found = data_plane.tables.attached
-            data_plane.make_hops()
+            data_plane.make_hops(netlink.links())
             if device.ifindex not in found:
                 data_plane.carry_out([Attach(device.ifindex, is_host_side=True)])
             data_plane.read_again()

@@ -37,7 +37,7 @@ from pktmirror.agent.plan import (
 from pktmirror.agent.policies import Policies
 from pktmirror.agent.tracer import KernelTrace
 from pktmirror.kernel import bpf, bpffs, grace_periods, netns
-from pktmirror.kernel.netlink import Netlink
+from pktmirror.kernel.netlink import Link, Netlink
 from pktmirror.model.filter import Direction
 from pktmirror.model.ledger import InterfaceLedger, RuleLedger, SessionLedger, Tally
 
@@ -154,9 +154,9 @@ class DataPlane:
         """Bring `tables` in step with the kernel after a change that failed half-way."""
         self.tables = self._read_tables()
 
-    def make_hops(self) -> None:
-        """Make or mend the hops, and let clones enter them."""
-        lanes = self._hops.made()
+    def make_hops(self, links: Iterable[Link]) -> None:
+        """Make or mend the hops, and let clones enter them. ``links`` are those of the namespace, as they are now."""
+        lanes = self._hops.made(links)
         entry = abi.Lanes(count=len(lanes))
         for index, lane in enumerate(lanes):
             entry.lanes[index] = abi.LaneEntry(lane.wrapping_ifindex, lane.finishing_ifindex, lane.splitting_ifindex)

@@ -8,7 +8,7 @@ is a lane of all three for each CPU. An edge module.
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +88,9 @@ class Hops:
     def device_names(self) -> frozenset[str]:
         return frozenset(name for lane in self._lanes for hop in lane for name in (hop.near, hop.far))
 
-    def made(self) -> Sequence[Lane]:
+    def made(self, found: Iterable[Link]) -> Sequence[Lane]:
         """Where copies enter. A wrapping hop leads into the others, which are made first."""
-        links = {link.name: link for link in self._netlink.links()}
+        links = {link.name: link for link in found}
         lanes = []
         for wrapping, finishing, splitting in self._lanes:
             finishing_ifindex, splitting_ifindex = self._made(finishing, links), self._made(splitting, links)

@@ -6,6 +6,7 @@ that it calls.
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -192,7 +193,7 @@ class Host:
         links = {link.ifindex: link for link in self.netlink.links()}
         neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
         ways = self._ways(desired, links, neighbours)
-        wanted, changes = self._planned(desired, ways)
+        wanted, changes = self._planned(desired, ways, links.values())
         self._last_good = desired
         if changes:
             self._data_plane.carry_out(changes)
@@ -214,7 +215,9 @@ class Host:
         except Uncompilable as error:
             raise _uncompilable(desired, error) from error
 
-    def _planned(self, desired: DesiredState, ways: dict[RouteQuery, Way]) -> tuple[Wanted, list[Change]]:
+    def _planned(
+        self, desired: DesiredState, ways: dict[RouteQuery, Way], links: Iterable[Link]
+    ) -> tuple[Wanted, list[Change]]:
         """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
         try:
             wanted = compile_state(
@@ -227,7 +230,7 @@ class Host:
                 lease_s=self._lease_s,
             )
             if wanted.interfaces:
-                self._data_plane.make_hops()
+                self._data_plane.make_hops(links)
             return wanted, plan(wanted, self._data_plane.tables)
         except Uncompilable as error:
             raise _uncompilable(desired, error) from error
