@@ -316,9 +316,10 @@ class Store:
         self.url = url
         """Where others may find it; None: it is this process's alone."""
         self.revision_written: int | None = None
-        """The last one that this object has made; it is committed when its writer is let go."""
+        """The last one that this object has committed."""
+        self._revision_to_come: int | None = None  # with the transaction that is being committed
         self._readers, self._writers = readers, writers
-        self._turns = Turns(lambda: self._begun(writes=True), Transaction, self._before_commit)
+        self._turns = Turns(lambda: self._begun(writes=True), Transaction, self._before_commit, self._after_commit)
         self._options: dict[str, Any] = {} if url is None else {"version": schema.VERSION}
 
     @classmethod
@@ -380,11 +381,14 @@ class Store:
 
     def _before_commit(self, done: list[Transaction]) -> None:
         news = set[str]().union(*(transaction.news for transaction in done))
-        if REVISION in news:
-            self.revision_written = done[-1].revision
+        self._revision_to_come = done[-1].revision if REVISION in news else None
         if self.url is not None:
             for told in sorted(news):
-                postgresql.notify(done[-1].connection, str(self.revision_written) if told == REVISION else told)
+                postgresql.notify(done[-1].connection, str(self._revision_to_come) if told == REVISION else told)
+
+    def _after_commit(self) -> None:
+        if self._revision_to_come is not None:  # who is woken by it must find it
+            self.revision_written = self._revision_to_come
 
     def close(self) -> None:
         self._readers.dispose()

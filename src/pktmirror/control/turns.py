@@ -44,22 +44,23 @@ class _Together(Generic[W]):
     def is_full(self, s_max: float) -> bool:
         return len(self.done) >= TURNS_MAX or time.monotonic() - self._began_s > s_max
 
-    def commit(self, before: Callable[[list[W]], None]) -> None:
+    def commit(self, before: Callable[[list[W]], None], after: Callable[[], None]) -> None:
         try:
             before(self.done)
         except BaseException as error:
             self.undo(error)
         else:
-            self._end(None)
+            self._end(None, after)
 
     def undo(self, error: BaseException) -> None:
         self._end(error)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None, after: Callable[[], None] = lambda: None) -> None:
         """Commits where there is no error."""
         self.error = error
         try:
             self._within.__exit__(None if error is None else type(error), error, None)
+            after()
         except BaseException as failure:
             self.error = failure
         finally:
@@ -72,19 +73,21 @@ class _Together(Generic[W]):
 
 class Turns(Generic[W]):
     """``begin`` opens a transaction, which is committed when its context ends well; ``before_commit`` is called in it
-    with what the turns worked on."""
+    with what the turns worked on, and ``after_commit`` once that is so, before anybody is answered or begins anew."""
 
     def __init__(
         self,
         begin: Callable[[], AbstractContextManager[Connection]],
         view: Callable[[Connection], W],
         before_commit: Callable[[list[W]], None],
+        after_commit: Callable[[], None] = lambda: None,
         *,
         together_s_max: float = TURNS_S_MAX,
     ) -> None:
         self._begin = begin
         self._view = view
         self._before_commit = before_commit
+        self._after_commit = after_commit
         self._together_s_max = together_s_max
         self._turn = threading.Lock()  # waiting here is fair; SQLite's own waiting is polling
         self._counting = threading.Lock()
@@ -119,7 +122,7 @@ class Turns(Generic[W]):
                 self._undo(together, error)
             if self._together is not None and (together.is_full(self._together_s_max) or not self._waiting):
                 self._together = None
-                together.commit(self._before_commit)
+                together.commit(self._before_commit, self._after_commit)
         together.ended.wait()
         if failure is not None:
             raise failure

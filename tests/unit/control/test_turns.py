@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 
 from pktmirror.control import sqlite
+from pktmirror.control.store import Store
 from pktmirror.control.turns import TURNS_MAX, Turns
 from tests.waiting import wait_until
 
@@ -30,7 +31,8 @@ class Writers:
     def __init__(self, engine: Engine) -> None:
         self.together: list[list[str]] = []
         self.disk_is_full = False
-        self.turns = Turns(self._begun, View, self._before_commit, together_s_max=60.0)
+        self.found_after: list[list[str]] = []
+        self.turns = Turns(self._begun, View, self._before_commit, self._after_commit, together_s_max=60.0)
         self._engine = engine
         with self._begun() as connection:
             connection.exec_driver_sql("CREATE TABLE written (name TEXT UNIQUE)")
@@ -45,6 +47,9 @@ class Writers:
             raise OSError("the disk is full")
         before = [name for names in self.together for name in names]
         self.together.append(done[-1].seen()[len(before) :])
+
+    def _after_commit(self) -> None:
+        self.found_after.append(self.on_the_disk())
 
     def on_the_disk(self) -> list[str]:
         with self._begun() as connection:
@@ -126,3 +131,36 @@ def test_so_many_and_no_more_are_committed_together(writers: Writers) -> None:
     assert writers.write(*names) == dict.fromkeys(names)
     assert sorted(map(len, writers.together)) == [2, TURNS_MAX]
     assert sorted(writers.on_the_disk()) == names
+
+
+def test_who_is_told_of_a_commit_finds_it(writers: Writers) -> None:
+    """Another connection sees by then what was written; of what was not committed nobody is told."""
+    writers.write("a")
+    assert writers.found_after == [["a"]]
+    writers.write("b", "c")
+    assert writers.found_after == [["a"], ["a", "b", "c"]]
+    writers.disk_is_full = True
+    writers.write("d")
+    assert writers.found_after == [["a"], ["a", "b", "c"]]
+
+
+def test_a_store_names_a_revision_once_others_find_it(tmp_path: Path) -> None:
+    """A poll that is woken sooner would look, find nothing, and not be woken again for it."""
+    store = Store.open(tmp_path / "store.sqlite")
+    try:
+        with store.write() as transaction:
+            transaction.bump_revision()
+        written = store.revision_written
+        named_at_commit: list[int | None] = []
+        committing = store._writers  # the edge itself: nothing outside sees the moment of a commit
+        event.listen(committing, "commit", lambda _connection: named_at_commit.append(store.revision_written))
+        with store.write() as transaction:
+            transaction.bump_revision()
+            revision = transaction.revision
+        assert (named_at_commit, store.revision_written) == ([written], revision)
+        with suppress(KeyError), store.write() as transaction:
+            transaction.bump_revision()
+            raise KeyError
+        assert store.revision_written == revision
+    finally:
+        store.close()
