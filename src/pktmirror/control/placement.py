@@ -99,6 +99,11 @@ class Resources:
         )
 
     @cached_property
+    def interface_ids(self) -> Mapping[tuple[str, str], str]:
+        """By host and key."""
+        return {(record.host_id, record.found.key): record.interface_id for record in self.interfaces.values()}
+
+    @cached_property
     def sessions_by_host(self) -> Mapping[str, Sequence[SessionRecord]]:
         found: dict[str, list[SessionRecord]] = {}
         for session in self.sessions:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import structlog
 
 import pktmirror
@@ -27,6 +26,7 @@ from pktmirror.control import (
     ownership,
     reports,
     status,
+    views,
 )
 from pktmirror.control.access_keys import new_access_key, new_account_id
 from pktmirror.control.accesses import Place, accesses
@@ -36,10 +36,10 @@ from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes, Source
 from pktmirror.control.keys import Key
 from pktmirror.control.operations import Context, Result
-from pktmirror.control.placement import Resources, desired_state, stream_of
+from pktmirror.control.placement import Resources, desired_state
 from pktmirror.control.principals import Origin, Principal, principal_of
 from pktmirror.control.probes import Probes, Verification
-from pktmirror.control.records import AccessKeyRecord, AccountRecord, HostRecord, InterfaceRecord, SessionRecord
+from pktmirror.control.records import AccessKeyRecord, AccountRecord, HostRecord, InterfaceRecord
 from pktmirror.control.replicas import Replicas
 from pktmirror.control.reports import (
     MonitorReport,
@@ -47,7 +47,6 @@ from pktmirror.control.reports import (
     Reports,
     agent_nonsense,
     monitor_nonsense,
-    outer_sources,
     sent,
 )
 from pktmirror.control.store import Store, Transaction
@@ -59,10 +58,9 @@ from pktmirror.iam import Access
 from pktmirror.model.ledger import Tally
 from pktmirror.model.limits import Quotas
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest, new_token
-from pktmirror.model.rate import UNLIMITED
 from pktmirror.model.refusal import Refusal
 from pktmirror.model.template import Template
-from pktmirror.networks import Declaration, Networks, parse, with_address
+from pktmirror.networks import Declaration, parse, with_address
 from pktmirror.tracing import TraceBatch, TraceProgress, TraceWish
 
 HOST_STORED_EVERY_S = 60.0  # a report alone is not worth a write to the disk each time
@@ -593,59 +591,17 @@ class ControlPlane:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
             ends = transaction.unconfirmed_ends.where()
             templates = self._templates(transaction)
-        problems = status.problems(resources, self._reports, now_s)
-        told = outer_sources(self._reports)
-        capped = reports.capped(self._reports)
-        paths = reports.paths(self._reports)
-        ids = _interface_ids(resources)
         return {
             "version": pktmirror.__version__,
             "account_id": self.identity.account_id,
             "region": self._region,
             "started_at_s": self._started_at_s,
             "revision": resources.revision,
-            "hosts": [self._host(host, now_s) for host in hosts],
-            "sessions": [
-                {
-                    "session_id": session.session_id,
-                    "interface_id": session.interface_id,
-                    "host_id": resources.interfaces[session.interface_id].host_id,
-                    "target_id": session.target_id,
-                    "filter_id": session.filter_id,
-                    "number": session.number,
-                    "vni": session.vni,
-                    "outer_source": _outer_source(session, resources, told.get(session.session_id)),
-                    "problem": problems[session.session_id],
-                    "cap": resources.caps.get(session.session_id, UNLIMITED),
-                    "capped": capped.get(session.session_id, Tally()),
-                    "path": paths.get(session.session_id),
-                }
-                for session in resources.sessions
-            ],
-            "deleted_sessions": [
-                {
-                    "session_id": end.session_id,
-                    "host_id": end.host_id,
-                    "deleted_s_ago": now_s - end.ended_at_s,
-                    "problem": status.still_mirroring(end.host_id),
-                }
-                for end in ends
-            ],
-            "monitors": [
-                {
-                    "monitor_id": monitor_id,
-                    "listening": told.report.listening,
-                    "reported_s_ago": now_s - told.received_at_s,
-                    "refused": told.report.refused,
-                    "socket_queue_full": told.report.socket_queue_full,
-                    "probes_received": told.report.probes_received,
-                }
-                for monitor_id, told in sorted(self._reports.monitors.items())
-            ],
-            "bypassed": [
-                {"interface_id": ids.get((host_id, key)), "host_id": host_id, "key": key, "packets": packets}
-                for (host_id, key), packets in reports.bypassed(self._reports).items()
-            ],
+            "hosts": views.hosts(hosts, self._reports, now_s),
+            "sessions": views.sessions(resources, self._reports, now_s),
+            "deleted_sessions": views.deleted_sessions(ends, now_s),
+            "monitors": views.monitors(self._reports, now_s),
+            "bypassed": views.bypassed(resources, self._reports),
             "templates": templates,
             "refused_requests": self.refused.counts(),
         }
@@ -657,26 +613,9 @@ class ControlPlane:
         with self._store.read() as transaction:
             resources, remembered = Resources.of(transaction), history.History.of(transaction)
         problems = status.problems(resources, self._reports, now_s)
-        ids = _interface_ids(resources)
         return {
             "sessions": ledger.rows(resources, self._reports, problems, remembered, with_rules=with_rules),
-            "interfaces": [
-                {
-                    "interface_id": ids.get((host_id, figures.key)),
-                    "host_id": host_id,
-                    "key": figures.key,
-                    "directions": {
-                        direction.value: {
-                            "seen": seen.seen,
-                            "outcomes": {outcome.value: tally for outcome, tally in seen.outcomes.items()},
-                            "bypassed_packets": figures.bypassed_packets.get(direction),
-                        }
-                        for direction, seen in figures.directions.items()
-                    },
-                }
-                for host_id, told in sorted(self._reports.agents.items())
-                for figures in told.report.mirrored_interfaces
-            ],
+            "interfaces": views.mirrored_interfaces(resources, self._reports),
         }
 
     def metrics(self, now_s: float) -> bytes:
@@ -697,7 +636,7 @@ class ControlPlane:
                 hosts=tuple(hosts),
                 sessions=tuple(ledger.rows(resources, self._reports, problems, remembered)),
                 reports=self._reports,
-                interface_ids=_interface_ids(resources),
+                interface_ids=resources.interface_ids,
                 instance_ids={
                     record.interface_id: record.instance_id
                     for record in resources.interfaces.values()
@@ -714,13 +653,7 @@ class ControlPlane:
         with self._store.read() as transaction:
             records, sessions = transaction.interfaces.where(), transaction.sessions.where()
             networks = transaction.networks
-        return [
-            {
-                **self._placed(record, networks),
-                "sessions": [s.session_id for s in sessions if s.interface_id == record.interface_id],
-            }
-            for record in records
-        ]
+        return views.interfaces(records, sessions, networks)
 
     def templates(self) -> tuple[Outcome, ...]:
         """The session templates, what each has made, and why not more."""
@@ -821,41 +754,6 @@ class ControlPlane:
         """For how long a host's agent is known to have said nothing: at most since this process started."""
         told = self._reports.agents.get(host_id)
         return now_s - (self._started_at_s if told is None else told.received_at_s)
-
-    def _placed(self, record: InterfaceRecord, networks: Networks) -> dict[str, Any]:
-        vpc_id, subnet_id = declaration.place_of(record, networks)
-        return {
-            "interface_id": record.interface_id,
-            "host_id": record.host_id,
-            "instance_id": record.instance_id,
-            "vpc_id": vpc_id,
-            "subnet_id": subnet_id,
-            "attached": record.attached,
-            **msgspec.to_builtins(record.found),
-            "addresses": record.addresses,
-            "address_from": record.address_from,
-            "not_mirrorable": record.not_mirrorable,
-        }
-
-    def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
-        told = self._reports.agents.get(host.host_id)
-        reported_at_s = host.reported_at_s if told is None else told.received_at_s
-        agent_version = host.agent_version if told is None else told.report.agent_version
-        apart = status.apart(agent_version, pktmirror.__version__)
-        return {
-            "host_id": host.host_id,
-            "agent_version": agent_version,
-            "reported_s_ago": now_s - reported_at_s,
-            "applied_revision": None if told is None else told.report.applied_revision,
-            "problems": [
-                *([] if told is None else told.report.problems),
-                *status.silent_engines(() if told is None else told.report.engines),
-                *([] if apart is None else [apart]),
-            ],
-            "engines": () if told is None else msgspec.to_builtins(told.report.engines),
-            "stray_packets": 0 if told is None else told.report.strays.packets,
-            "budget": None if told is None else told.report.budget,
-        }
 
     def _context(self, transaction: Transaction, principal: Principal, now_s: float, mirrored: Minutes) -> Context:
         """What an operation may use, as the principal's account sees it."""
@@ -971,13 +869,3 @@ def _interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
             404,
         )
     return record
-
-
-def _interface_ids(resources: Resources) -> dict[tuple[str, str], str]:
-    """By host and key."""
-    return {(record.host_id, record.found.key): record.interface_id for record in resources.interfaces.values()}
-
-
-def _outer_source(session: SessionRecord, resources: Resources, told: str | None) -> str | None:
-    stream = stream_of(session, resources, told)
-    return stream[1] if isinstance(stream, tuple) else None
