@@ -192,6 +192,40 @@ def test_a_full_disk_and_a_server_that_is_away_are_told_and_leave_things_as_they
     assert sorted(path.name for path in tmp_path.iterdir()) == before[2]
 
 
+def names_and_secrets(state: Path) -> Any:
+    """What is in a state directory, but for the files that SQLite has beside its own while it runs."""
+    names = {path.name for path in state.iterdir() if not path.name.startswith("pktmirror.sqlite-")}
+    return (
+        names,
+        (state / "pktmirror.sqlite").stat().st_ino if "pktmirror.sqlite" in names else None,
+        {name: (state / name).read_text() for name in SHARED if name in names},
+    )
+
+
+def test_no_backup_is_written_over_what_is_none(plane: Plane, store: str | None, tmp_path: Path) -> None:
+    """Nor into the state directory of a store, under whatever name: renamed over the open store it would be the end."""
+    (tmp_path / "link").symlink_to(plane.state)
+    before, files = everything(plane), names_and_secrets(plane.state)
+    for name in ("pktmirror.sqlite", "pktmirror.sqlite-wal", "key", "ca-key.pem", "monday", "of/monday"):
+        for state in (plane.state, tmp_path / "link", plane.state / ".." / plane.state.name):
+            with pytest.raises(Refusal, match="the state directory") as refused:
+                back_up(plane.state, store, state / name, replace=True)
+            assert "name a file elsewhere" in refused.value.do
+    Store.open(tmp_path / "another").close()  # a store, as of another state directory, and no backup
+    (tmp_path / "text").write_text("mine")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("another", "text", "empty", "folder"):
+        with pytest.raises(Refusal, match="is no backup"):
+            back_up(plane.state, store, tmp_path / name, replace=True)
+    assert (tmp_path / "text").read_text() == "mine"
+    Store.open(tmp_path / "another", migrate=False).close()
+    back_up(plane.state, store, tmp_path / "monday", replace=True)  # where there is nothing yet
+    back_up(plane.state, store, tmp_path / "monday", replace=True)
+    assert everything(plane) == before
+    assert names_and_secrets(plane.state) == files
+
+
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no backup")
     Store.open(tmp_path / "store").close()

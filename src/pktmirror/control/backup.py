@@ -37,10 +37,20 @@ class Contents:
 
 
 def back_up(state_dir: Path, url: str | None, file: Path, *, replace: bool) -> Contents:
-    """Write a backup, whole or not at all; Refusal where there is a file already, unless ``replace`` is given."""
+    """Write a backup, whole or not at all.
+
+    Refusal where there is a file already, but for another backup where ``replace`` is given; and for any file in the
+    state directory, where it could take the place of the open store, or of the key.
+    """
+    _refuse_within(state_dir, file)
     with _refusing(f"The backup {file} cannot be made.", "make it again: nothing is left of it"):
         if file.exists() and not replace:
             raise Refusal(f"{file} is there already.", do="name another file, or give --replace")
+        if file.exists() and not _is_backup(file):
+            raise Refusal(
+                f"{file} is no backup, and no backup takes its place.",
+                do="name another file, or move away what is there",
+            )
         if url is None and not (state_dir / STORE).exists():
             raise Refusal(
                 f"There is no store in {state_dir}.", do="name the directory of `pktmirror serve` with --state"
@@ -75,6 +85,26 @@ def restore(file: Path, state_dir: Path, url: str | None, *, replace: bool) -> C
             return _put_in_place(copy, url or state.store, state, replace)
     finally:
         state.close()
+
+
+def _refuse_within(state_dir: Path, file: Path) -> None:
+    state, folder = state_dir.resolve(), file.parent.resolve()
+    if state in (folder, *folder.parents):
+        raise Refusal(
+            f"{file} is in the state directory {state_dir}, which a backup is to outlive.",
+            do="name a file elsewhere, best on another disk",
+        )
+
+
+def _is_backup(file: Path) -> bool:
+    """Whether a file is one, also a damaged one. It is only read: it may be somebody's store, and open."""
+    try:
+        address = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (_FILES,))
+            return found.fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _copy(store: Store, fresh: Path) -> Contents:
