@@ -122,7 +122,7 @@ def test_everything_is_made_in_the_order_in_which_it_is_needed_and_then_nothing_
     operations = applied(
         clean, office(templates=(TemplateEntry("t", Selector(name="web3"), "collector", "web", 4, 5),))
     )
-    assert operations == ["CreateTarget", "CreateFilter", "CreateFilterRule", "CreateSession", "PutTemplate"]
+    assert operations == ["CreateFilter", "CreateFilterRule", "CreateTarget", "CreateSession", "PutTemplate"]
     state = clean.state()
     assert owned(state) == {"targets": ["collector"], "filters": ["web"], "sessions": ["first"]}
     assert [each.tags for each in state.sessions if each.number == 4] == [{ORIGIN_TAG: "office/t"}]
@@ -324,6 +324,52 @@ def test_a_source_becomes_a_target_and_a_target_a_source(clean: Account) -> None
         sessions=(SessionEntry("first", at("sensor1"), "collector", "web"),),
     )
     assert applied(clean, turned) == ["DeleteSession", "CreateTarget", "DeleteTarget", "CreateSession"]
+
+
+def picked(*names: str, to: str = "collector", number: int = 4) -> TemplateEntry:
+    """A template of an interface by its name, or of all that are called web."""
+    return TemplateEntry("t", Selector(name=names[0] if names else "web*"), to, "web", number, 5)
+
+
+@pytest.mark.parametrize(
+    ("template", "operations"),
+    [
+        pytest.param(picked("web2"), ["PutTemplate", "CreateTarget"], id="it only lets go"),
+        pytest.param(
+            picked("web2", number=5),
+            ["PutTemplate", "CreateTarget"],
+            id="with another number",
+        ),
+        pytest.param(
+            picked("web2", to="second"),
+            ["PutTemplate", "CreateTarget", "PutTemplate"],
+            id="and goes to the target that its source becomes",
+        ),
+        pytest.param(
+            replace(picked("web2", to="second"), filter="other"),
+            ["CreateFilter", "PutTemplate", "CreateTarget", "PutTemplate"],
+            id="by another filter too, which counts from the first on",
+        ),
+    ],
+)
+def test_a_source_of_a_template_becomes_a_target(
+    clean: Account, template: TemplateEntry, operations: list[str]
+) -> None:
+    applied(clean, office(sessions=(), templates=(picked(),)))
+    before = {each.interface_id: each for each in clean.state().sessions if each.tags.get(ORIGIN_TAG) == "office/t"}
+    web = clean.state().interfaces
+    assert before.keys() >= {web[HOST, "web2"], web[HOST, "web3"]}
+    second = TargetEntry("second", Destination.INTERFACE, at("web3"))
+    others = (FilterEntry("other"),) if template.filter == "other" else ()
+    turned = office(
+        targets=(*office().targets, second), filters=(*office().filters, *others), sessions=(), templates=(template,)
+    )
+    assert applied(clean, turned) == operations
+    [left] = [each for each in clean.state().sessions if each.tags.get(ORIGIN_TAG) == "office/t"]
+    assert (left.interface_id, left.id) == (web[HOST, "web2"], before[web[HOST, "web2"]].id), (
+        "and the other is as it was"
+    )
+    assert left.number == template.number
 
 
 def test_a_replacement_that_was_interrupted_is_finished_and_the_old_one_goes(clean: Account) -> None:
