@@ -426,6 +426,32 @@ def test_an_export_names_what_the_document_has_made_and_leaves_out_what_template
     ]
 
 
+def test_an_export_names_everything_so_that_apply_takes_it(clean: Account) -> None:
+    """A `Name` may be anything: an id of another resource, or what an export calls another one that has none."""
+
+    def made(tags: dict[str, str]) -> str:
+        answer = clean.ec2("CreateTrafficMirrorFilter", {"TagSpecifications": [tagged("filter", tags)] if tags else []})
+        return str(answer["TrafficMirrorFilter"]["TrafficMirrorFilterId"])
+
+    ids = [made({}), made({})]
+    fallbacks = [f"filter.{id_.removeprefix('tmf-')}" for id_ in ids]
+    ids += [made({"Name": name}) for name in (*ids, *fallbacks, "fine", "fine", "eni-0123456789abcdef0", "no name")]
+    ids.append(made({NAME_TAG: f"office/{fallbacks[0]}"}))
+    ids.append(made({NAME_TAG: f"office/{ids[1]}"}))
+    ids.append(made({f"k{number}": "v" for number in range(50)}))
+    try:
+        state = clean.state()
+        document = exported(state, "office")
+        names = [entry.name for entry in document.filters]
+        assert len(set(names)) == len(names)
+        assert names.count("fine") == 1
+        assert {entry.id for entry in document.filters} >= {*ids} - {ids[-3]}
+        assert plan(parse(written(document)), state, prune=True) == Plan(())
+    finally:
+        for id_ in ids:
+            clean.ec2("DeleteTrafficMirrorFilter", {"TrafficMirrorFilterId": id_})
+
+
 # --- whatever the documents are
 
 TAGS = st.dictionaries(st.sampled_from(["a", "Name"]), st.sampled_from(["", "b"]), max_size=2)
