@@ -1,5 +1,6 @@
 """All of a control plane in one file, while it runs; and back, into either kind of store."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -236,6 +237,35 @@ def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="no store"):
         back_up(tmp_path / "state", None, tmp_path / "backup", replace=False)
     assert not (tmp_path / "backup").exists()
+
+
+def test_a_damaged_backup_is_named_and_nothing_of_it_is_restored(
+    plane: Plane, store: str | None, tmp_path: Path
+) -> None:
+    Maker(plane, plane.client()).filter(Description="whatever it was")
+    file, damaged = tmp_path / "backup", tmp_path / "damaged"
+    back_up(plane.state, store, file, replace=False)
+    whole = file.read_bytes()
+    flipped = [whole.index(b"whatever it was")]  # where SQLite itself cannot know
+    flipped += [4096 * page + 3 for page in range(1, len(whole) // 4096, 2)]  # and the heads of its pages
+    found = [whole[:at] + bytes([whole[at] ^ 0x81]) + whole[at + 1 :] for at in flipped]
+    for content in (*found, whole[: len(whole) // 2], whole[:4096] + bytes(len(whole) - 4096)):
+        damaged.write_bytes(content)
+        with pytest.raises(Refusal, match=f"{damaged} is damaged") as refused:
+            restore(damaged, tmp_path / "state", None, replace=False)
+        assert "another backup" in refused.value.do
+        assert not (tmp_path / "state").exists()
+    restore(file, tmp_path / "state", None, replace=False)
+
+
+def test_a_backup_of_before_the_digests_is_restored(plane: Plane, store: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    back_up(plane.state, store, file, replace=False)
+    with sqlite3.connect(file) as connection:
+        connection.execute("DROP TABLE backup_digest")
+    connection.close()
+    restore(file, tmp_path / "state", None, replace=False)
+    assert rows_of(tmp_path / "state" / "pktmirror.sqlite") == rows_of(file)
 
 
 def test_a_backup_of_a_later_version_is_refused(plane: Plane, store: str | None, tmp_path: Path) -> None:
