@@ -194,6 +194,9 @@ def test_the_commands_make_accounts_users_and_policies(plane: Plane, tmp_path: P
     assert '"Effect": "Allow"' in pktmirror(plane, "iam", "policies", "ada").stdout
     twice = pktmirror(plane, "iam", "create-user", "ADA")
     assert (twice.exit_code, "EntityAlreadyExists" in str(twice.exception)) == (1, True)
+    document.write_text(document.read_text(), encoding="utf-8-sig")  # as editors write it that put a mark first
+    assert "1 statement" in CliRunner().invoke(app, ["iam", "check-policy", str(document)]).stdout
+    assert pktmirror(plane, "iam", "put-policy", "ada", "marked", str(document)).exit_code == 0
     document.write_text('{"Statement": {"Effect": "Maybe"}}')
     assert pktmirror(plane, "iam", "put-policy", "ada", "all", str(document)).exit_code == 1
     assert pktmirror(plane, "iam", "delete-account", "blue").exit_code == 0

@@ -221,7 +221,7 @@ def check_policy(file: Document) -> None:
 
 def _checked(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a mark before the text is no part of it
         parse(text)
         return text
     except Malformed as error:
