@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
 from click.testing import Result
 from typer.testing import CliRunner
 
 from pktmirror.cli.program import app
+from pktmirror.model.refusal import Refusal
 from tests.contract.plane import Plane, code_of, refusal_of, running
 from tests.contract.test_protocol import dump, post
 
@@ -192,7 +194,35 @@ def test_the_commands_make_accounts_users_and_policies(plane: Plane, tmp_path: P
     assert '"Effect": "Allow"' in pktmirror(plane, "iam", "policies", "ada").stdout
     twice = pktmirror(plane, "iam", "create-user", "ADA")
     assert (twice.exit_code, "EntityAlreadyExists" in str(twice.exception)) == (1, True)
+    document.write_text(document.read_text(), encoding="utf-8-sig")  # as editors write it that put a mark first
+    assert "1 statement" in CliRunner().invoke(app, ["iam", "check-policy", str(document)]).stdout
+    assert pktmirror(plane, "iam", "put-policy", "ada", "marked", str(document)).exit_code == 0
     document.write_text('{"Statement": {"Effect": "Maybe"}}')
     assert pktmirror(plane, "iam", "put-policy", "ada", "all", str(document)).exit_code == 1
     assert pktmirror(plane, "iam", "delete-account", "blue").exit_code == 0
     assert "blue" not in pktmirror(plane, "iam", "accounts").stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../templates/mv/t", "a?b#c", "ten ant", "a%2Fb", "naïve", "a;b=c", "\udcff"]
+)
+def test_a_name_on_the_command_line_leads_nowhere_else(plane: Plane, name: str) -> None:
+    """Each is refused for what it is, and nothing is made or taken away; the signature holds for all of them."""
+    before = dump(plane)
+    for words in (
+        ("iam", "create-account", name),
+        ("iam", "delete-account", name),
+        ("iam", "assign", name, "blue"),
+        ("iam", "unassign", name),
+        ("forget", name),
+        ("agent", "revoke", name),
+        ("verify", name),
+        ("network", "set-address", name, "10.0.0.1"),
+        ("network", "clear-address", name),
+    ):
+        refused = pktmirror(plane, *words)
+        assert isinstance(refused.exception, Refusal), (words, refused.output, refused.exception)
+        told = str(refused.exception)
+        for wrong in ("SignatureDoesNotMatch", "HTTP 3", "does not answer", "is not understood"):
+            assert wrong not in told, words
+    assert dump(plane) == before

@@ -1,5 +1,6 @@
 """All of a control plane in one file, while it runs; and back, into either kind of store."""
 
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -192,6 +193,40 @@ def test_a_full_disk_and_a_server_that_is_away_are_told_and_leave_things_as_they
     assert sorted(path.name for path in tmp_path.iterdir()) == before[2]
 
 
+def names_and_secrets(state: Path) -> Any:
+    """What is in a state directory, but for the files that SQLite has beside its own while it runs."""
+    names = {path.name for path in state.iterdir() if not path.name.startswith("pktmirror.sqlite-")}
+    return (
+        names,
+        (state / "pktmirror.sqlite").stat().st_ino if "pktmirror.sqlite" in names else None,
+        {name: (state / name).read_text() for name in SHARED if name in names},
+    )
+
+
+def test_no_backup_is_written_over_what_is_none(plane: Plane, store: str | None, tmp_path: Path) -> None:
+    """Nor into the state directory of a store, under whatever name: renamed over the open store it would be the end."""
+    (tmp_path / "link").symlink_to(plane.state)
+    before, files = everything(plane), names_and_secrets(plane.state)
+    for name in ("pktmirror.sqlite", "pktmirror.sqlite-wal", "key", "ca-key.pem", "monday", "of/monday"):
+        for state in (plane.state, tmp_path / "link", plane.state / ".." / plane.state.name):
+            with pytest.raises(Refusal, match="the state directory") as refused:
+                back_up(plane.state, store, state / name, replace=True)
+            assert "name a file elsewhere" in refused.value.do
+    Store.open(tmp_path / "another").close()  # a store, as of another state directory, and no backup
+    (tmp_path / "text").write_text("mine")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("another", "text", "empty", "folder"):
+        with pytest.raises(Refusal, match="is no backup"):
+            back_up(plane.state, store, tmp_path / name, replace=True)
+    assert (tmp_path / "text").read_text() == "mine"
+    Store.open(tmp_path / "another", migrate=False).close()
+    back_up(plane.state, store, tmp_path / "monday", replace=True)  # where there is nothing yet
+    back_up(plane.state, store, tmp_path / "monday", replace=True)
+    assert everything(plane) == before
+    assert names_and_secrets(plane.state) == files
+
+
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no backup")
     Store.open(tmp_path / "store").close()
@@ -202,6 +237,35 @@ def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="no store"):
         back_up(tmp_path / "state", None, tmp_path / "backup", replace=False)
     assert not (tmp_path / "backup").exists()
+
+
+def test_a_damaged_backup_is_named_and_nothing_of_it_is_restored(
+    plane: Plane, store: str | None, tmp_path: Path
+) -> None:
+    Maker(plane, plane.client()).filter(Description="whatever it was")
+    file, damaged = tmp_path / "backup", tmp_path / "damaged"
+    back_up(plane.state, store, file, replace=False)
+    whole = file.read_bytes()
+    flipped = [whole.index(b"whatever it was")]  # where SQLite itself cannot know
+    flipped += [4096 * page + 3 for page in range(1, len(whole) // 4096, 2)]  # and the heads of its pages
+    found = [whole[:at] + bytes([whole[at] ^ 0x81]) + whole[at + 1 :] for at in flipped]
+    for content in (*found, whole[: len(whole) // 2], whole[:4096] + bytes(len(whole) - 4096)):
+        damaged.write_bytes(content)
+        with pytest.raises(Refusal, match=f"{damaged} is damaged") as refused:
+            restore(damaged, tmp_path / "state", None, replace=False)
+        assert "another backup" in refused.value.do
+        assert not (tmp_path / "state").exists()
+    restore(file, tmp_path / "state", None, replace=False)
+
+
+def test_a_backup_of_before_the_digests_is_restored(plane: Plane, store: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    back_up(plane.state, store, file, replace=False)
+    with sqlite3.connect(file) as connection:
+        connection.execute("DROP TABLE backup_digest")
+    connection.close()
+    restore(file, tmp_path / "state", None, replace=False)
+    assert rows_of(tmp_path / "state" / "pktmirror.sqlite") == rows_of(file)
 
 
 def test_a_backup_of_a_later_version_is_refused(plane: Plane, store: str | None, tmp_path: Path) -> None:

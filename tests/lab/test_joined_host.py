@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pktmirror.agent.apply import pins_of
 from pktmirror.agent.locks import bpffs_lock
-from pktmirror.cli.endpoint import Endpoint
+from pktmirror.cli.endpoint import Endpoint, own_path
 from pktmirror.cli.program import app
 from pktmirror.kernel import bpffs, netns
 from pktmirror.kernel.netlink import Netlink
@@ -57,7 +57,7 @@ class Two:
     def status(self) -> dict[str, Any]:
         with netns.Visitor(self.control) as inside:
             found = Endpoint.found(self.control_state)
-            return inside.run(found.get, "status", dict[str, Any])
+            return inside.run(found.get, own_path("status"), dict[str, Any])
 
     def start(self, place: str, *words: str, until: str) -> "subprocess.Popen[str]":
         """A service that has said so much; its log goes to a file, which nobody has to read."""

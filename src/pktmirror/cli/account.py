@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pktmirror.cli.endpoint import Endpoint
+from pktmirror.cli.endpoint import Endpoint, own_path
 from pktmirror.cli.interfaces import Interface, inventory
 from pktmirror.cli.templates import TemplateStatus
 from pktmirror.document import Destination, FilterState, RuleState, SessionState, State, TargetState
@@ -121,7 +121,7 @@ def state_of(endpoint: Endpoint) -> State:
         targets=endpoint.listed("describe_traffic_mirror_targets", "TrafficMirrorTargets", dict[str, Any]),
         filters=endpoint.listed("describe_traffic_mirror_filters", "TrafficMirrorFilters", dict[str, Any]),
         sessions=endpoint.listed("describe_traffic_mirror_sessions", "TrafficMirrorSessions", dict[str, Any]),
-        templates=endpoint.get("templates", tuple[TemplateStatus, ...]),
+        templates=endpoint.get(own_path("templates"), tuple[TemplateStatus, ...]),
         interfaces=_by_key(inventory(endpoint)),
     )
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import msgspec
 import typer
@@ -19,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pktmirror.cli.account import state_of
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.templates import TemplateStatus
 from pktmirror.cli.terminal import terminal
 from pktmirror.control import caps
@@ -128,7 +127,7 @@ def own_call(endpoint: Endpoint) -> Perform:
 
     def perform(operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         document, _, name = parameters["name"].partition("/")
-        path = f"templates/{quote(document, safe='')}/{quote(name, safe='')}"
+        path = own_path("templates", document, name)
         if operation == "DeleteTemplate":
             endpoint.delete(path)
         else:

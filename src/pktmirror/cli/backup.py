@@ -13,7 +13,7 @@ def backup(
     file: Annotated[Path, typer.Argument(help="Where to write it.")],
     state: State = DEFAULT_STATE,
     store: Store = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over a file that is there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over a backup that is there.")] = False,
 ) -> None:
     """Write all that a control plane knows into one file, also while it runs.
 

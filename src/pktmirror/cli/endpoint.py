@@ -10,7 +10,8 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NewType, TypeVar
+from urllib.parse import quote, urlencode
 
 import botocore.session
 import httpx
@@ -63,6 +64,24 @@ StateOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+OwnPath = NewType("OwnPath", str)
+"""A path of our own API below its version, with what is asked; `own_path` makes it."""
+
+
+def own_path(*segments: str, **asked: str) -> OwnPath:
+    """The path of these segments, each as it is, whatever signs it has; raises `Refusal` for one that can be none.
+
+    A slash is refused as well: a server may take it for the end of the segment though it is quoted.
+    """
+    try:
+        quoted = [quote(segment, safe="") for segment in segments]
+    except UnicodeEncodeError:
+        quoted = []
+    for segment in segments:
+        if segment in ("", ".", "..") or "/" in segment or not quoted:
+            raise Refusal(f"{segment!r} is no name and no id.", do="write one as the lists of `pktmirror` show it")
+    return OwnPath("/".join(quoted) + (f"?{urlencode(asked)}" if asked else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +145,23 @@ class Endpoint:
         """The one of the state directory or of the environment."""
         return cls(access(state, os.environ))
 
-    def get(self, path: str, shape: type[T]) -> T:
+    def get(self, path: OwnPath, shape: type[T]) -> T:
         """``GET /pktmirror/v1/path``, as a value of the shape."""
         return self._asked("GET", path, b"", shape)
 
-    def post(self, path: str, shape: type[T], body: bytes = b"") -> T:
+    def post(self, path: OwnPath, shape: type[T], body: bytes = b"") -> T:
         """``POST /pktmirror/v1/path``; its answer as a value of the shape."""
         return self._asked("POST", path, body, shape)
 
-    def put(self, path: str, body: bytes, shape: type[T]) -> T:
+    def put(self, path: OwnPath, body: bytes, shape: type[T]) -> T:
         """``PUT /pktmirror/v1/path``; its answer as a value of the shape."""
         return self._asked("PUT", path, body, shape)
 
-    def withdraw(self, path: str, shape: type[T]) -> T:
+    def withdraw(self, path: OwnPath, shape: type[T]) -> T:
         """``DELETE /pktmirror/v1/path`` of what answers with what has changed by it."""
         return self._asked("DELETE", path, b"", shape)
 
-    def _asked(self, method: str, path: str, body: bytes, shape: type[T]) -> T:
+    def _asked(self, method: str, path: OwnPath, body: bytes, shape: type[T]) -> T:
         answer = self._answer(method, f"{self.access.url}/pktmirror/v1/{path}", body)
         if answer.status_code != httpx.codes.OK:
             raise self._refused(*_code_and_message(answer))
@@ -151,13 +170,13 @@ class Endpoint:
         except msgspec.DecodeError as error:
             raise self._not_understood(str(error)) from None
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: OwnPath) -> None:
         """``DELETE /pktmirror/v1/path``."""
         answer = self._answer("DELETE", f"{self.access.url}/pktmirror/v1/{path}")
         if answer.status_code != httpx.codes.NO_CONTENT:
             raise self._refused(*_code_and_message(answer))
 
-    def change(self, method: str, path: str, body: bytes) -> None:
+    def change(self, method: str, path: OwnPath, body: bytes) -> None:
         """A request of our own API that answers with nothing."""
         answer = self._answer(method, f"{self.access.url}/pktmirror/v1/{path}", body)
         if answer.status_code != httpx.codes.NO_CONTENT:

@@ -16,7 +16,7 @@ from rich.text import Text
 from pktmirror.cli.balance import Ledger
 from pktmirror.cli.capture import explain_file, not_read_to_its_end, summary_document
 from pktmirror.cli.capture import shown as shown_summary
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.explanation import (
     Explanation,
     Step,
@@ -212,7 +212,7 @@ def _ways_of(endpoint: Endpoint, seen: View, longest: Mapping[str, int | None]) 
         return []
     return [
         (way, checks(way, longest[way.session.session_id]))
-        for way in seen.ways(endpoint.get("ledger", Ledger))
+        for way in seen.ways(endpoint.get(own_path("ledger"), Ledger))
         if way.session.session_id in longest
     ]
 

@@ -7,6 +7,7 @@ import typer
 from pktmirror.cli.account import state_of
 from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
 from pktmirror.document import DEFAULT_DOCUMENT, exported, written
+from pktmirror.document.values import is_id
 from pktmirror.model.refusal import Refusal
 from pktmirror.model.template import is_name
 
@@ -33,7 +34,7 @@ def export(
 
     Example: [bold]pktmirror export > mirror.yaml[/bold]
     """
-    if not is_name(document):
+    if not is_name(document) or is_id(document):
         raise Refusal(f"{document!r} is no name for a document.", do="use letters, digits, `.`, `_` and `-`")
     found = exported(state_of(Endpoint.found(state)), document, only_named=only_named)
     typer.echo(written(found, as_json=as_json), nl=False)

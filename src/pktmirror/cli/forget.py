@@ -2,12 +2,11 @@
 
 import re
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from pktmirror.agent import is_agent_id
-from pktmirror.cli.endpoint import Endpoint, StateOption
+from pktmirror.cli.endpoint import Endpoint, StateOption, own_path
 from pktmirror.model.refusal import Refusal
 
 _INTERFACE = re.compile(r"eni-[0-9a-f]{17}")
@@ -36,5 +35,5 @@ def forget(
             do="`pktmirror status` shows the hosts, `pktmirror interfaces` the interfaces",
         )
     kind = "interfaces" if _INTERFACE.fullmatch(name) else "hosts"
-    Endpoint.found(state).delete(f"{kind}/{quote(name, safe='')}")
+    Endpoint.found(state).delete(own_path(kind, name))
     typer.echo(f"{name} is forgotten", err=True)

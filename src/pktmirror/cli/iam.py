@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.terminal import terminal
 from pktmirror.iam import Malformed, parse
 from pktmirror.model.refusal import Refusal
@@ -53,7 +53,7 @@ def accounts(as_json: JsonOption = False, state: StateOption = None) -> None:
 
     Example: [bold]pktmirror iam accounts[/bold]
     """
-    found = Endpoint.found(state).get("accounts", tuple[AccountShown, ...])
+    found = Endpoint.found(state).get(own_path("accounts"), tuple[AccountShown, ...])
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
         return
@@ -72,7 +72,7 @@ def create_account(
 
     Example: [bold]pktmirror iam create-account red > red.env[/bold]
     """
-    made = Endpoint.found(state).post(f"accounts/{name}", AccountMade)
+    made = Endpoint.found(state).post(own_path("accounts", name), AccountMade)
     typer.echo(f"# account {made.name}: {made.account_id}")
     _print_key(made.access_key_id, made.secret_access_key)
 
@@ -83,7 +83,7 @@ def delete_account(name: Account, state: StateOption = None) -> None:
 
     Example: [bold]pktmirror iam delete-account red[/bold]
     """
-    Endpoint.found(state).delete(f"accounts/{name}")
+    Endpoint.found(state).delete(own_path("accounts", name))
     typer.echo(f"the account {name} is deleted", err=True)
 
 
@@ -93,7 +93,7 @@ def assign(subject: Subject, account: Account, state: StateOption = None) -> Non
 
     Example: [bold]pktmirror iam assign vpc-0f3a5c1e77b2d4961 red[/bold]
     """
-    Endpoint.found(state).change("PUT", f"assignments/{subject}", account.encode())
+    Endpoint.found(state).change("PUT", own_path("assignments", subject), account.encode())
     typer.echo(f"{subject} is the account {account}'s", err=True)
 
 
@@ -103,7 +103,7 @@ def unassign(subject: Subject, state: StateOption = None) -> None:
 
     Example: [bold]pktmirror iam unassign eni-0f3a5c1e77b2d4961[/bold]
     """
-    Endpoint.found(state).delete(f"assignments/{subject}")
+    Endpoint.found(state).delete(own_path("assignments", subject))
     typer.echo(f"{subject} is assigned to nobody", err=True)
 
 
@@ -221,7 +221,7 @@ def check_policy(file: Document) -> None:
 
 def _checked(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a mark before the text is no part of it
         parse(text)
         return text
     except Malformed as error:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.terminal import terminal
 from pktmirror.desired import InstanceFacts
 from pktmirror.model.refusal import Refusal
@@ -90,7 +90,7 @@ def interfaces(as_json: JsonOption = False, state: StateOption = None) -> None:
 
 def inventory(endpoint: Endpoint) -> tuple[Interface, ...]:
     """All interfaces that the control plane knows."""
-    return endpoint.get("interfaces", tuple[Interface, ...])
+    return endpoint.get(own_path("interfaces"), tuple[Interface, ...])
 
 
 def targets_by_interface(endpoint: Endpoint) -> Targets:

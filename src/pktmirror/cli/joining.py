@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import msgspec
 import typer
@@ -11,7 +10,7 @@ import typer
 from pktmirror import agent
 from pktmirror.agent import is_agent_id
 from pktmirror.cli import services
-from pktmirror.cli.endpoint import Endpoint, StateOption
+from pktmirror.cli.endpoint import Endpoint, StateOption, own_path
 from pktmirror.cli.options import DEFAULT_STATE, HostId, Netns, State, default_host_id
 from pktmirror.model.join import TokenMade, TokenWish
 from pktmirror.model.refusal import Refusal
@@ -39,7 +38,7 @@ def token(
     if host is not None:
         _refuse_bad_name(host)
     wish = TokenWish(host_id=host, valid_s=valid_minutes * 60.0)
-    made = Endpoint.found(state).post("join-tokens", TokenMade, msgspec.json.encode(wish))
+    made = Endpoint.found(state).post(own_path("join-tokens"), TokenMade, msgspec.json.encode(wish))
     until = datetime.fromtimestamp(made.expires_at_s, UTC)
     who = "a host that is not known yet" if host is None else f"the host {host}"
     typer.echo(f"For {who}, once, until {until:%Y-%m-%d %H:%M} UTC: pktmirror agent join URL --token", err=True)
@@ -80,7 +79,7 @@ def revoke(host: Host, state: StateOption = None) -> None:
     Example: [bold]pktmirror agent revoke hypervisor-2[/bold]
     """
     _refuse_bad_name(host)
-    Endpoint.found(state).delete(f"hosts/{quote(host, safe='')}/certificates")
+    Endpoint.found(state).delete(own_path("hosts", host, "certificates"))
     typer.echo(f"the certificates of {host} are revoked", err=True)
 
 

@@ -30,7 +30,7 @@ from pktmirror.cli.balance import (
     interface_differences,
     of_session,
 )
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.terminal import terminal
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
@@ -79,7 +79,8 @@ def ledger(
     console = terminal()
 
     def now() -> Ledger:
-        return of_session(endpoint.get("ledger?rules=1" if rules or as_json else "ledger", Ledger), session)
+        asked = {"rules": "1"} if rules or as_json else {}
+        return of_session(endpoint.get(own_path("ledger", **asked), Ledger), session)
 
     try:
         if as_json:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from pktmirror.cli.endpoint import Endpoint
+from pktmirror.cli.endpoint import Endpoint, own_path
 from pktmirror.cli.traced import History, Rules, Told, lines, told, told_document
 from pktmirror.cli.view import View, view
 from pktmirror.model.refusal import Refusal
@@ -57,7 +57,7 @@ def explain_live(endpoint: Endpoint, begun: View, wish: TraceWish, console: Cons
     _refuse_unmirrored(begun)
     history, seen = History(_rules(begun)), begun
     found: list[Told] = []
-    asked = endpoint.post("traces", TraceProgress, msgspec.json.encode(wish))
+    asked = endpoint.post(own_path("traces"), TraceProgress, msgspec.json.encode(wish))
     last = asked
     try:
         for progress in _progress(endpoint, asked):
@@ -73,7 +73,7 @@ def explain_live(endpoint: Endpoint, begun: View, wish: TraceWish, console: Cons
         pass
     finally:
         with contextlib.suppress(Refusal):  # it has ended, or the control plane has
-            endpoint.delete(f"traces/{asked.trace_id}")
+            endpoint.delete(own_path("traces", asked.trace_id))
     return Traced(tuple(found), last, seen)
 
 
@@ -87,7 +87,7 @@ def wish_for(view_: View, selection: Selection, *, packets_max: int, seconds: fl
 def _progress(endpoint: Endpoint, asked: TraceProgress) -> Iterator[TraceProgress]:
     after, began = 0, False
     while True:
-        question = f"traces/{asked.trace_id}?after={after}&began={began:d}&wait_s={WAIT_S}"
+        question = own_path("traces", asked.trace_id, after=str(after), began=f"{began:d}", wait_s=str(WAIT_S))
         progress = endpoint.get(question, TraceProgress)
         if progress.began and not began:
             typer.echo(f"the agent of {progress.host_id} traces; Ctrl-C ends it", err=True)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.interfaces import inventory, meant
 from pktmirror.cli.terminal import terminal
 from pktmirror.model.refusal import Refusal
@@ -77,7 +77,7 @@ def show(
     """
     if as_json and as_toml:
         raise Refusal("The networks cannot be shown in two forms at once.", do="give --json or --toml")
-    shown_ = Endpoint.found(state).get("networks", NetworksShown)
+    shown_ = Endpoint.found(state).get(own_path("networks"), NetworksShown)
     if as_toml:
         typer.echo(toml(shown_.declaration), nl=False)
     elif as_json:
@@ -108,7 +108,7 @@ def apply(file: File, state: StateOption = None) -> None:
     """
     text = _read(file)
     networks(parse(text))  # what is wrong with the file is said without asking anybody
-    _tell(Endpoint.found(state).put("networks", text.encode(), tuple[str, ...]))
+    _tell(Endpoint.found(state).put(own_path("networks"), text.encode(), tuple[str, ...]))
 
 
 @app.command("set-address")
@@ -123,7 +123,7 @@ def set_address(
     """
     endpoint = Endpoint.found(state)
     interface_id = meant(inventory(endpoint), interface).interface_id
-    _tell(endpoint.put(f"interfaces/{interface_id}/address", address.encode(), tuple[str, ...]))
+    _tell(endpoint.put(own_path("interfaces", interface_id, "address"), address.encode(), tuple[str, ...]))
 
 
 @app.command("clear-address")
@@ -134,7 +134,7 @@ def clear_address(interface: Interface, state: StateOption = None) -> None:
     """
     endpoint = Endpoint.found(state)
     interface_id = meant(inventory(endpoint), interface).interface_id
-    _tell(endpoint.withdraw(f"interfaces/{interface_id}/address", tuple[str, ...]))
+    _tell(endpoint.withdraw(own_path("interfaces", interface_id, "address"), tuple[str, ...]))
 
 
 def shown(networks_: NetworksShown) -> RenderableType:

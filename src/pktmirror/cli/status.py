@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pktmirror.cli.balance import bypassed
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.templates import TemplateStatus, shown_templates
 from pktmirror.cli.terminal import terminal
 from pktmirror.desired import PathFacts
@@ -106,7 +106,7 @@ def status(as_json: JsonOption = False, state: StateOption = None) -> None:
     Example: [bold]pktmirror status[/bold], or
     [bold]pktmirror status --json | jq '.sessions[] | select(.problem)'[/bold]
     """
-    found = Endpoint.found(state).get("status", Status)
+    found = Endpoint.found(state).get(own_path("status"), Status)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:

@@ -4,13 +4,12 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption
+from pktmirror.cli.endpoint import Endpoint, JsonOption, StateOption, own_path
 from pktmirror.cli.status import Status
 from pktmirror.cli.terminal import terminal
 from pktmirror.cli.verification import answer, document, exit_status, next_steps
@@ -76,7 +75,7 @@ def _chosen(endpoint: Endpoint, session: str | None, all_: bool) -> list[str]:
             found="both" if all_ else "neither a session nor --all",
             do="name a session of `pktmirror status`, or give --all",
         )
-    there = [each.session_id for each in endpoint.get("status", Status).sessions]
+    there = [each.session_id for each in endpoint.get(own_path("status"), Status).sessions]
     if session is None:
         return there
     if session not in there:
@@ -89,7 +88,7 @@ def _chosen(endpoint: Endpoint, session: str | None, all_: bool) -> list[str]:
 
 
 def _asked(endpoint: Endpoint, session_id: str, within_s: float) -> Verification:
-    return endpoint.post(f"sessions/{quote(session_id, safe='')}/probes?within_s={within_s:g}", Verification)
+    return endpoint.post(own_path("sessions", session_id, "probes", within_s=f"{within_s:g}"), Verification)
 
 
 def _end(
@@ -97,10 +96,10 @@ def _end(
 ) -> Verification:
     """What came of a probe; it still waits only where the control plane came to no end in time."""
     known = asked
-    while isinstance(known.outcome, Waiting) and time.monotonic() < until_s:
+    while isinstance(known.outcome, Waiting) and known.probe_id is not None and time.monotonic() < until_s:
         waits(known)
         time.sleep(LOOK_EVERY_S)
-        known = endpoint.get(f"probes/{known.probe_id}", Verification)
+        known = endpoint.get(own_path("probes", known.probe_id), Verification)
     return known
 
 

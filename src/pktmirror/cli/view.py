@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import msgspec
 
 from pktmirror.cli.balance import Ledger, SessionFigures
-from pktmirror.cli.endpoint import Endpoint
+from pktmirror.cli.endpoint import Endpoint, own_path
 from pktmirror.cli.explanation import PlacedSession
 from pktmirror.cli.interfaces import Interface
 from pktmirror.cli.path import Way
@@ -59,8 +59,8 @@ class View:
 
 def view(endpoint: Endpoint, interface: Interface) -> View:
     """What is so now."""
-    desired = endpoint.get(f"hosts/{interface.host_id}/desired", DesiredState)
-    status = endpoint.get("status", Status)
+    desired = endpoint.get(own_path("hosts", interface.host_id, "desired"), DesiredState)
+    status = endpoint.get(own_path("status"), Status)
     sessions, surroundings = placed(interface, desired, status, _rules(endpoint, interface, desired))
     return View(interface, desired, status, tuple(sessions), surroundings)
 

@@ -6,6 +6,7 @@ without which that cannot be read: the key, the tokens and the CA. So it is as s
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -18,12 +19,12 @@ from tempfile import TemporaryDirectory
 import psycopg
 
 from pktmirror.aws import ApiError
-from pktmirror.control import migrations, postgresql
+from pktmirror.control import migrations, postgresql, schema
 from pktmirror.control.statedir import STORE, StateDirectory, kept_files, sync
 from pktmirror.control.store import Store, Transaction
 from pktmirror.model.refusal import Refusal
 
-_FILES = "backup_files"
+_FILES, _DIGEST = "backup_files", "backup_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,20 @@ class Contents:
 
 
 def back_up(state_dir: Path, url: str | None, file: Path, *, replace: bool) -> Contents:
-    """Write a backup, whole or not at all; Refusal where there is a file already, unless ``replace`` is given."""
+    """Write a backup, whole or not at all.
+
+    Refusal where there is a file already, but for another backup where ``replace`` is given; and for any file in the
+    state directory, where it could take the place of the open store, or of the key.
+    """
+    _refuse_within(state_dir, file)
     with _refusing(f"The backup {file} cannot be made.", "make it again: nothing is left of it"):
         if file.exists() and not replace:
             raise Refusal(f"{file} is there already.", do="name another file, or give --replace")
+        if file.exists() and not _is_backup(file):
+            raise Refusal(
+                f"{file} is no backup, and no backup takes its place.",
+                do="name another file, or move away what is there",
+            )
         if url is None and not (state_dir / STORE).exists():
             raise Refusal(
                 f"There is no store in {state_dir}.", do="name the directory of `pktmirror serve` with --state"
@@ -75,6 +86,26 @@ def restore(file: Path, state_dir: Path, url: str | None, *, replace: bool) -> C
             return _put_in_place(copy, url or state.store, state, replace)
     finally:
         state.close()
+
+
+def _refuse_within(state_dir: Path, file: Path) -> None:
+    state, folder = state_dir.resolve(), file.parent.resolve()
+    if state in (folder, *folder.parents):
+        raise Refusal(
+            f"{file} is in the state directory {state_dir}, which a backup is to outlive.",
+            do="name a file elsewhere, best on another disk",
+        )
+
+
+def _is_backup(file: Path) -> bool:
+    """Whether a file is one, also a damaged one. It is only read: it may be somebody's store, and open."""
+    try:
+        address = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (_FILES,))
+            return found.fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def _copy(store: Store, fresh: Path) -> Contents:
@@ -145,27 +176,66 @@ def _fresh(file: Path) -> Iterator[Path]:
 
 
 def _seal(fresh: Path, kept: dict[str, str]) -> None:
-    """Add the files, and make one file of it that is on the disk."""
+    """Add the files and a digest of all, and make one file of it that is on the disk."""
     with contextlib.closing(sqlite3.connect(fresh)) as connection, connection:
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute(f"CREATE TABLE {_FILES} (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
         connection.executemany(f"INSERT INTO {_FILES} VALUES (?, ?)", sorted(kept.items()))
+        digest = _digest(connection)
+        connection.execute(f"CREATE TABLE {_DIGEST} (sha256_sum TEXT NOT NULL)")
+        connection.execute(f"INSERT INTO {_DIGEST} VALUES (?)", (digest,))
     sync(fresh)
 
 
+def _digest(connection: sqlite3.Connection) -> str:
+    """Of every row of every other table, in whatever order: the sum of their SHA-256, in hexadecimal digits."""
+    named = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite@_%' ESCAPE '@' AND name <> ?"
+    total = 0
+    for (table,) in connection.execute(named, (_DIGEST,)).fetchall():
+        for row in connection.execute(f'SELECT * FROM "{table}"'):
+            total += int.from_bytes(hashlib.sha256(repr((table, *row)).encode()).digest())
+    return f"{total % 2**256:064x}"
+
+
+def _damage(connection: sqlite3.Connection) -> str | None:
+    """What is wrong with a backup, in words; None: it is as it was written. Earlier versions wrote no digest."""
+    try:
+        [[found], *_] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != "ok":
+            return str(found)
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_DIGEST,)).fetchone() is None:
+            return None
+        told = [digest for (digest,) in connection.execute(f"SELECT sha256_sum FROM {_DIGEST}")]
+        return None if told == [_digest(connection)] else "other contents than those that were written"
+    except sqlite3.Error as error:
+        return str(error)
+
+
 def _opened(file: Path) -> dict[str, str]:
-    """The files in a backup; Refusal for what is none, and for one that this program cannot read."""
+    """The files in a backup; Refusal for what is none, for one that this program cannot read, and for a damaged one."""
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {_FILES, schema.SCHEMA_VERSION.name} <= there:
+                raise _no_backup(file, "no table of a backup")
             connection.row_factory = sqlite3.Row
-            row = dict(connection.execute("SELECT * FROM schema_version").fetchone() or {})
-            kept: dict[str, str] = dict(map(tuple, connection.execute(f"SELECT name, content FROM {_FILES}")))
+            row = dict(connection.execute(f"SELECT * FROM {schema.SCHEMA_VERSION.name}").fetchone() or {})
+            connection.row_factory = None
+            if isinstance(version := row.get("version"), int):
+                migrations.refuse_later(str(file), version, row.get("written_by"))
+            damage = _damage(connection)
+            if damage is None:
+                return dict(connection.execute(f"SELECT name, content FROM {_FILES}").fetchall())
     except sqlite3.Error as error:
-        raise Refusal(
-            f"{file} is no backup of pktmirror.", found=str(error), do="name a file that `pktmirror backup` wrote"
-        ) from None
-    migrations.refuse_later(str(file), row.get("version"), row.get("written_by"))
-    return kept
+        # Without a code it is a text that is none.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF != sqlite3.SQLITE_CORRUPT:
+            raise _no_backup(file, str(error)) from None
+        damage = str(error)
+    raise Refusal(f"{file} is damaged.", found=damage, do="restore another backup")
+
+
+def _no_backup(file: Path, found: str) -> Refusal:
+    return Refusal(f"{file} is no backup of pktmirror.", found=found, do="name a file that `pktmirror backup` wrote")
 
 
 @contextmanager

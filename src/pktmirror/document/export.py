@@ -4,7 +4,7 @@ What bears the document's name comes by its own; what nobody has named comes wit
 document has made, and the sessions of templates, are not of this one; a target or filter of theirs is named by its id.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pktmirror.document.state import FilterState, SessionState, State, TargetState
@@ -15,6 +15,7 @@ from pktmirror.document.values import (
     SessionEntry,
     TargetEntry,
     TemplateEntry,
+    is_id,
 )
 from pktmirror.model.template import NAME_TAG, ORIGIN_TAG, Template, is_name
 
@@ -47,18 +48,34 @@ def _names(there: Iterable[State_], document: str, kind: str, only_named: bool) 
         owner, _, name = each.tags.get(NAME_TAG, "").partition("/")
         if ORIGIN_TAG in each.tags and kind == "session":
             continue
-        if owner == document and is_name(name) and name not in taken:
+        if owner == document and _may_be_called(name) and name not in taken:
             names[each.id] = name, None
             taken.add(name)
         elif owner in ("", document):
             unnamed.append(each)
-    for each in [] if only_named else unnamed:
+    if only_named:
+        return names
+    otherwise = {each.id: _otherwise(each, kind, taken) for each in unnamed}
+    taken.update(otherwise.values())
+    for each in unnamed:
         called = each.tags.get("Name", "")
-        serial = each.id.partition("-")[2]
-        name = called if is_name(called) and called not in taken else f"{kind}.{serial}"
+        name = called if _may_be_called(called) and called not in taken else otherwise[each.id]
         names[each.id] = name, each.id
         taken.add(name)
     return names
+
+
+def _otherwise(each: State_, kind: str, taken: Collection[str]) -> str:
+    """What is called by its id, where no name that it has will do."""
+    name = f"{kind}.{each.id.partition('-')[2]}"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _may_be_called(name: str) -> bool:
+    """Whether `parse` takes the name of an entry."""
+    return is_name(name) and not is_id(name)
 
 
 def _named(id_: str, names: Names) -> str:

@@ -18,6 +18,7 @@ from pktmirror.document.values import (
     SessionEntry,
     TargetEntry,
     TemplateEntry,
+    is_id,
 )
 from pktmirror.model.filter import (
     PROTOCOLS,
@@ -45,7 +46,7 @@ from pktmirror.model.template import LIMIT_MAX, NAME_CHARACTERS_MAX, NAME_TAG, O
 T = TypeVar("T")
 
 DESCRIPTION_CHARACTERS_MAX = 255
-TAGS_MAX = 49  # EC2 allows 50, and one is ours
+TAGS_MAX = 50  # of which one is ours, but for what is bound by its id
 TAG_KEY_CHARACTERS_MAX, TAG_VALUE_CHARACTERS_MAX = 127, 256
 PATTERN_CHARACTERS_MAX = 256
 LABEL_KEY_CHARACTERS_MAX = 256
@@ -58,7 +59,6 @@ _DESTINATIONS = {
     "gateway_endpoint": Destination.GATEWAY_ENDPOINT,
 }
 _PORTS = re.compile(r"([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?")
-_ID = re.compile(r"(?:tmt|tmf|tms|eni)-[0-9a-f]{8,17}")
 
 
 def parse(text: str) -> Document:
@@ -349,8 +349,11 @@ class _Reader:
             tags[key.text] = (
                 "" if _is_null(value) else self.text(value, f"{what}: {key.text}", TAG_VALUE_CHARACTERS_MAX)
             )
-        if len(tags) > TAGS_MAX:
-            self.wrong(node.at, f"{what} are {len(tags)}", f"a resource takes {TAGS_MAX} beside its name")
+        bound = fields.node("id") is not None
+        most = TAGS_MAX if bound else TAGS_MAX - 1
+        if len(tags) > most:
+            do = f"a resource takes {most}{'' if bound else ' beside its name'}"
+            self.wrong(node.at, f"{what} are {len(tags)}", do)
         return tags
 
     def _id(self, fields: _Fields) -> str | None:
@@ -413,7 +416,7 @@ class _Reader:
         if not is_name(name):
             do = f"1 to {NAME_CHARACTERS_MAX} letters, digits, `.`, `_`, `-`, the first a letter or digit"
             self.wrong(at, f"{name!r} is no name for a {kind}", do)
-        elif _ID.fullmatch(name):
+        elif is_id(name):
             self.wrong(at, f"{name} looks like an id, and is no name for a {kind}", "choose another name")
 
     def _check_references(self, document: Document) -> None:
@@ -425,7 +428,7 @@ class _Reader:
             entries: tuple[SessionEntry | TemplateEntry, ...] = (*document.sessions, *document.templates)
             for entry in entries:
                 named = entry.target if kind == "target" else entry.filter
-                if named and named not in names and not _ID.fullmatch(named):
+                if named and named not in names and not is_id(named):
                     near = difflib.get_close_matches(named, names, 1)
                     what = "session" if isinstance(entry, SessionEntry) else "template"
                     do = f"did you mean `{near[0]}`?" if near else f"declare it, or give the id of a {kind}"
@@ -438,7 +441,7 @@ class _Reader:
             for entry in cast("Sequence[TargetEntry | FilterEntry | SessionEntry]", entries):
                 if entry.id is None:
                     continue
-                if not (_ID.fullmatch(entry.id) and entry.id.startswith(f"{prefix}-")):
+                if not (is_id(entry.id) and entry.id.startswith(f"{prefix}-")):
                     self.wrong(entry.at, f"the id of {entry.name} is {entry.id}", f"write one as in {prefix}-0a1b2c3d…")
                 elif entry.id in seen:
                     self.wrong(entry.at, f"{entry.name} and {seen[entry.id]} have one id", "give it to one of them")

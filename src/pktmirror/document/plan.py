@@ -52,12 +52,15 @@ class _Planning:
         self._refs: dict[tuple[Kind, str], Ref] = {}
         # In the order in which they are carried out: what is in the way of others goes first.
         self._going: list[Change] = []  # sessions and templates that go
-        self._first: list[Change] = []  # targets, filters and their rules
+        self._filters: list[Change] = []  # and their rules
+        self._letting_go: list[Change] = []  # templates that change, where a source of theirs becomes a target
+        self._targets: list[Change] = []
         self._moved: list[Move] = []  # sessions that change
         self._templates: list[Change] = []  # that change
         self._last: list[Change] = []  # filters and targets that go, since nothing uses them any more
         self._coming: list[Change] = []  # sessions, then templates; an interface is either a source or a target
         self._deleted: set[str] = set()
+        self._new_targets: set[str] = set()  # the interfaces that become targets
         self._final: dict[str, SessionState] = {}  # the document's sessions that stay, as they will be
 
     def plan(self) -> Plan:
@@ -78,7 +81,10 @@ class _Planning:
             raise Malformed(self._problems)
         held = {(each.interface_id, each.number) for each in self._state.sessions if each.id not in self._deleted}
         moved = in_order(self._moved, held)
-        changes = (*self._going, *self._first, *moved, *self._templates, *self._last, *self._coming)
+        changes = (
+            *(*self._going, *self._filters, *self._letting_go, *self._targets),
+            *(*moved, *self._templates, *self._last, *self._coming),
+        )
         return Plan(changes, tuple(self._left))
 
     # --- whose is what
@@ -152,16 +158,17 @@ class _Planning:
         resource = self._interface(entry.resource, entry.at, f"target {entry.name}")
         if there is not None and self._same_target(entry, there):
             self._refs[Kind.TARGET, entry.name] = there.id
-            self._tags(Kind.TARGET, entry.name, there.id, entry.tags, there.tags, self._first)
+            self._tags(Kind.TARGET, entry.name, there.id, entry.tags, there.tags, self._targets)
             return
         if entry.destination is Destination.INTERFACE:
             self._check_interface(resource, entry.at, f"target {entry.name}")
+            self._new_targets.add(resource)
         details = [f"{entry.destination.name.lower().replace('_', ' ')} {resource}"]
         if there is not None:
             self._replaced(Kind.TARGET, entry, there.id, "EC2 cannot change a target")
             details.append(f"in the place of {there.id}")
         parameters = {entry.destination.value: resource, **_described(entry.description)}
-        self._create(Kind.TARGET, entry, parameters, details, self._first)
+        self._create(Kind.TARGET, entry, parameters, details, self._targets)
 
     # --- filters
 
@@ -171,14 +178,14 @@ class _Planning:
             if there is not None:
                 self._replaced(Kind.FILTER, entry, there.id, "EC2 cannot change a filter's description")
                 details.append(f"in the place of {there.id}")
-            self._create(Kind.FILTER, entry, _described(entry.description), details, self._first)
+            self._create(Kind.FILTER, entry, _described(entry.description), details, self._filters)
             there = FilterState("", description=entry.description)
             ref: Ref = Made(Kind.FILTER, entry.name)
         else:
             ref = there.id
-            self._tags(Kind.FILTER, entry.name, there.id, entry.tags, there.tags, self._first)
+            self._tags(Kind.FILTER, entry.name, there.id, entry.tags, there.tags, self._filters)
         self._refs[Kind.FILTER, entry.name] = ref
-        self._first += rule_changes(entry, there.rules, ref)
+        self._filters += rule_changes(entry, there.rules, ref)
         self._services_of(entry, there, ref)
 
     def _services_of(self, entry: FilterEntry, there: FilterState, ref: Ref) -> None:
@@ -190,7 +197,7 @@ class _Planning:
             if services:
                 parameters[member] = sorted(service.value for service in services)
         details = (*(f"service {s.value} added" for s in added), *(f"service {s.value} removed" for s in removed))
-        self._first.append(
+        self._filters.append(
             Change(
                 Verb.MODIFY,
                 Kind.FILTER,
@@ -353,19 +360,23 @@ class _Planning:
                 Change(Verb.CREATE, Kind.TEMPLATE, entry.name, "PutTemplate", parameters, None, details)
             )
             return
-        changed = tuple(
-            field for field in Template.__struct_fields__ if getattr(there, field) != getattr(wanted, field)
-        )
-        self._templates.append(
-            Change(
-                Verb.MODIFY,
-                Kind.TEMPLATE,
-                entry.name,
-                "PutTemplate",
-                parameters,
-                name,
-                (f"another {', '.join(field.replace('_', ' ') for field in changed)}",),
-            )
+        changed = [field for field in Template.__struct_fields__ if getattr(there, field) != getattr(wanted, field)]
+        if self._lets_go and ("select" in changed or "limit" in changed):
+            # The new target may be the very interface: until that is one, the template keeps the target that it has.
+            last = [field for field in changed if field == "target_id" and isinstance(target, Made)]
+            now = {**parameters, "target_id": there.target_id} if last else parameters
+            self._letting_go.append(_put(entry, name, now, [field for field in changed if field not in last]))
+            changed = last
+        if changed:
+            self._templates.append(_put(entry, name, parameters, changed))
+
+    @property
+    def _lets_go(self) -> bool:
+        """Whether an interface that becomes a target is the source of a session that the document's templates made."""
+        return any(
+            session.interface_id in self._new_targets
+            and session.tags.get(ORIGIN_TAG, "").startswith(f"{self._document.name}/")
+            for session in self._state.sessions
         )
 
     # --- what all share
@@ -484,6 +495,12 @@ def _same_filter(entry: FilterEntry, there: FilterState) -> bool:
 
 def _described(description: str | None) -> dict[str, str]:
     return {} if description is None else {"Description": description}
+
+
+def _put(entry: TemplateEntry, name: str, parameters: Mapping[str, Any], changed: Sequence[str]) -> Change:
+    """The change of a template that is there."""
+    details = (f"another {', '.join(field.replace('_', ' ') for field in changed)}",)
+    return Change(Verb.MODIFY, Kind.TEMPLATE, entry.name, "PutTemplate", parameters, name, details)
 
 
 def _selected(entry: TemplateEntry) -> str:

@@ -4,6 +4,7 @@
 bears the entry's name in `NAME_TAG`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +15,13 @@ from pktmirror.model.template import Selector
 
 NOWHERE = Mark(1, 1)
 DEFAULT_DOCUMENT = "default"
+
+_ID = re.compile(r"(?:tmt|tmf|tms|eni)-[0-9a-f]{8,17}")
+
+
+def is_id(text: str) -> bool:
+    """Whether a text looks like an id, of whatever there is or is not; nothing in a document may be called so."""
+    return _ID.fullmatch(text) is not None
 
 
 class Destination(Enum):

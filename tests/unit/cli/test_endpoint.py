@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pktmirror.cli.endpoint import Access, access
+from pktmirror.cli.endpoint import Access, access, own_path
 from pktmirror.model.refusal import Refusal
 
 SHELL = {
@@ -47,3 +47,17 @@ def test_without_a_region_it_is_the_default_one():
 def test_an_endpoint_that_is_no_url_is_refused(url: str):
     with pytest.raises(Refusal, match="is no URL"):
         access(None, SHELL | {"AWS_ENDPOINT_URL": url})
+
+
+def test_a_path_has_each_segment_as_it_was_said():
+    assert own_path("status") == "status"
+    assert own_path("accounts", "a?b#c d%é+;=") == "accounts/a%3Fb%23c%20d%25%C3%A9%2B%3B%3D"
+    assert own_path("sessions", "tms-1", "probes", within_s="1e+06") == "sessions/tms-1/probes?within_s=1e%2B06"
+    assert own_path("accounts", "...", ".a") == "accounts/.../.a"
+
+
+@pytest.mark.parametrize("segment", ["", ".", "..", "../templates", "a/b", "/", "\udcff"])
+def test_what_would_lead_to_another_path_is_refused(segment: str):
+    for segments in (("accounts", segment), ("hosts", segment, "certificates")):
+        with pytest.raises(Refusal, match="is no name and no id"):
+            own_path(*segments)

@@ -200,6 +200,19 @@ def test_what_is_wrong_is_said_with_its_line_what_was_found_and_what_to_do(text:
     assert "Next: correct what the lines name" in str(refused.value)
 
 
+@pytest.mark.parametrize("number", [49, 50, 51])
+def test_what_is_bound_by_its_id_may_have_all_the_tags_that_ec2_allows(number: int) -> None:
+    """50; of those of what `apply` makes, one is the name's."""
+    tags = "".join(f"\n      k{each}: v" for each in range(number))
+    for bound, most in (("", 49), ("\n    id: tmf-0123456789abcdef0", 50)):
+        text = f"filters:\n  web:{bound}\n    tags:{tags}\n"
+        if number <= most:
+            assert len(parse(text).filters[0].tags) == number
+        else:
+            with pytest.raises(Malformed, match=f"tags are {number}: a resource takes {most}"):
+                parse(text)
+
+
 def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_text() -> None:
     with pytest.raises(Malformed) as refused:
         parse("document: a/b\ntemplates: {b: {}}\nsessions:\n  c: {number: x}\n")

@@ -122,7 +122,7 @@ def test_everything_is_made_in_the_order_in_which_it_is_needed_and_then_nothing_
     operations = applied(
         clean, office(templates=(TemplateEntry("t", Selector(name="web3"), "collector", "web", 4, 5),))
     )
-    assert operations == ["CreateTarget", "CreateFilter", "CreateFilterRule", "CreateSession", "PutTemplate"]
+    assert operations == ["CreateFilter", "CreateFilterRule", "CreateTarget", "CreateSession", "PutTemplate"]
     state = clean.state()
     assert owned(state) == {"targets": ["collector"], "filters": ["web"], "sessions": ["first"]}
     assert [each.tags for each in state.sessions if each.number == 4] == [{ORIGIN_TAG: "office/t"}]
@@ -326,6 +326,52 @@ def test_a_source_becomes_a_target_and_a_target_a_source(clean: Account) -> None
     assert applied(clean, turned) == ["DeleteSession", "CreateTarget", "DeleteTarget", "CreateSession"]
 
 
+def picked(*names: str, to: str = "collector", number: int = 4) -> TemplateEntry:
+    """A template of an interface by its name, or of all that are called web."""
+    return TemplateEntry("t", Selector(name=names[0] if names else "web*"), to, "web", number, 5)
+
+
+@pytest.mark.parametrize(
+    ("template", "operations"),
+    [
+        pytest.param(picked("web2"), ["PutTemplate", "CreateTarget"], id="it only lets go"),
+        pytest.param(
+            picked("web2", number=5),
+            ["PutTemplate", "CreateTarget"],
+            id="with another number",
+        ),
+        pytest.param(
+            picked("web2", to="second"),
+            ["PutTemplate", "CreateTarget", "PutTemplate"],
+            id="and goes to the target that its source becomes",
+        ),
+        pytest.param(
+            replace(picked("web2", to="second"), filter="other"),
+            ["CreateFilter", "PutTemplate", "CreateTarget", "PutTemplate"],
+            id="by another filter too, which counts from the first on",
+        ),
+    ],
+)
+def test_a_source_of_a_template_becomes_a_target(
+    clean: Account, template: TemplateEntry, operations: list[str]
+) -> None:
+    applied(clean, office(sessions=(), templates=(picked(),)))
+    before = {each.interface_id: each for each in clean.state().sessions if each.tags.get(ORIGIN_TAG) == "office/t"}
+    web = clean.state().interfaces
+    assert before.keys() >= {web[HOST, "web2"], web[HOST, "web3"]}
+    second = TargetEntry("second", Destination.INTERFACE, at("web3"))
+    others = (FilterEntry("other"),) if template.filter == "other" else ()
+    turned = office(
+        targets=(*office().targets, second), filters=(*office().filters, *others), sessions=(), templates=(template,)
+    )
+    assert applied(clean, turned) == operations
+    [left] = [each for each in clean.state().sessions if each.tags.get(ORIGIN_TAG) == "office/t"]
+    assert (left.interface_id, left.id) == (web[HOST, "web2"], before[web[HOST, "web2"]].id), (
+        "and the other is as it was"
+    )
+    assert left.number == template.number
+
+
 def test_a_replacement_that_was_interrupted_is_finished_and_the_old_one_goes(clean: Account) -> None:
     applied(clean, office())
     old = session(clean.state()).target_id
@@ -378,6 +424,32 @@ def test_an_export_names_what_the_document_has_made_and_leaves_out_what_template
     assert [entry.name for entry in exported(state, "new").targets] == [
         f"target.{each.id.removeprefix('tmt-')}" for each in state.targets if NAME_TAG not in each.tags
     ]
+
+
+def test_an_export_names_everything_so_that_apply_takes_it(clean: Account) -> None:
+    """A `Name` may be anything: an id of another resource, or what an export calls another one that has none."""
+
+    def made(tags: dict[str, str]) -> str:
+        answer = clean.ec2("CreateTrafficMirrorFilter", {"TagSpecifications": [tagged("filter", tags)] if tags else []})
+        return str(answer["TrafficMirrorFilter"]["TrafficMirrorFilterId"])
+
+    ids = [made({}), made({})]
+    fallbacks = [f"filter.{id_.removeprefix('tmf-')}" for id_ in ids]
+    ids += [made({"Name": name}) for name in (*ids, *fallbacks, "fine", "fine", "eni-0123456789abcdef0", "no name")]
+    ids.append(made({NAME_TAG: f"office/{fallbacks[0]}"}))
+    ids.append(made({NAME_TAG: f"office/{ids[1]}"}))
+    ids.append(made({f"k{number}": "v" for number in range(50)}))
+    try:
+        state = clean.state()
+        document = exported(state, "office")
+        names = [entry.name for entry in document.filters]
+        assert len(set(names)) == len(names)
+        assert names.count("fine") == 1
+        assert {entry.id for entry in document.filters} >= {*ids} - {ids[-3]}
+        assert plan(parse(written(document)), state, prune=True) == Plan(())
+    finally:
+        for id_ in ids:
+            clean.ec2("DeleteTrafficMirrorFilter", {"TrafficMirrorFilterId": id_})
 
 
 # --- whatever the documents are
