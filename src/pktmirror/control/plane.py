@@ -88,6 +88,9 @@ SESSION_OF_ANOTHER_HOST = "SessionOfAnotherHost"
 AUDIT_RECORD_LEFT_OUT = "AuditRecordLeftOut"
 """Counted likewise: one that was left out, because too many like it came at once."""
 
+DECISIONS_MAX = 4
+"""Of one call: whoever changes what a decision depends on, again and again, gets no further ones."""
+
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
@@ -117,6 +120,10 @@ class Identity:
     account_id: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
+
+
+class _AnotherQuestion(Exception):
+    """What a decision depends on has changed since it was made."""
 
 
 class ControlPlane:
@@ -255,30 +262,53 @@ class ControlPlane:
         """
         if event.principal is None:
             raise errors.auth_failure()
-        writes = operations.offered(call).writes
+        if operations.offered(call).writes:
+            result, identity = self._change(call, event, event.principal, now_s)
+        else:
+            result, identity = self._read(call, event, event.principal, now_s)
+            self.log_read(event)
+        self._known_by(identity)
+        return result
+
+    def _read(self, call: Call, event: Event, principal: Principal, now_s: float) -> tuple[Result, Identity]:
         mirrored: Minutes = {}
         if call.service == "monitoring":
             self.hear(now_s)
             with self._counting:
-                mirrored = self._instances.by_minute(event.principal.owner)
-        heals = call.operation not in NO_NEWS_FOR_TEMPLATES
-        key_id, decided = event.principal.access_key_id, None
-        if writes and not event.principal.is_root:  # how long a decision takes is no matter of other writers
-            with self._store.read() as transaction:
-                decided, _ = self._question(transaction, call, key_id, now_s, {})
+                mirrored = self._instances.by_minute(principal.owner)
+        with self._store.read() as transaction:
+            question, context = self._question(transaction, call, principal.access_key_id, now_s, mirrored)
+            self._authorize(question, event, now_s)
+            return operations.perform(call, context), self._identity_after(call, transaction)
+
+    def _change(self, call: Call, event: Event, principal: Principal, now_s: float) -> tuple[Result, Identity]:
+        """The decision takes its time, so it is made before the turn to write; and again, outside as before, where what
+        it depends on is another by then."""
+        key_id, heals = principal.access_key_id, call.operation not in NO_NEWS_FOR_TEMPLATES
+        for _ in range(DECISIONS_MAX):
+            decided = Question(principal)
+            if not principal.is_root:
+                with self._store.read() as transaction:
+                    decided, _context = self._question(transaction, call, key_id, now_s, {})
             self._authorize(decided, event, now_s)
-        with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
-            question, context = self._question(transaction, call, key_id, now_s, mirrored)
-            if question != decided:
-                self._authorize(question, event, now_s)
-            result = operations.perform(call, context)
-            if writes:
-                self._write_or_refuse(event, result)
-            identity = self._still_known(transaction) if call.service == "iam" else self.identity
-        if not writes:
-            self.log_read(event)
-        self._known_by(identity)
-        return result
+            try:
+                with self._writing(now_s, heals=heals) as transaction:
+                    question, context = self._question(transaction, call, key_id, now_s, {})
+                    if question != decided:
+                        raise _AnotherQuestion
+                    result = operations.perform(call, context)
+                    self._write_or_refuse(event, result)
+                    return result, self._identity_after(call, transaction)
+            except _AnotherQuestion:
+                continue
+        raise ApiError(
+            "Unavailable",
+            f"What decides whether {principal.arn} may do this has changed {DECISIONS_MAX} times while it was decided. "
+            "Try again",
+        )
+
+    def _identity_after(self, call: Call, transaction: Transaction) -> Identity:
+        return self._still_known(transaction) if call.service == "iam" else self.identity
 
     def follow_identity(self, told: Callable[[Identity], None]) -> None:
         """Tell the identity now, and each other one that takes its place when its key is no active key any more."""
