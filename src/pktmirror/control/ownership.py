@@ -85,10 +85,11 @@ def settle(transaction: Transaction, records: Iterable[InterfaceRecord]) -> None
 def _due(transaction: Transaction, records: Iterable[InterfaceRecord]) -> list[tuple[InterfaceRecord, str | None, str]]:
     """The records whose owner is not who it should be: record, owner now, and owner to be."""
     assigned = {each.subject: each.account_id for each in transaction.assignments.where()}
-    found = []
-    for record in records:
-        now = transaction.interfaces.owner_of(record.interface_id)
-        due = assigned.get(record.interface_id, assigned.get(_vpc_id(record, transaction.networks) or "", ""))
+    concerned, found = list(records), []
+    owners, networks = transaction.interfaces.owners(record.interface_id for record in concerned), transaction.networks
+    for record in concerned:
+        now = owners.get(record.interface_id)
+        due = assigned.get(record.interface_id, assigned.get(_vpc_id(record, networks) or "", ""))
         if now != due:
             found.append((record, now, due))
     return found

@@ -109,6 +109,15 @@ class Collection(Generic[R]):
         rows = statements.rows(self._connection, self._mapping.table, {self._mapping.key: key} | self._owned)
         return None if not rows else str(rows[0][schema.OWNER])
 
+    def owners(self, keys: Iterable[str]) -> dict[str, str]:
+        """The account that each of these records belongs to, by id; nothing of one that is not there."""
+        table, key = self._mapping.table, self._mapping.key
+        return {
+            str(row[key]): str(row[schema.OWNER])
+            for asked in _parted(keys)
+            for row in statements.some(self._connection, table, self._owned, key, asked)
+        }
+
     def give(self, key: str, owner: str) -> None:
         """Make a record another account's."""
         self._seen.clear()
