@@ -777,14 +777,17 @@ class ControlPlane:
 
     @contextmanager
     def _writing(self, now_s: float, *, heals: bool = True) -> Iterator[Transaction]:
-        """A transaction that may delete sessions: what they had sent is remembered with it.
+        """A transaction that may delete sessions: what they had sent is remembered with it, and an interface whose use
+        it ends goes to whom it is due.
 
         What it changes of what templates look at is followed in it, where it ``heals``.
         """
         with self._store.write() as transaction:
             yield transaction
-            if heals:
+            heals = ownership.follow(transaction) or heals
+            while heals:  # a template that lets go of an interface may give it away, and then has room for another one
                 healing.heal(transaction.of_account(OPERATOR), self._quotas)
+                heals = ownership.follow(transaction)
             if transaction.removed_sessions:
                 self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)
