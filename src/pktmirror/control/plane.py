@@ -94,6 +94,7 @@ DECISIONS_MAX = 4
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
+_OWN_SERVICE = "pktmirror"
 _log = structlog.get_logger("control")
 
 
@@ -211,15 +212,15 @@ class ControlPlane:
         if principal.owner:
             raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
         with self._store.read() as transaction:
-            question = Question.of(transaction, principal, lambda: [Access(f"pktmirror:{action}")])
-        authorize(question, origin, service="pktmirror", region=self._region, now_s=now_s)
+            question = Question.of(transaction, principal, lambda: [Access(f"{_OWN_SERVICE}:{action}")])
+        authorize(question, origin, service=_OWN_SERVICE, region=self._region, now_s=now_s)
 
     def refused_call(self, event: Event, error: ApiError) -> None:
         """Log a call that was refused; where the log cannot take it, or has too many such, that is counted."""
         written = record(event, error=error)
         # The end of what the log says has begun must stand in it: our own failure may be that of a commit.
         is_end = event.principal is not None and (event.began or error.status >= 500)
-        self._log_or_count(lambda: self._trail.write(written) if is_end else self._write_idle(event, written))
+        self._log_or_count(lambda: self._trail.write(written) if is_end else self._write_refusal(event, written))
 
     def log_change(self, event: Event) -> Event:
         """Log a call that is about to change something. Raises Unavailable: then it must not be carried out."""
@@ -229,13 +230,27 @@ class ControlPlane:
     def log_read(self, event: Event) -> None:
         """Log a call that changed nothing; where the log cannot take it, or has too many such, that is counted."""
         written = record(event)
-        self._log_or_count(lambda: self._write_idle(event, written))
+        self._log_or_count(lambda: self._write_read(event, written))
 
-    def _write_idle(self, event: Event, written: dict[str, Any]) -> None:
-        if event.principal is None:
-            is_kept = self._trail.write_unknown(written, event.at_s)
-        else:
-            is_kept = self._trail.write_idle(written, event.principal.account_id, event.at_s)
+    def _write_read(self, event: Event, written: dict[str, Any]) -> None:
+        key_id = None if event.principal is None else event.principal.access_key_id
+        self._count_left_out(
+            self._trail.write_unknown(written, event.at_s)
+            if key_id is None
+            else self._trail.write_read(written, key_id, event.at_s)
+        )
+
+    def _write_refusal(self, event: Event, written: dict[str, Any]) -> None:
+        key_id = None if event.principal is None else event.principal.access_key_id
+        is_offered = event.service == _OWN_SERVICE or (event.service, event.operation) in operations.OPERATIONS
+        operation = f"{event.service}:{event.operation}" if is_offered else ""  # else it is what anybody makes up
+        self._count_left_out(
+            self._trail.write_unknown(written, event.at_s)
+            if key_id is None
+            else self._trail.write_refusal(written, key_id, operation, event.at_s)
+        )
+
+    def _count_left_out(self, is_kept: bool) -> None:
         if not is_kept:
             self.refused.count(AUDIT_RECORD_LEFT_OUT)
 
