@@ -60,8 +60,8 @@ class Allowance:
 
 @dataclass(slots=True)
 class Refusals:
-    """Those of an access key. Where they come in floods, some of each operation are kept nevertheless: what he was
-    refused is not hidden by what somebody lets himself be refused."""
+    """Those of an access key. Where they come in floods, some of each operation are kept nevertheless: what is tried in
+    earnest shall not be hidden by what is refused on purpose."""
 
     left_out: int = 0
     _all: Allowance = field(default_factory=lambda: Allowance(KNOWN_PER_S, KNOWN_BURST))
