@@ -109,19 +109,20 @@ def _tagging(action: str, call: Call, place: Place) -> Iterator[Access]:
     given = _request_tags(_dictionaries(call.parameters.get("Tags")))
     ids = _texts(call.parameters.get("Resources"))
     tags.refuse_too_many(ids)  # before each is decided about
+    held = place.transaction.tags.of_each(ids)  # at once: others may wait for the turn in which it is asked
     for id_ in ids:
         type_ = tags.resource_type(id_) or "unknown"
         keys = given
         if call.operation == "DeleteTags" and not given:
             # All tags go: the keys are those that the resource has.
-            keys = {"aws:TagKeys": tuple(place.transaction.tags.of(id_))}
-        yield Access(action, place.arn(type_, id_), _of_resource(type_, id_, place) | keys)
+            keys = {"aws:TagKeys": tuple(held.get(id_, {}))}
+        yield Access(action, place.arn(type_, id_), _of_resource(type_, id_, place, held.get(id_, {})) | keys)
 
 
-def _of_resource(type_: str, id_: str, place: Place) -> RequestContext:
-    """What is known of a resource that is there, and the caller's; else whose it would be."""
+def _of_resource(type_: str, id_: str, place: Place, held: Mapping[str, str] | None = None) -> RequestContext:
+    """What is known of a resource that is there, and the caller's; else whose it would be. ``held`` are its tags."""
     context: RequestContext = {"aws:ResourceAccount": [place.account_id]}
-    for key, value in place.transaction.tags.of(id_).items():
+    for key, value in (place.transaction.tags.of(id_) if held is None else held).items():
         context[f"aws:ResourceTag/{key}"] = context[f"ec2:ResourceTag/{key}"] = [value]
     if type_ != tags.INTERFACE:
         return context

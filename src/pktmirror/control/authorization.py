@@ -1,7 +1,7 @@
 """Whether a principal may do what a call needs; and EC2's words where it may not. Pure but for the store's records.
 
 A decision takes as long as policies and request are long, so it is made outside of any writing transaction; that one
-asks only whether its `Question` is still the same.
+asks only whether its `Question` is still the same, and is left where it is not.
 """
 
 import functools
@@ -13,13 +13,14 @@ from pktmirror.aws import ApiError, errors
 from pktmirror.control.principals import Origin, Principal
 from pktmirror.control.records import UserPolicyRecord
 from pktmirror.control.store import Transaction
-from pktmirror.iam import Access, Effect, Malformed, Policy, decide, parse
+from pktmirror.iam import Access, Effect, Malformed, Policy, characters, decide, parse
 
 CHARACTERS_MAX = 1024
 """Of an id, and of a value that a condition could look at: all that is meant is shorter."""
 
-COMPARISONS_MAX = 500_000
-"""Of one call: patterns of the user's policies, by resources, by the tags of each."""
+COMPARED_MAX = 5_000_000
+"""Characters, of one call: those of each text, for each pattern of the user's policies that it meets. It is a
+second's work, or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +46,23 @@ def authorize(question: Question, origin: Origin, *, service: str, region: str, 
         return
     policies = _policies(question, service)
     own = context_of(principal, origin, region, now_s)
-    _refuse_what_is_too_much(policies, question.needed)
-    for access in question.needed:
-        asked = replace(access, context={**access.context, **own})
-        _refuse_what_is_long(asked)
-        verdict = decide(policies, asked)
+    needed = [replace(access, context={**access.context, **own}) for access in question.needed]
+    for access in needed:
+        _refuse_what_is_long(access)
+    _refuse_what_is_too_much(policies, needed)
+    for access in needed:
+        verdict = decide(policies, access)
         if verdict.effect is not Effect.ALLOWED:
             raise refusal(principal, access, verdict.effect, service)
 
 
 def _refuse_what_is_too_much(policies: Sequence[Policy], needed: Sequence[Access]) -> None:
-    patterns = sum(len(policy.patterns) for policy in policies)
-    comparisons = patterns * sum(max(map(len, access.context.values()), default=1) for access in needed)
-    if comparisons > COMPARISONS_MAX:
+    compared = characters(policies, needed)
+    if compared > COMPARED_MAX:
+        patterns = sum(len(policy.patterns) for policy in policies)
         raise errors.invalid_parameter_value(
-            f"The user's policies have {patterns} patterns, and the call names {len(needed)} resources: that is too "
-            "much for one call. Name fewer in each"
+            f"The user's policies have {patterns} patterns, and the call names {len(needed)} resources: {compared} "
+            f"characters to compare, and at most {COMPARED_MAX} are. Name fewer resources in each call"
         )
 
 

@@ -44,7 +44,7 @@ def apply(transaction: Transaction, declaration: Declaration) -> list[str]:
     for record in touched:
         transaction.interfaces.put(record)
     history.interfaces_changed(transaction, touched)
-    ownership.settle(transaction, touched)
+    ownership.settle(transaction, moved)  # a VPC of another name is another one
     transaction.bump_revision()
     return changed
 

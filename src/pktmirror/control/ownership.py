@@ -1,7 +1,8 @@
 """Whose an interface is: what the operator has assigned to which account (docs/decisions/0018).
 
 An interface belongs to the account that it is assigned to, else to that of its VPC, else to the operator's own. One
-that is in use stays whose it is: its sessions and targets would stand in another account than their interface.
+that is in use stays whose it is, until its use ends: its sessions and targets would stand in another account than
+their interface.
 """
 
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from pktmirror.aws import ApiError, errors
 from pktmirror.control.records import AccountRecord, AssignmentRecord, InterfaceRecord
 from pktmirror.control.store import Transaction
+from pktmirror.model.template import ORIGIN_TAG
 from pktmirror.networks import Networks
 
 
@@ -69,26 +71,40 @@ def assign(transaction: Transaction, subject: str, owner: str) -> None:
     for record, _, _ in _due(transaction, concerned):
         use = _use_of(transaction, record.interface_id)
         if use is not None:
-            raise ApiError(
-                "DependencyViolation", f"{record.interface_id} is {use}: delete that before it is another account's"
-            )
+            raise ApiError("DependencyViolation", f"{record.interface_id} is {use} before it is another account's")
     settle(transaction, records)
 
 
-def settle(transaction: Transaction, records: Iterable[InterfaceRecord]) -> None:
-    """Make interfaces that are new, or have moved, theirs to whom they are due; those in use stay."""
+def settle(transaction: Transaction, records: Iterable[InterfaceRecord]) -> bool:
+    """Make interfaces that are new, have moved or are let go theirs to whom they are due; those in use stay.
+
+    Whether any has changed hands.
+    """
+    is_given = False
     for record, _, due in _due(transaction, records):
         if _use_of(transaction, record.interface_id) is None:
             _give(transaction, record.interface_id, due)
+            is_given = True
+    return is_given
+
+
+def follow(transaction: Transaction) -> bool:
+    """Settle the interfaces that the transaction has let go since it was last asked; whether any has changed hands."""
+    if not transaction.let_go:
+        return False
+    let_go = transaction.interfaces.some(sorted(transaction.let_go))
+    transaction.let_go.clear()
+    return settle(transaction, let_go)
 
 
 def _due(transaction: Transaction, records: Iterable[InterfaceRecord]) -> list[tuple[InterfaceRecord, str | None, str]]:
     """The records whose owner is not who it should be: record, owner now, and owner to be."""
     assigned = {each.subject: each.account_id for each in transaction.assignments.where()}
-    found = []
-    for record in records:
-        now = transaction.interfaces.owner_of(record.interface_id)
-        due = assigned.get(record.interface_id, assigned.get(_vpc_id(record, transaction.networks) or "", ""))
+    concerned, found = list(records), []
+    owners, networks = transaction.interfaces.owners(record.interface_id for record in concerned), transaction.networks
+    for record in concerned:
+        now = owners.get(record.interface_id)
+        due = assigned.get(record.interface_id, assigned.get(_vpc_id(record, networks) or "", ""))
         if now != due:
             found.append((record, now, due))
     return found
@@ -100,10 +116,14 @@ def _vpc_id(record: InterfaceRecord, networks: Networks) -> str | None:
 
 
 def _use_of(transaction: Transaction, interface_id: str) -> str | None:
+    """What an interface is, and what to do to end that."""
     for session in transaction.sessions.where(interface_id=interface_id):
-        return f"the source of {session.session_id}"
+        template = transaction.tags.of(session.session_id).get(ORIGIN_TAG)
+        if template is not None:  # which would make another one
+            return f"the source of {session.session_id} of the template {template}: let that select it no longer"
+        return f"the source of {session.session_id}: delete that"
     for target in transaction.targets.where(resource=interface_id):
-        return f"the target {target.target_id}"
+        return f"the target {target.target_id}: delete that"
     return None
 
 

@@ -86,9 +86,13 @@ SESSION_OF_ANOTHER_HOST = "SessionOfAnotherHost"
 AUDIT_RECORD_LEFT_OUT = "AuditRecordLeftOut"
 """Counted likewise: one that was left out, because too many like it came at once."""
 
+DECISIONS_MAX = 4
+"""Of one call: whoever changes what a decision depends on, again and again, gets no further ones."""
+
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
+_OWN_SERVICE = "pktmirror"
 _log = structlog.get_logger("control")
 
 
@@ -115,6 +119,10 @@ class Identity:
     account_id: str
     access_key_id: str
     secret_access_key: str = field(repr=False)
+
+
+class _AnotherQuestion(Exception):
+    """What a decision depends on has changed since it was made."""
 
 
 class ControlPlane:
@@ -202,15 +210,15 @@ class ControlPlane:
         if principal.owner:
             raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
         with self._store.read() as transaction:
-            question = Question.of(transaction, principal, lambda: [Access(f"pktmirror:{action}")])
-        authorize(question, origin, service="pktmirror", region=self._region, now_s=now_s)
+            question = Question.of(transaction, principal, lambda: [Access(f"{_OWN_SERVICE}:{action}")])
+        authorize(question, origin, service=_OWN_SERVICE, region=self._region, now_s=now_s)
 
     def refused_call(self, event: Event, error: ApiError) -> None:
         """Log a call that was refused; where the log cannot take it, or has too many such, that is counted."""
         written = record(event, error=error)
         # The end of what the log says has begun must stand in it: our own failure may be that of a commit.
         is_end = event.principal is not None and (event.began or error.status >= 500)
-        self._log_or_count(lambda: self._trail.write(written) if is_end else self._write_idle(event, written))
+        self._log_or_count(lambda: self._trail.write(written) if is_end else self._write_refusal(event, written))
 
     def log_change(self, event: Event) -> Event:
         """Log a call that is about to change something. Raises Unavailable: then it must not be carried out."""
@@ -220,13 +228,27 @@ class ControlPlane:
     def log_read(self, event: Event) -> None:
         """Log a call that changed nothing; where the log cannot take it, or has too many such, that is counted."""
         written = record(event)
-        self._log_or_count(lambda: self._write_idle(event, written))
+        self._log_or_count(lambda: self._write_read(event, written))
 
-    def _write_idle(self, event: Event, written: dict[str, Any]) -> None:
-        if event.principal is None:
-            is_kept = self._trail.write_unknown(written, event.at_s)
-        else:
-            is_kept = self._trail.write_idle(written, event.principal.account_id, event.at_s)
+    def _write_read(self, event: Event, written: dict[str, Any]) -> None:
+        key_id = None if event.principal is None else event.principal.access_key_id
+        self._count_left_out(
+            self._trail.write_unknown(written, event.at_s)
+            if key_id is None
+            else self._trail.write_read(written, key_id, event.at_s)
+        )
+
+    def _write_refusal(self, event: Event, written: dict[str, Any]) -> None:
+        key_id = None if event.principal is None else event.principal.access_key_id
+        is_offered = event.service == _OWN_SERVICE or (event.service, event.operation) in operations.OPERATIONS
+        operation = f"{event.service}:{event.operation}" if is_offered else ""  # else it is what anybody makes up
+        self._count_left_out(
+            self._trail.write_unknown(written, event.at_s)
+            if key_id is None
+            else self._trail.write_refusal(written, key_id, operation, event.at_s)
+        )
+
+    def _count_left_out(self, is_kept: bool) -> None:
         if not is_kept:
             self.refused.count(AUDIT_RECORD_LEFT_OUT)
 
@@ -253,30 +275,53 @@ class ControlPlane:
         """
         if event.principal is None:
             raise errors.auth_failure()
-        writes = operations.offered(call).writes
+        if operations.offered(call).writes:
+            result, identity = self._change(call, event, event.principal, now_s)
+        else:
+            result, identity = self._read(call, event, event.principal, now_s)
+            self.log_read(event)
+        self._known_by(identity)
+        return result
+
+    def _read(self, call: Call, event: Event, principal: Principal, now_s: float) -> tuple[Result, Identity]:
         mirrored: Minutes = {}
         if call.service == "monitoring":
             self.hear(now_s)
             with self._counting:
-                mirrored = self._instances.by_minute(event.principal.owner)
-        heals = call.operation not in NO_NEWS_FOR_TEMPLATES
-        key_id, decided = event.principal.access_key_id, None
-        if writes and not event.principal.is_root:  # how long a decision takes is no matter of other writers
-            with self._store.read() as transaction:
-                decided, _ = self._question(transaction, call, key_id, now_s, {})
+                mirrored = self._instances.by_minute(principal.owner)
+        with self._store.read() as transaction:
+            question, context = self._question(transaction, call, principal.access_key_id, now_s, mirrored)
+            self._authorize(question, event, now_s)
+            return operations.perform(call, context), self._identity_after(call, transaction)
+
+    def _change(self, call: Call, event: Event, principal: Principal, now_s: float) -> tuple[Result, Identity]:
+        """The decision takes its time, so it is made before the turn to write; and again, outside as before, where what
+        it depends on is another by then."""
+        key_id, heals = principal.access_key_id, call.operation not in NO_NEWS_FOR_TEMPLATES
+        for _ in range(DECISIONS_MAX):
+            decided = Question(principal)
+            if not principal.is_root:
+                with self._store.read() as transaction:
+                    decided, _context = self._question(transaction, call, key_id, now_s, {})
             self._authorize(decided, event, now_s)
-        with self._writing(now_s, heals=heals) if writes else self._store.read() as transaction:
-            question, context = self._question(transaction, call, key_id, now_s, mirrored)
-            if question != decided:
-                self._authorize(question, event, now_s)
-            result = operations.perform(call, context)
-            if writes:
-                self._write_or_refuse(event, result)
-            identity = self._still_known(transaction) if call.service == "iam" else self.identity
-        if not writes:
-            self.log_read(event)
-        self._known_by(identity)
-        return result
+            try:
+                with self._writing(now_s, heals=heals) as transaction:
+                    question, context = self._question(transaction, call, key_id, now_s, {})
+                    if question != decided:
+                        raise _AnotherQuestion
+                    result = operations.perform(call, context)
+                    self._write_or_refuse(event, result)
+                    return result, self._identity_after(call, transaction)
+            except _AnotherQuestion:
+                continue
+        raise ApiError(
+            "Unavailable",
+            f"What decides whether {principal.arn} may do this has changed {DECISIONS_MAX} times while it was decided. "
+            "Try again",
+        )
+
+    def _identity_after(self, call: Call, transaction: Transaction) -> Identity:
+        return self._still_known(transaction) if call.service == "iam" else self.identity
 
     def follow_identity(self, told: Callable[[Identity], None]) -> None:
         """Tell the identity now, and each other one that takes its place when its key is no active key any more."""
@@ -680,14 +725,17 @@ class ControlPlane:
 
     @contextmanager
     def _writing(self, now_s: float, *, heals: bool = True) -> Iterator[Transaction]:
-        """A transaction that may delete sessions: what they had sent is remembered with it.
+        """A transaction that may delete sessions: what they had sent is remembered with it, and an interface whose use
+        it ends goes to whom it is due.
 
         What it changes of what templates look at is followed in it, where it ``heals``.
         """
         with self._store.write() as transaction:
             yield transaction
-            if heals:
+            heals = ownership.follow(transaction) or heals
+            while heals:  # a template that lets go of an interface may give it away, and then has room for another one
                 healing.heal(transaction.of_account(OPERATOR), self._quotas)
+                heals = ownership.follow(transaction)
             if transaction.removed_sessions:
                 self.hear(now_s)
             history.sessions_ended(transaction, self._reports.sent, now_s)

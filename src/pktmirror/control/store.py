@@ -25,6 +25,7 @@ from pktmirror.aws import ApiError
 from pktmirror.control import migrations, postgresql, schema, sqlite, statements
 from pktmirror.control.turns import Turns
 from pktmirror.model.refusal import Refusal
+from pktmirror.model.target import InterfaceTarget
 from pktmirror.networks import Declaration, Networks
 
 R = TypeVar("R")
@@ -108,6 +109,15 @@ class Collection(Generic[R]):
         """The account that a record belongs to; None for one that is not there."""
         rows = statements.rows(self._connection, self._mapping.table, {self._mapping.key: key} | self._owned)
         return None if not rows else str(rows[0][schema.OWNER])
+
+    def owners(self, keys: Iterable[str]) -> dict[str, str]:
+        """The account that each of these records belongs to, by id; nothing of one that is not there."""
+        table, key = self._mapping.table, self._mapping.key
+        return {
+            str(row[key]): str(row[schema.OWNER])
+            for asked in _parted(keys)
+            for row in statements.some(self._connection, table, self._owned, key, asked)
+        }
 
     def give(self, key: str, owner: str) -> None:
         """Make a record another account's."""
@@ -216,6 +226,8 @@ class Transaction:
         self.tags = Tags(connection, owner)
         self.removed_sessions: dict[str, str] = {}
         """The sessions that this transaction has removed, by id, and the host of each."""
+        self.let_go: set[str] = set()
+        """The interfaces, by id, that a removed session or target had used; `ownership.follow` looks at them."""
         self.news: set[str] = set()
         """What replicas are told when this transaction is committed; `REVISION` is for the one that it is then."""
 
@@ -226,6 +238,7 @@ class Transaction:
         """The same transaction, as an account sees what has an owner."""
         narrowed = Transaction(self._connection, owner, self._seen)
         narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
+        narrowed.let_go = self.let_go
         return narrowed
 
     @property
@@ -269,8 +282,17 @@ class Transaction:
         interface = None if session is None else self.interfaces.get(session.interface_id)
         if interface is not None:
             self.removed_sessions[session_id] = interface.host_id
+            self.let_go.add(interface.interface_id)
         self.sessions.remove(session_id)
         self.tags.remove(session_id)
+
+    def remove_target(self, target_id: str) -> None:
+        """A target and its tags."""
+        target = self.targets.get(target_id)
+        if target is not None and isinstance(target.target, InterfaceTarget):
+            self.let_go.add(target.target.interface_id)
+        self.targets.remove(target_id)
+        self.tags.remove(target_id)
 
     def remove_interface(self, interface_id: str) -> None:
         """An interface, its sessions, and the tags of all of them (spec 1.2); targets on it stay (spec 1.3)."""

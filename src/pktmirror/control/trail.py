@@ -8,7 +8,7 @@ so that the next record stands on a line of its own.
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from pktmirror.model.refusal import Refusal
 DIRECTORY = "audit"
 UNKNOWN_PER_S, UNKNOWN_BURST = 20.0, 200.0
 KNOWN_PER_S, KNOWN_BURST = 20.0, 2000.0
+RESERVED_PER_S, RESERVED_BURST = 0.2, 20.0
+KEYS_MAX = 10_000
+"""Of so many access keys it is known how much they were kept of; then those are forgotten that may have all again."""
 
 
 class Unwritable(OSError):
@@ -28,7 +31,7 @@ class Unwritable(OSError):
 
 @dataclass(slots=True)
 class Allowance:
-    """How many records of what changed nothing are kept, of an account or of callers that nobody knows: whoever asks
+    """How many records of what changed nothing are kept, of an access key or of callers that nobody knows: whoever asks
     and asks must not fill the disk, and so stop all changes.
 
     ``left_out`` counts those that were not kept since the last one that was.
@@ -49,15 +52,54 @@ class Allowance:
         self._used += 1
         return True
 
+    def is_whole(self, now_s: float) -> bool:
+        """Whether it is as one that nothing was taken from."""
+        passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
+        return self._used <= passed_s * self.per_s and not self.left_out
+
+
+@dataclass(slots=True)
+class Refusals:
+    """Those of an access key. Where they come in floods, some of each operation are kept nevertheless: what is tried in
+    earnest shall not be hidden by what is refused on purpose."""
+
+    left_out: int = 0
+    _all: Allowance = field(default_factory=lambda: Allowance(KNOWN_PER_S, KNOWN_BURST))
+    _of: dict[str, Allowance] = field(default_factory=dict)
+
+    def take(self, operation: str, now_s: float) -> bool:
+        if self._all.take(now_s):
+            return True
+        reserved = self._of.setdefault(operation, Allowance(RESERVED_PER_S, RESERVED_BURST))
+        is_taken = reserved.take(now_s)
+        self.left_out += not is_taken
+        self._all.left_out = reserved.left_out = 0  # they are counted here
+        return is_taken
+
+    def is_whole(self, now_s: float) -> bool:
+        return not self.left_out and all(each.is_whole(now_s) for each in (self._all, *self._of.values()))
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is kept of an access key."""
+
+    reads: Allowance = field(default_factory=lambda: Allowance(KNOWN_PER_S, KNOWN_BURST))
+    refusals: Refusals = field(default_factory=Refusals)
+
+    def is_whole(self, now_s: float) -> bool:
+        return self.reads.is_whole(now_s) and self.refusals.is_whole(now_s)
+
 
 class Trail:
     """The log of one control plane; safe to use from several threads."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, keys_max: int = KEYS_MAX) -> None:
         self._directory = state_dir / DIRECTORY
+        self._keys_max = keys_max
         self._lock = threading.Lock()
         self._unknown = Allowance()
-        self._known: dict[str, Allowance] = {}  # by account; the operator alone makes accounts
+        self._known: dict[str, _Known] = {}  # by access key
         self._day = ""
         self._file: int | None = None
         self._torn = False
@@ -73,19 +115,36 @@ class Trail:
 
     def write_unknown(self, record: Record, now_s: float) -> bool:
         """Append a record of a caller that nobody knows, as long as they do not come in floods; whether it was."""
-        return self._write_allowed(record, self._unknown, "recordsOfUnknownCallersLeftOut", now_s)
-
-    def write_idle(self, record: Record, account_id: str, now_s: float) -> bool:
-        """Append a record of a call that changed nothing, as long as the account's do not come in floods; whether it
-        was."""
         with self._lock:
-            allowance = self._known.setdefault(account_id, Allowance(KNOWN_PER_S, KNOWN_BURST))
-        return self._write_allowed(record, allowance, "recordsOfTheAccountLeftOut", now_s)
+            is_kept = self._unknown.take(now_s)
+        return is_kept and self._write_kept(record, self._unknown, "recordsOfUnknownCallersLeftOut")
 
-    def _write_allowed(self, record: Record, allowance: Allowance, said: str, now_s: float) -> bool:
+    def write_read(self, record: Record, access_key_id: str, now_s: float) -> bool:
+        """Append a record of a call that reads, as long as the key's do not come in floods; whether it was."""
         with self._lock:
-            if not allowance.take(now_s):
-                return False
+            reads = self._of_key(access_key_id, now_s).reads
+            is_kept = reads.take(now_s)
+        return is_kept and self._write_kept(record, reads, "recordsOfTheKeyLeftOut")
+
+    def write_refusal(self, record: Record, access_key_id: str, operation: str, now_s: float) -> bool:
+        """Likewise of one that was refused; ``operation`` is one of few."""
+        with self._lock:
+            refusals = self._of_key(access_key_id, now_s).refusals
+            is_kept = refusals.take(operation, now_s)
+        return is_kept and self._write_kept(record, refusals, "recordsOfTheKeyLeftOut")
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The access keys of which it is known how much was kept."""
+        return frozenset(self._known)
+
+    def _of_key(self, access_key_id: str, now_s: float) -> _Known:
+        if access_key_id not in self._known and len(self._known) >= self._keys_max:
+            self._known = {key: known for key, known in self._known.items() if not known.is_whole(now_s)}
+        return self._known.setdefault(access_key_id, _Known())
+
+    def _write_kept(self, record: Record, allowance: Allowance | Refusals, said: str) -> bool:
+        with self._lock:
             left_out, allowance.left_out = allowance.left_out, 0
         try:
             self.write(record | {"additionalEventData": {said: left_out}} if left_out else record)

@@ -6,7 +6,8 @@ Written from the pages "IAM JSON policy elements reference" and "Policy evaluati
 
 from pktmirror.iam.access import Access, Effect, Verdict, decide
 from pktmirror.iam.document import parse
+from pktmirror.iam.effort import characters
 from pktmirror.iam.malformed import Malformed
 from pktmirror.iam.statement import Policy
 
-__all__ = ["Access", "Effect", "Malformed", "Policy", "Verdict", "decide", "parse"]
+__all__ = ["Access", "Effect", "Malformed", "Policy", "Verdict", "characters", "decide", "parse"]

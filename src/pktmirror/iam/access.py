@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from pktmirror.iam.statement import Policy, all_statements
 
@@ -30,8 +31,12 @@ class Access:
         """Those of a key. Case does not count, as AWS has it; where two names differ in case only, the exact one."""
         if key in self.context:
             return self.context[key]
-        folded = key.casefold()
-        return next((self.context[name] for name in sorted(self.context) if name.casefold() == folded), ())
+        return self._in_any_case.get(key.casefold(), ())
+
+    @cached_property
+    def _in_any_case(self) -> Mapping[str, Sequence[str]]:
+        """By folded name; of two the first in order."""
+        return {name.casefold(): self.context[name] for name in sorted(self.context, reverse=True)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from pktmirror.aws import ApiError
-from pktmirror.control.authorization import CHARACTERS_MAX, COMPARISONS_MAX
+from pktmirror.aws import ApiError, Call
+from pktmirror.control.authorization import CHARACTERS_MAX
 from pktmirror.control.operations.tags import RESOURCES_MAX
+from pktmirror.control.plane import DECISIONS_MAX
 from pktmirror.control.principals import Origin
 from pktmirror.control.store import Store
-from tests.unit.control.office import Office, allow, opened
+from tests.unit.control.office import NOW_S, Office, allow, opened
 
 DEADLINE_S = 20.0
 REFUSED = "UnauthorizedOperation"
@@ -81,6 +84,47 @@ def waiting_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+class Meddler:
+    """Where a request comes from; whenever a decision looks at that, something that it depends on is changed."""
+
+    user_agent, secure = "", False
+
+    def __init__(self, store: Store, filter_id: str, teams: list[str]) -> None:
+        self._store, self._filter_id, self._teams = store, filter_id, teams
+
+    @property
+    def source_ip(self) -> str:
+        if self._teams:
+            with self._store.write() as transaction:  # within a turn it would wait for its own end
+                transaction.tags.put(self._filter_id, "team", self._teams.pop(0))
+        return "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("teams", "code"),
+    [
+        ([f"red{number}" for number in range(DECISIONS_MAX)], "Unavailable"),
+        ([*[f"red{number}" for number in range(DECISIONS_MAX - 2)], "blue"], REFUSED),
+        ([f"red{number}" for number in range(DECISIONS_MAX - 1)], "done"),
+    ],
+)
+def test_what_has_changed_meanwhile_is_decided_about_outside_of_the_turn_to_write(
+    office: Office, teams: list[str], code: str
+) -> None:
+    tagged = {"StringLike": {"aws:ResourceTag/team": "red*"}}
+    key_id, filter_id = office.user(allow("ec2:DeleteTrafficMirrorFilter", Condition=tagged)), office.filter()
+    office.call("CreateTags", Resources=[filter_id], Tags=[{"Key": "team", "Value": "red"}])
+    call = Call("ec2", "DeleteTrafficMirrorFilter", {"TrafficMirrorFilterId": filter_id})
+    event = replace(
+        office.event(call.operation, key_id), origin=cast("Origin", Meddler(office.store, filter_id, teams))
+    )
+    beside = Beside(lambda: office.plane.perform(call, event, NOW_S))
+    beside.join(DEADLINE_S)
+    assert (beside.code, teams) == (code, [])
+    with office.store.read() as transaction:
+        assert (transaction.filters.get(filter_id) is None) == (code == "done")
+
+
 def test_more_resources_than_a_call_may_name_are_refused_before_any_is_decided_about(office: Office) -> None:
     key_id, ids = office.user(allow("ec2:Describe*")), [f"tmf-{number:017}" for number in range(RESOURCES_MAX + 1)]
     tags = [{"Key": "a", "Value": "b"}]
@@ -94,14 +138,18 @@ def test_what_is_too_long_or_too_much_to_be_compared_is_refused(office: Office) 
     for length, code in ((CHARACTERS_MAX - 200, "InvalidTrafficMirrorFilterId.NotFound"), (CHARACTERS_MAX, None)):
         found = office.refused("DeleteTrafficMirrorFilter", key_id, TrafficMirrorFilterId="tmf-" + length * "0")
         assert found == (code or "InvalidParameterValue")
-    patterns = COMPARISONS_MAX // RESOURCES_MAX + 1
-    other = office.user(allow("ec2:CreateTags", *["ec2:a"] * (patterns - 2)), name="eve")
+    other = office.user(allow("ec2:CreateTags", *["ec2:a"] * 320), name="eve")
     ids = [f"tmf-{number:017}" for number in range(RESOURCES_MAX)]
     tags = [{"Key": "a", "Value": "b"}]
     assert office.refused("CreateTags", other, Resources=ids, Tags=tags) == "InvalidParameterValue"
-    assert (
-        office.refused("CreateTags", other, Resources=ids[:-10], Tags=tags) == "InvalidTrafficMirrorFilterId.NotFound"
-    )
+    none = "InvalidTrafficMirrorFilterId.NotFound"
+    assert office.refused("CreateTags", other, Resources=ids[: RESOURCES_MAX // 2], Tags=tags) == none
+    # It is not how many comparisons there are that counts, but how long each takes.
+    suffixes = [f"arn:aws:ec2:*:*:*{number}" for number in range(50)]
+    third = office.user(allow("ec2:CreateTags"), allow("ec2:CreateTags", Resource=suffixes), name="mal")
+    assert office.refused("CreateTags", third, Resources=ids[:200], Tags=tags) == none
+    long = ["tmf-" + "0" * 900 + id_ for id_ in ids[:200]]
+    assert office.refused("CreateTags", third, Resources=long, Tags=tags) == "InvalidParameterValue"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from pktmirror.aws import ApiError, errors
 from pktmirror.control.events import ELEMENT_BYTES_MAX, IDLE_ELEMENT_BYTES_MAX, record
 from pktmirror.control.plane import AUDIT_RECORD_LEFT_OUT
-from pktmirror.control.trail import KNOWN_BURST, read
+from pktmirror.control.trail import KNOWN_BURST, RESERVED_BURST, read
 from tests.unit.control.office import Office, opened
 
 DENIED = ApiError("UnauthorizedOperation", "no", 403)
@@ -28,31 +28,50 @@ def kept(directory: Path) -> list[dict[str, Any]]:
 
 def test_who_reads_and_is_refused_on_and_on_fills_no_disk_and_is_counted(office: Office, tmp_path: Path) -> None:
     reads, refused = office.event("DescribeVpcs"), office.event("CreateTrafficMirrorFilter")
-    for _ in range(int(KNOWN_BURST) // 2):
+    most = 2 * int(KNOWN_BURST) + int(RESERVED_BURST)
+    for _ in range(int(KNOWN_BURST)):
         office.plane.log_read(reads)
         office.plane.refused_call(refused, DENIED)
-    assert len(kept(tmp_path)) == KNOWN_BURST
+    for _ in range(int(RESERVED_BURST)):
+        office.plane.refused_call(refused, DENIED)
+    assert len(kept(tmp_path)) == most
     for _ in range(5):
         office.plane.log_read(reads)
         office.plane.refused_call(refused, DENIED)
-    assert len(kept(tmp_path)) == KNOWN_BURST
+    assert len(kept(tmp_path)) == most
     assert office.plane.refused.counts() == {AUDIT_RECORD_LEFT_OUT: 10}
     # What changes something is kept all the same, and so is its end.
     office.call("CreateTrafficMirrorFilter")
     office.plane.refused_call(refused, errors.internal_error())
     began = office.plane.log_change(office.event("PutNetworks", service="pktmirror"))
     office.plane.refused_call(began, DENIED)
-    assert [(each["eventName"], each.get("errorCode")) for each in kept(tmp_path)[int(KNOWN_BURST) :]] == [
+    assert [(each["eventName"], each.get("errorCode")) for each in kept(tmp_path)[most:]] == [
         ("CreateTrafficMirrorFilter", None),
         ("CreateTrafficMirrorFilter", "Server.InternalError"),
         ("PutNetworks", None),
         ("PutNetworks", "UnauthorizedOperation"),
     ]
-    # And another account is heard.
+    # And another key of the account is heard.
     assert reads.principal is not None
-    office.plane.log_read(replace(reads, principal=replace(reads.principal, account_id="111122223333")))
-    assert kept(tmp_path)[-1]["recipientAccountId"] == "111122223333"
+    office.plane.log_read(replace(reads, principal=replace(reads.principal, access_key_id="AKIA2")))
+    assert kept(tmp_path)[-1]["userIdentity"]["accessKeyId"] == "AKIA2"
     assert office.plane.refused.counts() == {AUDIT_RECORD_LEFT_OUT: 10}
+
+
+def test_nobody_hides_what_he_was_refused_behind_other_calls(office: Office, tmp_path: Path) -> None:
+    for _ in range(int(KNOWN_BURST) + 1):
+        office.plane.log_read(office.event("DescribeVpcs"))
+    office.plane.refused_call(office.event("DeleteTrafficMirrorSession"), DENIED)
+    assert kept(tmp_path)[-1]["eventName"] == "DeleteTrafficMirrorSession"
+    for number in range(int(KNOWN_BURST + RESERVED_BURST)):  # and what is no operation is as one
+        office.plane.refused_call(office.event(f"Delete{number}"), errors.invalid_action(f"Delete{number}"))
+    at_most = len(kept(tmp_path))
+    for _ in range(2):
+        office.plane.refused_call(office.event("DeleteAnything"), errors.invalid_action("DeleteAnything"))
+    assert len(kept(tmp_path)) == at_most
+    for service, name in (("ec2", "DeleteTrafficMirrorSession"), ("iam", "DeleteUser"), ("pktmirror", "ForgetHost")):
+        office.plane.refused_call(office.event(name, service=service), DENIED)
+        assert kept(tmp_path)[-1]["eventName"] == name
 
 
 def test_less_is_kept_of_a_call_that_changed_nothing(office: Office) -> None:

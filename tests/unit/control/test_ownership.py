@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pktmirror.aws import ApiError
-from pktmirror.control import ownership
+from pktmirror.control import declaration, ownership
 from pktmirror.control.records import AccountRecord, FilterRecord
 from pktmirror.control.store import Store, Transaction
 from pktmirror.networks import Declaration, parse
@@ -108,3 +108,17 @@ def test_what_others_are_due_is_settled_beside_an_assignment(transaction: Transa
     transaction.interfaces.put(interface("tool", "10.1.0.7"))  # it has moved into the VPC
     ownership.assign(transaction, "eni-db", BLUE)
     assert owners(transaction) == {"web": RED, "db": BLUE, "tool": RED}
+
+
+def test_an_interface_changes_its_owner_with_its_vpc_where_another_takes_its_addresses(
+    transaction: Transaction,
+) -> None:
+    ownership.assign(transaction, vpc_id(transaction), RED)
+    ownership.assign(transaction, "eni-db", BLUE)
+    assert owners(transaction) == {"web": RED, "db": BLUE, "tool": ""}
+    declaration.apply(transaction, parse(NETWORKS.replace('"lab"', '"works"')))
+    assert owners(transaction) == {"web": "", "db": BLUE, "tool": ""}
+    declaration.apply(transaction, parse(NETWORKS))
+    assert owners(transaction) == {"web": RED, "db": BLUE, "tool": ""}
+    declaration.apply(transaction, Declaration())
+    assert owners(transaction) == {"web": "", "db": BLUE, "tool": ""}

@@ -14,6 +14,7 @@ import pytest
 from pktmirror.control.trail import (
     KNOWN_BURST,
     KNOWN_PER_S,
+    RESERVED_BURST,
     UNKNOWN_BURST,
     UNKNOWN_PER_S,
     Allowance,
@@ -128,17 +129,50 @@ def test_what_was_left_out_stands_in_the_next_record(trail: Trail, tmp_path: Pat
     assert all(each is not None and "additionalEventData" not in each for each in found[:-1])
 
 
-def test_an_account_has_an_allowance_of_its_own_for_what_changes_nothing(trail: Trail, tmp_path: Path) -> None:
-    kept = [trail.write_idle(record(number), "red", 5.0) for number in range(int(KNOWN_BURST) + 2)]
+def test_a_key_has_an_allowance_of_its_own_for_what_it_reads(trail: Trail, tmp_path: Path) -> None:
+    kept = [trail.write_read(record(number), "red", 5.0) for number in range(int(KNOWN_BURST) + 2)]
     assert kept == [True] * int(KNOWN_BURST) + [False] * 2
-    assert trail.write_idle(record(1), "blue", 5.0)
+    assert trail.write_read(record(1), "blue", 5.0)
+    assert trail.write_refusal(record(2), "red", "a", 5.0)
     assert trail.write_unknown(record(2), 5.0)
-    assert trail.write_idle(record(3), "red", 5.0 + 1.5 / KNOWN_PER_S)
+    assert trail.write_read(record(3), "red", 5.0 + 1.5 / KNOWN_PER_S)
     found = list(read(tmp_path))
-    assert len(found) == KNOWN_BURST + 3
+    assert len(found) == KNOWN_BURST + 4
     assert found[-1] is not None
-    assert found[-1]["additionalEventData"] == {"recordsOfTheAccountLeftOut": 2}
+    assert found[-1]["additionalEventData"] == {"recordsOfTheKeyLeftOut": 2}
     assert all(each is not None and "additionalEventData" not in each for each in found[:-1])
+
+
+def test_of_a_flood_of_refusals_some_of_each_operation_are_kept(trail: Trail, tmp_path: Path) -> None:
+    def written(operation: str, times: float, now_s: float = 5.0, key: str = "red") -> int:
+        return sum(trail.write_refusal(record(1), key, operation, now_s) for _ in range(int(times)))
+
+    assert written("a", KNOWN_BURST + RESERVED_BURST + 3) == KNOWN_BURST + RESERVED_BURST
+    assert written("b", RESERVED_BURST + 1) == RESERVED_BURST
+    assert written("a", 1, key="blue") == 1
+    assert written("b", 2, 5.0 + 1.5 / KNOWN_PER_S) == 1
+    assert written("b", KNOWN_BURST, 5.0 + KNOWN_BURST / KNOWN_PER_S) == KNOWN_BURST
+    said = [
+        each["additionalEventData"] for each in read(tmp_path) if each is not None and "additionalEventData" in each
+    ]
+    assert said == [{"recordsOfTheKeyLeftOut": left_out} for left_out in (3, 1, 1)]
+
+
+def test_keys_that_may_have_all_again_are_forgotten_when_there_are_too_many(tmp_path: Path) -> None:
+    trail = Trail(tmp_path, keys_max=3)
+    for _ in range(int(KNOWN_BURST) + 1):
+        trail.write_read(record(1), "red", 5.0)
+    for key in ("a", "b"):
+        trail.write_read(record(1), key, 5.0)
+    trail.write_read(record(1), "c", 5.0)  # none can be forgotten
+    assert not trail.write_read(record(1), "red", 5.0)
+    trail.write_read(record(1), "d", 6.0)  # those but red, which has something to say
+    assert trail.write_read(record(1), "red", 6.0)
+    last = list(read(tmp_path))[-1]
+    assert last is not None
+    assert last["additionalEventData"] == {"recordsOfTheKeyLeftOut": 2}
+    assert trail.keys == {"red", "d"}
+    trail.close()
 
 
 def test_what_was_left_out_is_not_forgotten_by_a_record_that_could_not_be_written(

@@ -90,8 +90,7 @@ def delete(request: DeleteTrafficMirrorTarget, context: Context) -> Result:
             "TrafficMirrorTargetInUseException",
             f"The target {target_id} is in use by session {using[0].session_id}",
         )
-    transaction.targets.remove(target_id)
-    transaction.tags.remove(target_id)
+    transaction.remove_target(target_id)
     return {"TrafficMirrorTargetId": target_id}
 
 
