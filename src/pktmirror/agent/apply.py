@@ -178,7 +178,7 @@ class DataPlane:
         self._maps["agent_looked"].put(_key(0), now_ns.to_bytes(8, "little"))
 
     def heard(self, now_ns: int) -> None:
-        """The control plane was heard of then; ``now_ns`` is of the monotonic clock."""
+        """The control plane was heard of then; ``now_ns`` is of CLOCK_BOOTTIME, which goes on while all sleeps."""
         self._maps["control_heard"].put(_key(0), now_ns.to_bytes(8, "little"))
 
     def forget_predecessors(self) -> None:
