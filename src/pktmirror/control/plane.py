@@ -387,9 +387,8 @@ class ControlPlane:
             ownership.settle(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
-            streams = transaction.streams.count()
-            noted = history.agent_told(transaction, told)
-            if changed or deleted or transaction.streams.count() != streams:  # other hosts are told of a stream
+            noted, are_new = history.agent_told(transaction, told)
+            if changed or deleted or are_new:  # other hosts are told of a stream
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
             if changed or deleted:
@@ -591,7 +590,7 @@ class ControlPlane:
         self.hear(now_s)
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
-            ends = transaction.unconfirmed_ends.where()
+            ends, restless = transaction.unconfirmed_ends.where(), history.restless(transaction)
             templates = self._templates(transaction)
         problems = status.problems(resources, self._reports, now_s)
         told = outer_sources(self._reports)
@@ -604,7 +603,7 @@ class ControlPlane:
             "region": self._region,
             "started_at_s": self._started_at_s,
             "revision": resources.revision,
-            "hosts": [self._host(host, now_s) for host in hosts],
+            "hosts": [self._host(host, now_s, status.restless(host.host_id, resources, restless)) for host in hosts],
             "sessions": [
                 {
                     "session_id": session.session_id,
@@ -837,7 +836,7 @@ class ControlPlane:
             "not_mirrorable": record.not_mirrorable,
         }
 
-    def _host(self, host: HostRecord, now_s: float) -> dict[str, Any]:
+    def _host(self, host: HostRecord, now_s: float, beside: Iterable[str]) -> dict[str, Any]:
         told = self._reports.agents.get(host.host_id)
         reported_at_s = host.reported_at_s if told is None else told.received_at_s
         agent_version = host.agent_version if told is None else told.report.agent_version
@@ -851,6 +850,7 @@ class ControlPlane:
                 *([] if told is None else told.report.problems),
                 *status.silent_engines(() if told is None else told.report.engines),
                 *([] if apart is None else [apart]),
+                *beside,
             ],
             "engines": () if told is None else msgspec.to_builtins(told.report.engines),
             "stray_packets": 0 if told is None else told.report.strays.packets,
