@@ -164,6 +164,7 @@ class ControlPlane:
             self._probes,
             self.traces,
             take_in=self._take_in,
+            known=self._known_sessions,
             forget=self._forget_sessions,
             now_s=now_s,
         )
@@ -759,6 +760,9 @@ class ControlPlane:
             history.sessions_ended(transaction, self._reports.sent, now_s)
             removed = transaction.removed_sessions
         self._forget_sessions(removed)
+
+    def _known_sessions(self) -> set[str]:
+        return {*self._reports.sent, *self._outer_sources, *self._host_of}
 
     def _forget_sessions(self, session_ids: Iterable[str]) -> None:
         for session_id in session_ids:
