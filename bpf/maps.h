@@ -179,7 +179,7 @@ struct {
 	__type(value, __u64);
 } agent_looked SEC(".maps");
 
-/* When the agent last heard of its control plane, in ns of the monotonic clock; 0: not since this machine started. */
+/* When the agent last heard of its control plane, in ns of CLOCK_BOOTTIME; 0: not since this machine started. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

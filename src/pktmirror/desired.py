@@ -2,18 +2,21 @@
 
 Versioned: an agent refuses a document of a layout it does not know. JSON on the wire, frozen values on both sides.
 Agents and control planes one minor version apart work together, both ways: a member that a version adds has a default,
-and is unknown to the one before, which skips it. Another name of an outcome, verdict or stage is another layout.
+and is unknown to the one before, which skips it. So is another name of an outcome, verdict or stage; one that counts
+nothing is not told at all.
 """
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import zip_longest
+from typing import Any
 
 import msgspec
 
+from pktmirror.model.evaluation import Verdict
 from pktmirror.model.exclusions import Exclusion
 from pktmirror.model.filter import Action, Direction, Filter, Network, NetworkService, PortRange, Rule
-from pktmirror.model.ledger import InterfaceLedger, RuleLedger, SessionLedger, Tally
+from pktmirror.model.ledger import InterfaceLedger, InterfaceOutcome, RuleLedger, SessionLedger, Stage, Tally
 from pktmirror.model.rate import UNLIMITED, Rate
 from pktmirror.model.underlay import OuterSource, Segmentation
 
@@ -22,6 +25,10 @@ RULES_NOT_TOLD = "its agent does not tell what its rules matched: it is of an ol
 LABELS_MAX = 64  # of an instance
 WORD_CHARACTERS_MAX = 256  # of what an engine tells: a name, an owner, a label's key or its value
 VXLAN_PORT = 4789  # RFC 7348; of all copies (spec 1.12)
+_NAMES = {
+    member: frozenset(str(name.value) for name in names)
+    for member, names in (("verdicts", Verdict), ("stages", Stage), ("outcomes", InterfaceOutcome))
+}
 
 
 class RuleDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,10 +353,32 @@ def decode_desired_state(document: bytes) -> DesiredState:
 
 
 def decode_report(document: bytes) -> Report:
-    """Raises msgspec.ValidationError where the bytes are no report of this layout."""
-    report = msgspec.json.decode(document, type=Report)
+    """Raises msgspec.ValidationError where the bytes are no report of this layout.
+
+    What is counted under names that only a later version knows is left out.
+    """
+    try:
+        report = msgspec.json.decode(document, type=Report)
+    except msgspec.ValidationError:  # if names alone are in the way, it is worth to go through all of it
+        report = msgspec.convert(_with_known_names(msgspec.json.decode(document)), Report)
     _refuse_other_layout(report.layout)
     return report
+
+
+def _with_known_names(report: Any) -> Any:
+    """A report as it was parsed, whatever that is, without the outcomes, verdicts and stages that nobody here knows."""
+    for figures in (each for member in ("sessions", "mirrored_interfaces") for each in _members(report, member)):
+        for ledger in _members(figures, "directions"):
+            for member in _NAMES.keys() & (ledger if isinstance(ledger, dict) else {}):
+                if isinstance(ledger[member], dict):
+                    ledger[member] = {name: of for name, of in ledger[member].items() if name in _NAMES[member]}
+    return report
+
+
+def _members(parsed: Any, name: str) -> list[Any]:
+    """The values of a member that is an array or an object; none of anything else."""
+    member = parsed.get(name) if isinstance(parsed, dict) else None
+    return list(member.values()) if isinstance(member, dict) else member if isinstance(member, list) else []
 
 
 def _refuse_other_layout(layout: int) -> None:

@@ -246,7 +246,9 @@ def test_the_ready_files_have_a_key_that_counts_also_when_the_first_is_gone(tmp_
         assert who(plane) == first
 
 
-def test_a_store_whose_ca_is_lost_is_refused_and_gets_another_only_when_told_so(tmp_path: Path) -> None:
+def test_a_store_whose_ca_is_lost_is_refused_and_gets_another_only_when_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = tmp_path / "state"
     with running(state):
         pass
@@ -261,9 +263,14 @@ def test_a_store_whose_ca_is_lost_is_refused_and_gets_another_only_when_told_so(
     starts(state)
     for name in ("ca.pem", "ca-key.pem"):
         (state / name).unlink()
+    capsys.readouterr()
     starts(state, Settings(new_ca=True))
+    assert "all of them have to join again" in "".join(capsys.readouterr())
     second = [(state / name).read_bytes() for name in ("ca.pem", "ca-key.pem")]
     assert first[0] != second[0]
+    refused = refusal("127.0.0.1:0", state, settings=Settings(new_ca=True))
+    assert "drop --new-ca" in (refused.do or ""), "where it is left in a unit file, nothing would be checked any more"
+    assert [(state / name).read_bytes() for name in ("ca.pem", "ca-key.pem")] == second
     starts(state)
     for name, content in zip(("ca.pem", "ca-key.pem"), first, strict=True):
         (state / name).write_bytes(content)

@@ -18,6 +18,7 @@ from pktmirror.control.plane import ControlPlane
 from pktmirror.control.schema import VERSION
 from pktmirror.control.store import Store
 from pktmirror.control.trail import Trail
+from pktmirror.desired import SessionStatus
 from pktmirror.model.limits import Quotas
 from pktmirror.model.refusal import Refusal
 from tests.calls import perform
@@ -192,6 +193,27 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
         Store.open(f"postgresql://nobody:secret@/none?host={tmp_path}")
     assert str(tmp_path) in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_what_an_agent_told_of_a_session_is_forgotten_when_that_is_deleted_at_another_replica(
+    both: tuple[Plane, Plane],
+) -> None:
+    """Also where it told no figures of it: whose it was is known as long as it is there."""
+    first, second = both
+    session_id = Maker(second, second.client()).session()["TrafficMirrorSessionId"]
+    told = SessionStatus(session_id=session_id, outer_source="10.0.0.3")
+    first.report(*second.reported.values(), statuses=(told,))
+    first.report(host="host-4", statuses=(told,))
+    assert of_another_host(first) == 1
+    second.client().delete_traffic_mirror_session(TrafficMirrorSessionId=session_id)
+    assert of_another_host(first) == 1
+    first.report(host="host-4", statuses=(told,))
+    assert of_another_host(first) == 1, "it is nobody's now"
+
+
+def of_another_host(plane: Plane) -> int:
+    """How many reports this replica has been given that spoke of another host's sessions."""
+    return int(plane.own("status")["refused_requests"].get("SessionOfAnotherHost", 0))
 
 
 def test_a_host_that_is_unknown_elsewhere_reports_on(both: tuple[Plane, Plane]) -> None:

@@ -53,7 +53,7 @@ def test_an_outer_source_that_only_its_agent_knows_is_told_to_the_others(tmp_pat
         assert plane.desired("host-2", after=there.revision) is None, "it is known"
 
 
-def test_an_agent_that_tells_ever_other_outer_sources_is_believed_only_so_many(tmp_path: Path) -> None:
+def test_of_ever_other_outer_sources_so_many_are_remembered_and_the_last_is_always_one_of_them(tmp_path: Path) -> None:
     with running(tmp_path / "state", OF_HOST) as plane:
         make = Maker(plane, plane.client())
         session_id = make.session()["TrafficMirrorSessionId"]
@@ -69,8 +69,18 @@ def test_an_agent_that_tells_ever_other_outer_sources_is_believed_only_so_many(t
         assert there is not None
         assert len(there.streams) == WAYS_MAX
         assert "pairs of outer addresses" in reason(plane, session_id)
-        tell(plane, session_id, "10.9.2.0")
-        assert plane.desired("host-2", after=there.revision) is None, "no host is told of one more"
+        for another in ("10.9.2.0", "10.9.3.0", "10.8.0.0"):
+            tell(plane, session_id, another)
+            there = plane.desired("host-2", after=there.revision)
+            assert there is not None, "the other hosts are told of what is in use now"
+            assert another in [stream.outer_source for stream in there.streams]
+            assert len(there.streams) == WAYS_MAX
+            tell(plane, session_id, another)
+            assert plane.desired("host-2", after=there.revision) is None, "it is known"
+        assert "pairs of outer addresses" in reason(plane, session_id)
+        [told] = [host["problems"] for host in plane.own("status")["hosts"] if host["host_id"] == "host-1"]
+        assert [problem for problem in told if "outer addresses" in problem and session_id in problem] == told
+        assert len(told) == 1
         tell(plane, other_id, "10.9.2.0")
         there = plane.desired("host-2", after=there.revision)
         assert there is not None
@@ -87,11 +97,31 @@ def test_an_agent_whose_interface_has_ever_other_addresses_leaves_only_so_many_s
         plane.reported["netns:restless/eth0"] = found("restless", f"10.0.2.{number}")
         plane.report(*plane.reported.values())
     with plane.opened().read() as transaction:
-        assert transaction.streams.count(session_id=session_id) == WAYS_MAX
+        known = transaction.streams.where(session_id=session_id)
+    assert len(known) == WAYS_MAX
+    assert f"10.0.2.{WAYS_MAX + 4}" in [stream.outer_source for stream in known], "the one in use"
     ec2.modify_traffic_mirror_session(TrafficMirrorSessionId=session_id, VirtualNetworkId=5)
     with plane.opened().read() as transaction:
         known = transaction.streams.where(session_id=session_id, vni=5)
     assert [stream.outer_source for stream in known] == [f"10.0.2.{WAYS_MAX + 4}"], "the operator is believed"
+
+
+def test_all_outer_sources_that_an_agent_told_are_kept_for_the_address_that_its_target_has_now(tmp_path: Path) -> None:
+    """Which of them is in use it does not tell again: another address of its target is no change of it."""
+    with running(tmp_path / "state", OF_HOST) as plane:
+        make = Maker(plane, plane.client())
+        [sensor] = plane.find(found("sensor", "10.0.1.221"))
+        made = make.session(TrafficMirrorTargetId=make.target(NetworkInterfaceId=sensor))
+        session_id = made["TrafficMirrorSessionId"]
+        for number in range(WAYS_MAX):
+            tell(plane, session_id, f"10.9.0.{number}")
+        plane.reported["netns:sensor/eth0"] = found("sensor", "10.0.1.222")
+        plane.report(*plane.reported.values())
+        with plane.opened().read() as transaction:
+            known = transaction.streams.where(session_id=session_id)
+        assert {(stream.outer_source, stream.outer_destination) for stream in known} == {
+            (f"10.9.0.{number}", "10.0.1.222") for number in range(WAYS_MAX)
+        }
 
 
 def reason(plane: Plane, session_id: str) -> str:

@@ -4,9 +4,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from pktmirror.agent.apply import OBJECT
 from pktmirror.lab import Lab, Topology
 from pktmirror.model.evaluation import Verdict
 from pktmirror.model.filter import Direction
@@ -23,6 +25,10 @@ Build = Callable[[Topology], Lab]
 EGRESS = Direction.EGRESS
 BURST = 500
 TRANSFERRED_BYTES = 1 << 20  # no more packets than wait at a hop: HOP_QUEUE_PACKETS_MAX, then the veth's ring
+
+
+def since_boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def with_budget(mirror: Mirror, budget: Rate) -> None:
@@ -165,13 +171,13 @@ def test_a_lease_ends_the_copies_also_when_no_agent_is_there_to_do_it(lab: Build
         for agent in mirror.agents.values():
             agent.stop()
             agent.lease_s = 10
-            agent.desk.heard_ns = time.monotonic_ns() + 3600 * 10**9
+            agent.desk.heard_ns = since_boot_ns() + 3600 * 10**9
             agent.start()
         mirror.mirror({"web": [Session("first")]})
         sent(mirror, tcp(1))
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 1}
         for agent in mirror.agents.values():
-            agent.desk.heard_ns = time.monotonic_ns() - 11 * 10**9
+            agent.desk.heard_ns = since_boot_ns() - 11 * 10**9
             agent.turn()
         frames, seen = outbound(mirror, tcp(2), tcp(3)), mirror.seen("web", EGRESS)
         for agent in mirror.agents.values():
@@ -186,10 +192,38 @@ def test_a_lease_ends_the_copies_also_when_no_agent_is_there_to_do_it(lab: Build
         sent(mirror, tcp(4))
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 1, Stage.LEASE_ENDED: 3}
         for agent in mirror.agents.values():
-            agent.desk.heard_ns = time.monotonic_ns() + 3600 * 10**9
+            agent.desk.heard_ns = since_boot_ns() + 3600 * 10**9
             agent.turn()
         sent(mirror, tcp(5))
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 2, Stage.LEASE_ENDED: 3}
+
+
+def test_another_version_of_the_programs_goes_on_with_what_is_left_of_the_lease(lab: Build, tmp_path: Path) -> None:
+    with Mirror(lab(TWO_TARGETS)) as mirror:
+        versions = [OBJECT, tmp_path / "next.o"]
+        versions[1].write_bytes(OBJECT.read_bytes() + bytes(1))  # the same programs
+
+        def started(version: int, *, heard_ns: int | None) -> None:
+            for agent in mirror.agents.values():
+                agent.stop()
+                agent.lease_s, agent.object_path, agent.desk.heard_ns = 10, versions[version], heard_ns
+                agent.start()
+                assert agent.turn().problems == ()
+
+        started(0, heard_ns=since_boot_ns() + 3600 * 10**9)
+        mirror.mirror({"web": [Session("first")]})
+        sent(mirror, tcp(1))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1}
+        mirror.unheard.add(7)  # another version counts from zero
+        started(1, heard_ns=None)
+        sent(mirror, tcp(2))
+        assert mirror.stages("web", EGRESS) == {Stage.SENT: 1}, "nothing was heard since, and the lease goes on"
+        started(0, heard_ns=since_boot_ns() - 11 * 10**9)
+        sent(mirror, tcp(3))
+        assert mirror.stages("web", EGRESS) == {Stage.LEASE_ENDED: 1}
+        started(1, heard_ns=None)
+        sent(mirror, tcp(4))
+        assert mirror.stages("web", EGRESS) == {Stage.LEASE_ENDED: 1}, "an end is an end for the next version too"
 
 
 def test_a_session_does_not_inherit_what_another_has_spent(lab: Build) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pktmirror.agent import abi
 from pktmirror.desired import (
     LAYOUT,
     RULES_NOT_TOLD,
@@ -166,6 +167,25 @@ def of_a_later_version(document: bytes) -> bytes:
     return msgspec.json.encode(grown(msgspec.json.decode(document)))
 
 
+NAMED = {"verdicts", "stages", "outcomes"}
+"""Maps to which a later version may add a name; elsewhere a map is of a host's own names."""
+
+
+def with_later_names(document: bytes) -> bytes:
+    """The same, with a name more that has counted something in each of these maps."""
+
+    def grown(value: object, is_named: bool = False) -> object:
+        match value:
+            case dict():
+                more = {"new in the next version": {"packets": 3, "bytes": 180}} if is_named else {}
+                return {name: grown(member, name in NAMED) for name, member in value.items()} | more
+            case list():
+                return [grown(member) for member in value]
+        return value
+
+    return msgspec.json.encode(grown(msgspec.json.decode(document)))
+
+
 @given(desired_states)
 def test_an_agent_reads_what_a_later_control_plane_adds_to(state: DesiredState) -> None:
     assert decode_desired_state(of_a_later_version(encode(state))) == state
@@ -174,6 +194,7 @@ def test_an_agent_reads_what_a_later_control_plane_adds_to(state: DesiredState) 
 @given(reports)
 def test_a_control_plane_reads_what_a_later_agent_adds_to(report: Report) -> None:
     assert decode_report(of_a_later_version(encode(report))) == report
+    assert decode_report(with_later_names(of_a_later_version(encode(report)))) == report, "what it names is left out"
 
 
 @given(filters)
@@ -241,6 +262,62 @@ def test_a_report_of_an_agent_that_tells_nothing_of_rules_is_read_and_says_so() 
     [figures] = decode_report(older).sessions
     assert figures.directions[Direction.INGRESS].verdict(Verdict.TAKEN) == Tally(1, 60)
     assert (figures.rules, figures.rules_lack) == ((), RULES_NOT_TOLD)
+
+
+NAMES_BEFORE_LEASES = (
+    *("capped", "clone failed", "session changed on the way", "no route to the target", "target not deliverable"),
+    *("encapsulation failed", "sent", "cut to the target's MTU", "target refused", "probes sent", "probes lost"),
+)
+"""The stages of a session before hosts had leases; that version tells of all of them, whether they count or not."""
+
+
+def test_a_report_of_the_version_before_leases_is_read() -> None:
+    stages = {name: {"packets": 0, "bytes": 0} for name in NAMES_BEFORE_LEASES}
+    session = {"session_id": "tms-1", "directions": {"egress": {"verdicts": {}, "stages": stages}}, "rules": []}
+    older = {"layout": 1, "host_id": "h", "agent_version": "0.1.0", "applied_revision": 3, "sessions": [session]}
+    [figures] = decode_report(msgspec.json.encode(older)).sessions
+    told = figures.directions[Direction.EGRESS]
+    assert {stage.value for stage in told.stages} == set(NAMES_BEFORE_LEASES)
+    assert told.stage(Stage.LEASE_ENDED) == Tally()
+
+
+def test_a_report_names_no_stage_that_counts_nothing_as_the_version_before_may_not_know_it() -> None:
+    counters = abi.SessionCounters()
+    counters.verdicts[1][abi.VERDICTS.index(Verdict.TAKEN)] = abi.TallyEntry(2, 120)
+    counters.stages[1][abi.STAGES.index(Stage.SENT)] = abi.TallyEntry(2, 120)
+    figures = SessionFigures(session_id="tms-1", directions=abi.session_ledgers([bytes(bytearray(counters))]))
+    nothing = InterfaceFigures(key="k", directions=abi.interface_ledgers([bytes(bytearray(abi.InterfaceCounters()))]))
+    report = Report(
+        host_id="h", agent_version="1", applied_revision=3, sessions=(figures,), mirrored_interfaces=(nothing,)
+    )
+    told = msgspec.json.decode(encode(report))
+    assert told["sessions"][0]["directions"] == {
+        "ingress": {"verdicts": {}, "stages": {}},
+        "egress": {
+            "verdicts": {"taken": {"packets": 2, "bytes": 120}},
+            "stages": {"sent": {"packets": 2, "bytes": 120}},
+        },
+    }
+    assert told["mirrored_interfaces"][0]["directions"] == {"ingress": {"outcomes": {}}, "egress": {"outcomes": {}}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sessions": [{"session_id": "tms-1", "directions": {"egress": {"stages": {"no such stage": 7}}}, "rules": 7}]},
+        {"sessions": [{"directions": {"egress": {"stages": {"no such stage": 7}}}}]},
+        {"sessions": [{"session_id": "tms-1", "directions": {"egress": {"stages": {"sent": "many"}}}}]},
+        {"sessions": [{"session_id": "tms-1", "directions": {"egress": {"stages": ["sent"]}}}]},
+        {"sessions": [{"session_id": "tms-1", "directions": {"sideways": {}}}]},
+        {"sessions": {"tms-1": [7]}, "mirrored_interfaces": 7},
+        {"sessions": [[{"directions": []}], None, {"directions": [{"stages": None}]}]},
+    ],
+)
+def test_a_report_that_is_wrong_beside_its_names_is_refused(wrong: dict[str, object]) -> None:
+    document = {"host_id": "h", "agent_version": "1", "applied_revision": 3}
+    assert decode_report(msgspec.json.encode(document)).host_id == "h"
+    with pytest.raises(msgspec.ValidationError):
+        decode_report(msgspec.json.encode(document | wrong))
 
 
 def test_a_rule_s_figures_are_a_short_array_on_the_wire() -> None:

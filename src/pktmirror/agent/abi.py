@@ -462,7 +462,9 @@ def tally(per_cpu: Sequence[bytes]) -> Tally:
 
 
 def _sum(names: Sequence[_Name], tables: Sequence[Sequence[TallyEntry]]) -> dict[_Name, Tally]:
-    return {
+    """Of what was counted at all: of the rest nothing is told, so that a name that is new is not before its time."""
+    sums = {
         name: Tally(sum(table[i].packets for table in tables), sum(table[i].bytes for table in tables))
         for i, name in enumerate(names)
     }
+    return {name: tally for name, tally in sums.items() if tally != Tally()}

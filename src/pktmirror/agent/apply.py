@@ -105,6 +105,7 @@ class DataPlane:
         self._programs = {name: bpf.Program.pinned(self._pins / name) for name in _PROGRAMS}
         self._maps = {name: bpf.Map.pinned(self._pins / name) for name in _MAPS}
         self._maps["home"].put(_key(0), cookie)
+        self._carry_what_was_heard()
         self._hops = Hops(netlink, version_prefix(agent_id, version), self._pins, self._programs)
         self._filters = self._maps["filters"].memory()
         self._policies = Policies(self._maps["interfaces"], self._maps["far_interfaces"])
@@ -177,7 +178,7 @@ class DataPlane:
         self._maps["agent_looked"].put(_key(0), now_ns.to_bytes(8, "little"))
 
     def heard(self, now_ns: int) -> None:
-        """The control plane was heard of then; ``now_ns`` is of the monotonic clock."""
+        """The control plane was heard of then; ``now_ns`` is of CLOCK_BOOTTIME, which goes on while all sleeps."""
         self._maps["control_heard"].put(_key(0), now_ns.to_bytes(8, "little"))
 
     def forget_predecessors(self) -> None:
@@ -265,6 +266,15 @@ class DataPlane:
                     is_of_another = home.get(_key(0)) not in (bytes(8), cookie)
                 if is_of_another:
                     bpffs.remove_tree(pins)
+
+    def _carry_what_was_heard(self) -> None:
+        """A lease goes on from when the control plane was last heard of, by whichever version that was."""
+        heard_ns = int.from_bytes(self._maps["control_heard"].get(_key(0)) or b"", "little")
+        for pins in self._root.iterdir():
+            if pins != self._pins and (pins / "control_heard").exists():
+                with bpf.Map.pinned(pins / "control_heard") as control_heard:
+                    heard_ns = max(heard_ns, int.from_bytes(control_heard.get(_key(0)) or b"", "little"))
+        self.heard(heard_ns)
 
     def _load(self, object_path: Path) -> None:
         """All or nothing: pin into a staging directory, then rename it into place."""

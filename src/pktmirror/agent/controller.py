@@ -51,7 +51,7 @@ class Controller:
         self._unkept: bytes | None = None
         self._problems: tuple[str, ...] = ()
         self.heard_ns: int | None = None
-        """When the control plane last answered as it should, in ns of the monotonic clock; None: not yet."""
+        """When the control plane last answered as it should, in ns of CLOCK_BOOTTIME; None: not yet."""
         self.desired = self._read_kept()
         self._watch = Line("watch", self._watch_once, tells_absence=True, retry_s=retry_s)
         self._reports = Line("report", self._report_once, tells_absence=True, retry_s=retry_s)
@@ -86,7 +86,7 @@ class Controller:
         if desired is not None and desired.streams_kept:
             desired = _with_streams_of(before, desired)
             document = encode(desired)
-        self.heard_ns = time.monotonic_ns()
+        self.heard_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if document is None or desired is None:
             return
         if self._is_relisting():
@@ -111,7 +111,7 @@ class Controller:
             try:
                 told = msgspec.structs.replace(report, problems=report.problems + self._problems)
                 self._uplink.tell("report", encode(told))
-                self.heard_ns = time.monotonic_ns()
+                self.heard_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             except httpx.HTTPError:
                 self._report_is_new.set()  # it is sent again, or the next one in its place
                 raise

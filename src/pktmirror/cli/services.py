@@ -57,7 +57,10 @@ def serve(
     ] = None,
     new_ca: Annotated[
         bool,
-        typer.Option("--new-ca", help="Take another CA where the hosts' own is lost: all of them have to join again."),
+        typer.Option(
+            "--new-ca",
+            help="For one start: take another CA where the hosts' own is lost. All of them have to join again.",
+        ),
     ] = False,
     region: Annotated[str, typer.Option(help="The region by which clients know this place.")] = control.DEFAULT_REGION,
     quota: Annotated[

@@ -154,10 +154,21 @@ def _authority(store: Store, state: StateDirectory, settings: Settings) -> Autho
         has_had_one = known is not None or transaction.host_certificates.count() > 0
         if has_had_one and not state.has_authority and not settings.new_ca:
             raise _refused_ca(state, f"no {CA}")
+        is_lost = has_had_one and not state.has_authority
         authority = state.authority(time.time())
         fingerprint = authority.fingerprint.hex()
-        if known not in (None, fingerprint) and not settings.new_ca:
+        is_another = is_lost or known not in (None, fingerprint)
+        if is_another and not settings.new_ca:
             raise _refused_ca(state, f"one with the SHA-256 fingerprint {fingerprint[:16]}…, not {str(known)[:16]}…")
+        if is_another:
+            what = "another CA takes the place of the hosts' own: all of them have to join again. Drop --new-ca"
+            _log.warning(what, ca=fingerprint, before=known)
+        elif known is not None and settings.new_ca:  # left so, it would let any other pass as well
+            raise Refusal(
+                f"The CA in {state.path} is the one of this store, and --new-ca is for the start after it is lost.",
+                found=f"the SHA-256 fingerprint {fingerprint[:16]}… at both",
+                do="drop --new-ca; to have another CA all the same, move the files of this one away first",
+            )
         transaction.set_setting(_CA_FINGERPRINT, fingerprint)
     return authority
 

@@ -26,8 +26,8 @@ from pktmirror.model.ledger import Tally
 ENDED_MAX = 10_000
 """So many ended sessions are remembered; the oldest are forgotten first, and then count for no stream any more."""
 WAYS_MAX = 32
-"""So many pairs of outer addresses of a session are noted on the word of agents, who could go on for ever: each is kept
-as long as the session, and told to all hosts. Those of an operator's changes are noted always."""
+"""So many pairs of outer addresses of a session are kept when an agent tells one more, and could go on for ever: all of
+them are told to all hosts. Those of an operator's changes are noted always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,18 @@ def ways_of(streams: Iterable[Stream]) -> set[tuple[str, str]]:
     return {(outer_source, outer_destination) for _, outer_source, outer_destination in streams}
 
 
+def restless(transaction: Transaction) -> set[str]:
+    """The sessions, by id, of which so many ways are known that others may have been forgotten."""
+    ways: dict[str, set[tuple[str, str]]] = {}
+    for stream in transaction.streams.where():
+        ways.setdefault(stream.session_id, set()).add((stream.outer_source, stream.outer_destination))
+    return {session_id for session_id, known in ways.items() if len(known) >= WAYS_MAX}
+
+
 def sessions_changed(
     transaction: Transaction, sessions: Iterable[SessionRecord], *, ways_max: int | None = None
 ) -> None:
-    """Note the streams that these sessions use from now on; where there are ``ways_max`` already, no other ones.
+    """Note the streams that these sessions use from now on; of no more than ``ways_max`` ways, where it is given.
 
     Where the outer source is the host's, each that the session is known to have had; `agent_told` adds to them.
     """
@@ -78,15 +86,18 @@ def sessions_changed(
             _note(transaction, session, outer_source, ways_max)
 
 
-def agent_told(transaction: Transaction, outer_sources: Mapping[str, str]) -> dict[str, str]:
+def agent_told(transaction: Transaction, outer_sources: Mapping[str, str]) -> tuple[dict[str, str], bool]:
     """Note the streams of sessions whose agent says which outer source they use, by session id; those that are noted,
-    or never will be as there are too many of the session."""
+    and whether any of them is new."""
     noted: dict[str, str] = {}
+    is_any_new = False
     for session_id, outer_source in outer_sources.items():
         session = transaction.sessions.get(session_id)
-        if session is not None and _note(transaction, session, outer_source, WAYS_MAX):
+        is_new = None if session is None else _note(transaction, session, outer_source, WAYS_MAX)
+        if is_new is not None:
             noted[session_id] = outer_source
-    return noted
+            is_any_new |= is_new
+    return noted, is_any_new
 
 
 def interfaces_changed(
@@ -161,12 +172,15 @@ def carry_stream(transaction: Transaction, stream: StreamReport) -> None:
         )
 
 
-def _note(transaction: Transaction, session: SessionRecord, told: str | None, ways_max: int | None) -> bool:
-    """Whether the session uses a stream, which is noted then, unless it would be one way more than ``ways_max``."""
+def _note(transaction: Transaction, session: SessionRecord, told: str | None, ways_max: int | None) -> bool | None:
+    """Note the stream that the session uses: whether it is new, or None where there is none.
+
+    Where its way would be one more than ``ways_max``, others are forgotten.
+    """
     source = transaction.interfaces.get(session.interface_id)
     target = transaction.targets.get(session.target_id)
     if source is None or target is None or source.primary_address is None:
-        return False
+        return None
     ids = {source.interface_id: source}
     aimed = transaction.interfaces.get(getattr(target.target, "interface_id", ""))
     if aimed is not None:
@@ -174,15 +188,30 @@ def _note(transaction: Transaction, session: SessionRecord, told: str | None, wa
     around = Resources(0, ids, {target.target_id: target}, {}, (), (session,), transaction.networks)
     match stream_of(session, around, told):
         case (vni, outer_source, outer_destination) as stream:
-            if ways_max is not None:
-                noted = transaction.streams.where(session_id=session.session_id)
-                ways = ways_of((known.vni, known.outer_source, known.outer_destination) for known in noted)
-                if len(ways) >= ways_max and (outer_source, outer_destination) not in ways:
-                    return True
             entry = f"{session.session_id} {subject(stream)}"
+            if transaction.streams.get(entry) is not None:
+                return False
+            if ways_max is not None:
+                _make_room(transaction, session.session_id, (outer_source, outer_destination), ways_max)
             transaction.streams.put(StreamRecord(entry, session.session_id, vni, outer_source, outer_destination))
             return True
-    return False
+    return None
+
+
+def _make_room(transaction: Transaction, session_id: str, way: tuple[str, str], ways_max: int) -> None:
+    """Forget ways of a session until there is room for this one: none is in use any more, as a session has but one.
+
+    First those to another target: of those to the same one the agent may be told to use any, but says it then.
+    """
+    known = transaction.streams.where(session_id=session_id)
+    ways = ways_of((stream.vni, stream.outer_source, stream.outer_destination) for stream in known)
+    if way in ways:
+        return
+    kept_last = sorted(ways, key=lambda other: (other[1] == way[1], other))
+    forgotten = set(kept_last[: max(0, len(ways) - ways_max + 1)])
+    for stream in known:
+        if (stream.outer_source, stream.outer_destination) in forgotten:
+            transaction.streams.remove(stream.entry)
 
 
 def _forget(transaction: Transaction, session_id: str) -> None:

@@ -216,7 +216,7 @@ def _collector(session_id: str, group: _Group, books: _Books) -> CollectorRow | 
     """The far end of a group, or why it cannot be compared."""
     for member in group.session_ids:
         if len(ways_of(books.history.streams.get(member, ()))) >= WAYS_MAX:
-            reason = f"{member} has had {WAYS_MAX} pairs of outer addresses, and of more its agent is not believed"
+            reason = f"{member} has had {WAYS_MAX} pairs of outer addresses or more, and not all of them are remembered"
             return Uncollected(reason=reason)
     monitors: set[str] = set()
     received, written = Tally(), Tally()

@@ -170,6 +170,7 @@ class ControlPlane:
             self._probes,
             self.traces,
             take_in=self._take_in,
+            known=self._known_sessions,
             forget=self._forget_sessions,
             now_s=now_s,
         )
@@ -430,9 +431,8 @@ class ControlPlane:
             ownership.settle(transaction, changed)
             for record in deleted:
                 transaction.remove_interface(record.interface_id)
-            streams = transaction.streams.count()
-            noted = history.agent_told(transaction, told)
-            if changed or deleted or transaction.streams.count() != streams:  # other hosts are told of a stream
+            noted, are_new = history.agent_told(transaction, told)
+            if changed or deleted or are_new:  # other hosts are told of a stream
                 transaction.bump_revision()
             transaction.hosts.put(HostRecord(report.host_id, report.agent_version, now_s))
             if changed or deleted:
@@ -634,7 +634,7 @@ class ControlPlane:
         self.hear(now_s)
         with self._store.read() as transaction:
             resources, hosts = Resources.of(transaction), transaction.hosts.where()
-            ends = transaction.unconfirmed_ends.where()
+            ends, restless = transaction.unconfirmed_ends.where(), history.restless(transaction)
             templates = self._templates(transaction)
         return {
             "version": pktmirror.__version__,
@@ -642,7 +642,7 @@ class ControlPlane:
             "region": self._region,
             "started_at_s": self._started_at_s,
             "revision": resources.revision,
-            "hosts": views.hosts(hosts, self._reports, now_s),
+            "hosts": views.hosts(hosts, resources, restless, self._reports, now_s),
             "sessions": views.sessions(resources, self._reports, now_s),
             "deleted_sessions": views.deleted_sessions(ends, now_s),
             "monitors": views.monitors(self._reports, now_s),
@@ -741,6 +741,9 @@ class ControlPlane:
             history.sessions_ended(transaction, self._reports.sent, now_s)
             removed = transaction.removed_sessions
         self._forget_sessions(removed)
+
+    def _known_sessions(self) -> set[str]:
+        return {*self._reports.sent, *self._outer_sources, *self._host_of}
 
     def _forget_sessions(self, session_ids: Iterable[str]) -> None:
         for session_id in session_ids:

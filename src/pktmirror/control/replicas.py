@@ -38,7 +38,8 @@ class _AgentTold(msgspec.Struct, frozen=True):
 
 
 class Replicas:
-    """The others. ``take_in`` a report and ``forget`` sessions are what is to be done when they were told so."""
+    """The others. ``take_in`` a report and ``forget`` sessions are what is to be done when they were told so; ``known``
+    are the sessions of which anything is remembered."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Replicas:
         traces: Traces,
         *,
         take_in: Callable[[Report, float], None],
+        known: Callable[[], set[str]],
         forget: Callable[[Iterable[str]], None],
         now_s: float,
     ) -> None:
@@ -56,6 +58,7 @@ class Replicas:
         self._probes = probes
         self._traces = traces
         self._take_in = take_in
+        self._known = known
         self._forget = forget
         self._exchange = Exchange(store)
         self._hearing = threading.Lock()
@@ -171,13 +174,16 @@ class Replicas:
             elif kind == Kind.MONITOR:
                 self._reports.monitors.pop(name, None)
         with self._store.read() as transaction:
-            revision = transaction.revision
-            if revision != self._pruned_at:
+            is_changed = transaction.revision != self._pruned_at
+        if is_changed:
+            known = self._known()  # before the store is read: one that is made meanwhile is not gone
+            with self._store.read() as transaction:
+                revision = transaction.revision
                 there = {record.session_id for record in transaction.sessions.where()}
-                self._forget(set(self._reports.sent) - there)
-                for sessions in [*self._sent_by_host.values()]:
-                    sessions.intersection_update(there)
-                self._pruned_at = revision
+            self._forget(known - there)
+            for sessions in [*self._sent_by_host.values()]:
+                sessions.intersection_update(there)
+            self._pruned_at = revision
         if now_s - self._swept_at_s > SWEPT_EVERY_S:
             self._swept_at_s = now_s
             self._exchange.remove_older(now_s - KEPT_S)

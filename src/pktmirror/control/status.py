@@ -1,6 +1,6 @@
 """How each session fares, in one sentence where it does not mirror. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from pktmirror.control.placement import Resources, delivery
 from pktmirror.control.records import SessionRecord
@@ -64,6 +64,19 @@ def silent_engines(engines: Iterable[EngineStatus]) -> list[str]:
         for engine in engines
         if engine.problem is not None
     ]
+
+
+def restless(host_id: str, resources: Resources, session_ids: Container[str]) -> list[str]:
+    """That of these sessions, where they are of the host, not all outer addresses are remembered."""
+    of_host = [
+        session.session_id
+        for session in resources.sessions
+        if session.session_id in session_ids and resources.interfaces[session.interface_id].host_id == host_id
+    ]
+    return [
+        f"{len(of_host)} of its sessions ({', '.join(of_host[:3])}{', …' if of_host[3:] else ''}) had ever other outer "
+        "addresses: the older are forgotten, and the ledger does not compare their ends"
+    ] * bool(of_host)
 
 
 def still_mirroring(host_id: str) -> str:

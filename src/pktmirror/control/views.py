@@ -1,6 +1,6 @@
 """What people are shown of hosts, sessions and interfaces, as documents of our own API. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,12 +15,14 @@ from pktmirror.model.rate import UNLIMITED
 from pktmirror.networks import Networks
 
 
-def hosts(records: Iterable[HostRecord], told: Reports, now_s: float) -> list[dict[str, Any]]:
-    """Each host, and how its agent is."""
-    return [_host(record, told, now_s) for record in records]
+def hosts(
+    records: Iterable[HostRecord], resources: Resources, restless: Container[str], told: Reports, now_s: float
+) -> list[dict[str, Any]]:
+    """Each host, and how its agent is. ``restless`` are the sessions of which not all ways are remembered."""
+    return [_host(record, told, now_s, status.restless(record.host_id, resources, restless)) for record in records]
 
 
-def _host(host: HostRecord, told_by: Reports, now_s: float) -> dict[str, Any]:
+def _host(host: HostRecord, told_by: Reports, now_s: float, beside: Iterable[str]) -> dict[str, Any]:
     told = told_by.agents.get(host.host_id)
     reported_at_s = host.reported_at_s if told is None else told.received_at_s
     agent_version = host.agent_version if told is None else told.report.agent_version
@@ -34,6 +36,7 @@ def _host(host: HostRecord, told_by: Reports, now_s: float) -> dict[str, Any]:
             *([] if told is None else told.report.problems),
             *status.silent_engines(() if told is None else told.report.engines),
             *([] if apart is None else [apart]),
+            *beside,
         ],
         "engines": () if told is None else msgspec.to_builtins(told.report.engines),
         "stray_packets": 0 if told is None else told.report.strays.packets,

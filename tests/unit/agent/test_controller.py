@@ -1,5 +1,6 @@
 """The agent's line to the control plane: what is followed, what is kept, and what is told when that fails."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,7 @@ def test_the_control_plane_is_heard_of_by_a_document_and_by_a_report_that_it_tak
     report = Report(host_id=HOST, agent_version="", applied_revision=0)
     plane.answer = b"{"
     plane.told = lambda _body: False
+    began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with following(plane, tmp_path / "kept.json") as controller:
         controller.report(report)
         wait_until(lambda: len(plane.asked_after) > 2, WITHIN_S, "it does not ask")
@@ -179,9 +181,12 @@ def test_the_control_plane_is_heard_of_by_a_document_and_by_a_report_that_it_tak
         plane.told = plane._report
         controller.report(report)
         wait_until(lambda: controller.heard_ns is not None, WITHIN_S, "the report was taken")
+        assert began_ns <= (controller.heard_ns or 0) <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     plane.desire(1)
+    began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with following(plane, tmp_path / "kept.json") as controller:
         wait_until(lambda: controller.heard_ns is not None, WITHIN_S, "the document was taken")
+        assert began_ns <= (controller.heard_ns or 0) <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 @pytest.mark.parametrize("lease_s", [-1, 9, 10**7 + 1])
