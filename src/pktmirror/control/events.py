@@ -21,7 +21,10 @@ IDLE_ELEMENT_BYTES_MAX = 4_096  # of what changed nothing
 TEXT_CHARACTERS_MAX = 1024
 SECRETS = frozenset({"secretaccesskey", "sessiontoken", "password", "token", "authorization", "signature"})
 
-_SOURCES = {"monitoring": "monitoring.amazonaws.com", "pktmirror": "pktmirror"}
+OWN_SERVICE = "pktmirror"
+"""What requests to our own API are signed for, and what their actions begin with in a policy."""
+
+_SOURCES = {"monitoring": "monitoring.amazonaws.com", OWN_SERVICE: OWN_SERVICE}
 _READS = ("Describe", "Get", "List", "Read")
 
 Record = dict[str, Any]

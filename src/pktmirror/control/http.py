@@ -80,7 +80,7 @@ from pktmirror.aws import (
     success,
     verify,
 )
-from pktmirror.control.events import Event
+from pktmirror.control.events import OWN_SERVICE, Event
 from pktmirror.control.host_routes import HostRoutes
 from pktmirror.control.joins import HOSTS, Joins
 from pktmirror.control.own_routes import OwnRoutes
@@ -101,7 +101,6 @@ from pktmirror.control.store import EVERYTHING
 from pktmirror.control.tls import came_by_tls
 from pktmirror.model.probe import probe_key
 
-OWN_SERVICE = "pktmirror"
 OWN_PATH = "/pktmirror/v1"
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_EVERY_S = 1.0

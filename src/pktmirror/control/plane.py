@@ -31,7 +31,7 @@ from pktmirror.control import (
 from pktmirror.control.access_keys import new_access_key, new_account_id
 from pktmirror.control.accesses import Place, accesses
 from pktmirror.control.authorization import Question, authorize
-from pktmirror.control.events import Event, record
+from pktmirror.control.events import OWN_SERVICE, Event, record
 from pktmirror.control.exchange import Kind
 from pktmirror.control.instances import Instances, Minutes, Source
 from pktmirror.control.keys import Key
@@ -92,7 +92,7 @@ DECISIONS_MAX = 4
 OPERATOR = ""
 """The store's own account, in which templates make sessions."""
 _ACCOUNT_ID = "account_id"
-_OWN_SERVICE = "pktmirror"
+
 _log = structlog.get_logger("control")
 
 
@@ -211,8 +211,8 @@ class ControlPlane:
         if principal.owner:
             raise ApiError("AccessDenied", f"{principal.arn} is of another account than the operator's", 403)
         with self._store.read() as transaction:
-            question = Question.of(transaction, principal, lambda: [Access(f"{_OWN_SERVICE}:{action}")])
-        authorize(question, origin, service=_OWN_SERVICE, region=self._region, now_s=now_s)
+            question = Question.of(transaction, principal, lambda: [Access(f"{OWN_SERVICE}:{action}")])
+        authorize(question, origin, service=OWN_SERVICE, region=self._region, now_s=now_s)
 
     def refused_call(self, event: Event, error: ApiError) -> None:
         """Log a call that was refused; where the log cannot take it, or has too many such, that is counted."""
@@ -241,7 +241,7 @@ class ControlPlane:
 
     def _write_refusal(self, event: Event, written: dict[str, Any]) -> None:
         key_id = None if event.principal is None else event.principal.access_key_id
-        is_offered = event.service == _OWN_SERVICE or (event.service, event.operation) in operations.OPERATIONS
+        is_offered = event.service == OWN_SERVICE or (event.service, event.operation) in operations.OPERATIONS
         operation = f"{event.service}:{event.operation}" if is_offered else ""  # else it is what anybody makes up
         self._count_left_out(
             self._trail.write_unknown(written, event.at_s)

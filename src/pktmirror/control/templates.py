@@ -212,10 +212,12 @@ class _Deciding:
         for stand, session in waiting:
             reason = self._mended(stand, session)
             if reason is not None:
-                stand.reasons.append(Reason(session.interface_id, f"{session.session_id} stays as it is: {reason}"))
+                stand.reasons.append(
+                    Reason(session.interface_id, f"{session.session_id} is not as its template says: {reason}")
+                )
 
     def _mended(self, stand: _Stand, session: SessionRecord) -> str | None:
-        """Make a session as its template says; why that cannot be, or None."""
+        """Make a session as its template says, as far as that can be; why not the rest, or None."""
         template, now = stand.template, self._sessions[session.session_id]
         wanted = replace(
             now,
@@ -230,17 +232,25 @@ class _Deciding:
             return None
         if stand.problem is not None:
             return stand.problem
+        reasons: list[str] = []
         if wanted.number != now.number and (taken := self._number_taken(now.interface_id, wanted.number)) is not None:
-            return taken
+            reasons.append(taken)
+            wanted = replace(wanted, number=now.number)
         if wanted.target_id != now.target_id and (full := self._target_full(wanted.target_id, now.interface_id)):
-            return full
+            reasons.append(full)
+            wanted = replace(wanted, target_id=now.target_id)
+        if wanted != now:
+            self._put(stand, now, wanted)
+        return "; ".join(reasons) or None
+
+    def _put(self, stand: _Stand, now: SessionRecord, wanted: SessionRecord) -> None:
         del self._numbers[now.interface_id, now.number]
         self._numbers[wanted.interface_id, wanted.number] = wanted
         self._sources[now.target_id][now.interface_id] -= 1
         self._sources.setdefault(wanted.target_id, Counter())[now.interface_id] += 1
         self._sessions[now.session_id] = stand.held[now.interface_id] = wanted
+        self._change.pop(now.session_id, None)  # its number may have become free by a change that stands behind it
         self._change[now.session_id] = wanted
-        return None
 
     # --- what is to be made
 

@@ -279,11 +279,16 @@ def test_a_number_that_becomes_free_goes_to_who_waits_for_it() -> None:
     ]
 
 
-def test_a_number_that_is_taken_leaves_the_session_as_it_is_and_says_so() -> None:
+def test_a_number_that_is_taken_leaves_the_session_its_own_and_says_so() -> None:
+    """All else is as the template says: what it was before may be about to be deleted."""
     now = settled(situation(template(), interfaces=(WEB1, SENSOR), sessions=(session("hand", "web1", "sensor", 2),)))
-    moved = settled(replace(now, templates=(template(number=2),)))
-    assert moved.sessions == now.sessions
-    assert reasons(moved) == {"eni-web1": "tms-doc/web-eni-web1 stays as it is: session number 2 is taken by tms-hand"}
+    moved = settled(replace(now, templates=(template(number=2, filter_id="tmf-2"),), filters={*now.filters, "tmf-2"}))
+    [before] = [each for each in now.sessions if each.session_id != "tms-hand"]
+    [after] = [each for each in moved.sessions if each.session_id != "tms-hand"]
+    assert after == replace(before, filter_id="tmf-2")
+    assert reasons(moved) == {
+        "eni-web1": "tms-doc/web-eni-web1 is not as its template says: session number 2 is taken by tms-hand"
+    }
 
 
 @pytest.mark.parametrize("missing", ["target_id", "filter_id"])
