@@ -79,26 +79,28 @@ class Controller:
     def _watch_once(self) -> None:
         if self._unkept is not None:
             self._keep(self._unkept)
-        before = None if self._is_relisting() else self.desired
+        asks_for_all = self._is_relisting()  # asked once: time goes on while the answer is waited for
+        before = None if asks_for_all else self.desired
+        after = _NOTHING if before is None else before.revision
         streams = {} if before is None else {"streams": before.streams_id}
-        document = self._uplink.ask("desired", after=self._known(), **streams)
+        document = self._uplink.ask("desired", after=after, **streams)
         desired = None if document is None else self._decoded(document)
         if desired is not None and desired.streams_kept:
-            desired = _with_streams_of(before, desired)
+            try:
+                desired = _with_streams_of(before, desired)
+            except msgspec.ValidationError:
+                self._relist_at_s = 0.0  # the same question would have the same answer
+                raise
             document = encode(desired)
         self.heard_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if document is None or desired is None:
             return
-        if self._is_relisting():
+        if asks_for_all:
             self._relist_at_s = time.monotonic() + self._relist_s * random.uniform(0.8, 1.2)
         if desired != self.desired and not self._watch.stopping:
             self._keep(document)
             self.desired = desired
             self._on_change()
-
-    def _known(self) -> int:
-        """The revision after which something else is waited for."""
-        return _NOTHING if self.desired is None or self._is_relisting() else self.desired.revision
 
     def _is_relisting(self) -> bool:
         return time.monotonic() >= self._relist_at_s

@@ -74,15 +74,15 @@ class HostRoutes:
         host_id = name_of(request)
         after = number_of(request, "after", -1.0)
         until_s = time.monotonic() + min(number_of(request, "wait_s", 0.0), WAIT_S_MAX)
-        wakes, changed = self._polls.revisions.wakes, self._polls.revisions.next()
+        changed = self._polls.revisions.next()
         if not came_by_tls(request):
             await self._require_agent(request)
         latest = await run_in_threadpool(self._look, request, host_id)
         while latest.revision == after:
             if not await self._polls.revisions.come(changed, until_s):
                 return Response(status_code=204)
-            before, wakes, changed = wakes, self._polls.revisions.wakes, self._polls.revisions.next()
-            latest, given_out = await self._news_since(before)
+            changed = self._polls.revisions.next()
+            latest, given_out = await self._latest_news()
             if came_by_tls(request):
                 offered(self._joins).refuse_stranger(shown(request), host_id, time.time(), given_out)
         known = request.query_params.get("streams", "")
@@ -93,9 +93,9 @@ class HostRoutes:
             offered(self._joins).refuse_stranger(shown(request), host_id, time.time())
         return self._plane.latest()
 
-    def _news_since(self, wakes: int) -> "asyncio.Future[_News]":
-        """What was read after a wake that came after so many."""
-        if self._news is None or self._news_wakes <= wakes:
+    def _latest_news(self) -> "asyncio.Future[_News]":
+        """What is read once for all whom one wake has woken: no other wake came since the reading began."""
+        if self._news is None or self._news_wakes < self._polls.revisions.wakes:
             self._news_wakes = self._polls.revisions.wakes
             self._news = asyncio.ensure_future(run_in_threadpool(self._read_news))
         return asyncio.shield(self._news)
@@ -150,7 +150,7 @@ class HostRoutes:
         monitor_id = name_of(request)
         body = await self._agents_body(request, REPORT_BYTES_MAX)
         report = decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
-        if not self._plane.monitor_reported(monitor_id, report, time.time()):
+        if not await run_in_threadpool(self._plane.monitor_reported, monitor_id, report, time.time()):
             raise ApiError("MonitorLimitExceeded", "Too many monitors report here; restart to forget those gone")
         return Response(status_code=204)
 

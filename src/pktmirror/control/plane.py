@@ -380,22 +380,24 @@ class ControlPlane:
             return transaction.revision
 
     def desired(self, host_id: str) -> DesiredState:
-        with self._store.read() as transaction:
-            resources = self._latest(transaction)
-        return desired_state(resources, host_id)
+        return desired_state(self.latest(), host_id)
 
     def latest(self) -> Resources:
         """What documents are made of."""
-        with self._store.read() as transaction:
-            return self._latest(transaction)
+        with self._reading_latest() as (_, resources):
+            return resources
 
-    def _latest(self, transaction: Transaction) -> Resources:
-        """Those of the last revision, which many ask for after each change."""
-        with self._reading:  # one reads, and the others have it
+    @contextmanager
+    def _reading_latest(self) -> Iterator[tuple[Transaction, Resources]]:
+        """A state of the store, and what of it many ask for after each change: one reads, and the others have it.
+
+        Nobody takes a state before it is his turn: it would be an older one, and be read all anew.
+        """
+        with self._reading, self._store.read() as transaction:
             resources = self._resources
             if resources is None or resources.revision != transaction.revision:
                 resources = self._resources = Resources.placed(transaction)
-            return resources
+            yield transaction, resources
 
     def agent_reported(self, report: Report, now_s: float) -> None:
         """Take in what an agent tells; only what changed of its interfaces is written.
@@ -476,8 +478,8 @@ class ControlPlane:
 
     def ask_probe(self, session_id: str, within_s: float, shared_token: bytes, now_s: float) -> Verification:
         """Ask for a probe on the way of a session's copies. Raises ApiError for a session that is not there."""
-        with self._store.read() as transaction:
-            session, resources = transaction.sessions.get(session_id), self._latest(transaction)
+        with self._reading_latest() as (transaction, resources):
+            session = transaction.sessions.get(session_id)
         if session is None:
             raise ApiError(
                 "InvalidTrafficMirrorSessionId.NotFound",

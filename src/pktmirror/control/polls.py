@@ -83,9 +83,10 @@ class Polls:
 
     async def change(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""
-        result = await run_in_threadpool(change, *arguments)  # what fails has changed nothing
-        self.revisions.reached(self._plane.revision_written)
-        return result
+        try:
+            return await run_in_threadpool(change, *arguments)
+        finally:  # what fails may fail behind its commit
+            self.revisions.reached(self._plane.revision_written)
 
     def _all(self) -> tuple[Changes, ...]:
         return self.revisions, self.probes, self.trace_orders, self.traces

@@ -107,6 +107,8 @@ class Collection(Generic[R]):
 
     def owner_of(self, key: str) -> str | None:
         """The account that a record belongs to; None for one that is not there."""
+        if _is_asked_in_vain({self._mapping.key: key}):
+            return None
         rows = statements.rows(self._connection, self._mapping.table, {self._mapping.key: key} | self._owned)
         return None if not rows else str(rows[0][schema.OWNER])
 
@@ -156,6 +158,8 @@ class Tags:
         return tags
 
     def of(self, resource_id: str) -> dict[str, str]:
+        if _is_asked_in_vain({"": resource_id}):
+            return {}
         rows = statements.rows(self._connection, schema.TAGS, {"resource_id": resource_id} | self._owned, ["key"])
         return {row["key"]: row["value"] for row in rows}
 
@@ -165,6 +169,8 @@ class Tags:
 
     def remove(self, resource_id: str, key: str | None = None) -> None:
         """One tag, or all of a resource."""
+        if _is_asked_in_vain({"": resource_id, "key": key}):
+            return
         named = {"resource_id": resource_id} | ({} if key is None else {"key": key})
         statements.remove(self._connection, schema.TAGS, named | self._owned)
 
@@ -341,7 +347,9 @@ class Store:
         """The last one that this object has committed."""
         self._revision_to_come: int | None = None  # with the transaction that is being committed
         self._readers, self._writers = readers, writers
-        self._turns = Turns(lambda: self._begun(writes=True), Transaction, self._before_commit, self._after_commit)
+        self._turns = Turns(
+            lambda: self._begun(writes=True), Transaction, self._before_commit, self._after_commit, _is_lost
+        )
         self._options: dict[str, Any] = {} if url is None else {"version": schema.VERSION}
 
     @classmethod
@@ -471,6 +479,11 @@ def _parted(keys: Iterable[str]) -> Iterator[list[str]]:
     left = [key for key in dict.fromkeys(keys) if not _is_asked_in_vain({"": key})]
     for first in range(0, len(left), statements.SOME_MAX):
         yield left[first : first + statements.SOME_MAX]
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether a writer's connection has to be given up for it."""
+    return postgresql.is_to_be_left(getattr(error, "orig", None) or error, writes=True)
 
 
 def _is_asked_in_vain(equal: dict[str, object]) -> bool:

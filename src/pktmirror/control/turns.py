@@ -73,7 +73,8 @@ class _Together(Generic[W]):
 
 class Turns(Generic[W]):
     """``begin`` opens a transaction, which is committed when its context ends well; ``before_commit`` is called in it
-    with what the turns worked on, and ``after_commit`` once that is so, before anybody is answered or begins anew."""
+    with what the turns worked on, and ``after_commit`` once that is so, before anybody is answered or begins anew.
+    What ``is_lost`` is no turn's alone: the connection is good for nothing more, so the whole transaction is undone."""
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Turns(Generic[W]):
         view: Callable[[Connection], W],
         before_commit: Callable[[list[W]], None],
         after_commit: Callable[[], None] = lambda: None,
+        is_lost: Callable[[BaseException], bool] = lambda _error: False,
         *,
         together_s_max: float = TURNS_S_MAX,
     ) -> None:
@@ -88,6 +90,7 @@ class Turns(Generic[W]):
         self._view = view
         self._before_commit = before_commit
         self._after_commit = after_commit
+        self._is_lost = is_lost
         self._together_s_max = together_s_max
         self._turn = threading.Lock()  # waiting here is fair; SQLite's own waiting is polling
         self._counting = threading.Lock()
@@ -102,9 +105,7 @@ class Turns(Generic[W]):
     @contextmanager
     def turn(self) -> Iterator[W]:
         """The turn's changes are on the disk when this ends; an exception undoes them."""
-        self._count(1)
-        with self._turn:
-            self._count(-1)
+        with self._having_waited():
             together = self._together or _Together[W](self._begin())
             self._together = together
             failure: BaseException | None = None
@@ -129,9 +130,21 @@ class Turns(Generic[W]):
         if together.error is not None:
             raise together.error
 
+    @contextmanager
+    def _having_waited(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            self._turn.acquire()
+        finally:
+            self._count(-1)
+        try:
+            yield
+        finally:
+            self._turn.release()
+
     def _undo(self, together: _Together[W], error: BaseException) -> None:
-        """This turn alone; where that cannot be, or there was no other, the transaction."""
-        if together.done:
+        """This turn alone; where that cannot be or is of no use, or there was no other, the transaction."""
+        if together.done and not self._is_lost(error):
             try:
                 together.execute(_UNDO)
                 together.execute(_RELEASE)
