@@ -5,6 +5,7 @@ import resource
 import signal
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,20 @@ def trail(tmp_path: Path) -> Iterator[Trail]:
     trail.close()
 
 
-@pytest.fixture
-def no_room() -> Iterator[Any]:
-    """Lets files of this process grow to so many bytes only, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """Lets files of this process grow to so many bytes only, as a full disk would.
+
+    No longer than the writes that it is for: what the suite prints may be going to a file as well.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda bytes_max: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def names(state: Path, **bounds: Any) -> list[str | None]:
@@ -63,17 +70,14 @@ def test_a_day_has_a_file_for_its_owner_only(trail: Trail, tmp_path: Path) -> No
     assert names(tmp_path, until=datetime(2026, 1, 2, tzinfo=UTC)) == ["call1"]
 
 
-def test_a_record_that_does_not_fit_leaves_nothing_of_it(trail: Trail, tmp_path: Path, no_room: Any) -> None:
+def test_a_record_that_does_not_fit_leaves_nothing_of_it(trail: Trail, tmp_path: Path) -> None:
     trail.write(record(1))
     size = (tmp_path / "audit/2026-01-02.jsonl").stat().st_size
-    no_room(size + 100)  # the next is written in part
-    with pytest.raises(Unwritable):
+    with largest_file(size + 100), pytest.raises(Unwritable):  # the next is written in part
         trail.write(record(2))
     assert (tmp_path / "audit/2026-01-02.jsonl").stat().st_size == size
-    no_room(size)  # and the next not at all
-    with pytest.raises(Unwritable):
+    with largest_file(size), pytest.raises(Unwritable):  # and the next not at all
         trail.write(record(3))
-    no_room(10 * size)
     trail.write(record(4))
     assert names(tmp_path) == ["call1", "call4"]
 
@@ -175,16 +179,12 @@ def test_keys_that_may_have_all_again_are_forgotten_when_there_are_too_many(tmp_
     trail.close()
 
 
-def test_what_was_left_out_is_not_forgotten_by_a_record_that_could_not_be_written(
-    trail: Trail, tmp_path: Path, no_room: Any
-) -> None:
+def test_what_was_left_out_is_not_forgotten_by_a_record_that_could_not_be_written(trail: Trail, tmp_path: Path) -> None:
     for number in range(int(UNKNOWN_BURST) + 2):
         trail.write_unknown(record(number), 5.0)
     size = (tmp_path / "audit/2026-01-02.jsonl").stat().st_size
-    no_room(size)
-    with pytest.raises(Unwritable):
+    with largest_file(size), pytest.raises(Unwritable):
         trail.write_unknown(record(1000), 15.0)
-    no_room(10 * size)
     trail.write_unknown(record(1001), 15.0)
     last = list(read(tmp_path))[-1]
     assert last is not None
