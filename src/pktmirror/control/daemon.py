@@ -24,9 +24,10 @@ from starlette.applications import Starlette
 
 from pktmirror.aws import ApiError
 from pktmirror.control.authority import HOST_S, Authority
+from pktmirror.control.callers import Identity
 from pktmirror.control.http import Endpoint
 from pktmirror.control.joins import Joins
-from pktmirror.control.plane import ControlPlane, Identity
+from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import CA, CA_KEY, KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
@@ -107,7 +108,7 @@ def serve(
                 )
             )
 
-        plane.follow_identity(known_by)
+        plane.callers.follow(known_by)
         tls, joins = None, None
         # Also without TLS: replicas that are to have it share what the first of them has made.
         authority = _authority(store, state, settings)

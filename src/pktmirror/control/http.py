@@ -198,7 +198,7 @@ class Endpoint:
             try:
                 await self.polls.change(self._plane.forget_interfaces, time.time())
                 await run_in_threadpool(self._plane.hear, time.time())
-                await run_in_threadpool(self._plane.look_after_identity)
+                await run_in_threadpool(self._plane.callers.look_after)
             except Exception:  # the next turn may succeed; what failed is in the log
                 _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
@@ -228,7 +228,7 @@ class Endpoint:
             _log.exception("a request failed", request_id=event.request_id)
             error = errors.internal_error()
         self._plane.refused.count(error.code)
-        await run_in_threadpool(self._plane.refused_call, asked.event, error)
+        await run_in_threadpool(self._plane.audit.refusal, asked.event, error)
         if json.is_spoken_to(asked.service):
             body, headers = json.failure(error)
             return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
@@ -242,7 +242,7 @@ class Endpoint:
 
         def secret_of(access_key_id: str) -> str | None:
             nonlocal principal
-            secret, principal = self._plane.caller(access_key_id)
+            secret, principal = self._plane.callers.caller(access_key_id)
             return secret
 
         identity = verify(signed, secret_of, datetime.now(UTC), services=frozenset(SERVICES))
@@ -289,7 +289,7 @@ class Endpoint:
                     request.state.body = await self._require_signature(request)
                 response = await answer(request)
                 if action is not None and request.method == "GET":
-                    await run_in_threadpool(self._plane.log_read, request.state.event)
+                    await run_in_threadpool(self._plane.audit.read, request.state.event)
                 return response
             except ApiError as refusal:
                 error = refusal
@@ -300,7 +300,7 @@ class Endpoint:
                 error = errors.internal_error()
             self._plane.refused.count(error.code)
             if action is not None:
-                await run_in_threadpool(self._plane.refused_call, request.state.event, error)
+                await run_in_threadpool(self._plane.audit.refusal, request.state.event, error)
             return as_json({"code": error.code, "message": error.message}, error.status)
 
         return guarded
@@ -318,13 +318,13 @@ class Endpoint:
         """The body, which the signature covers, of a caller who may ask this. A change is in the audit log by then."""
         signed = await read_signed(request, BODY_BYTES_MAX)
         identity = await run_in_threadpool(
-            verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset({OWN_SERVICE})
+            verify, signed, self._plane.callers.secret_of, datetime.now(UTC), services=frozenset({OWN_SERVICE})
         )
-        principal = await run_in_threadpool(self._plane.principal, identity.access_key_id)
+        principal = await run_in_threadpool(self._plane.callers.principal, identity.access_key_id)
         event = request.state.event = replace(request.state.event, principal=principal)
         await run_in_threadpool(self._plane.allow, event.operation, principal, event.origin, time.time())
         if request.method != "GET":
-            request.state.event = await run_in_threadpool(self._plane.log_change, event)
+            request.state.event = await run_in_threadpool(self._plane.audit.change, event)
         return signed.body
 
 

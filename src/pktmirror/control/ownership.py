@@ -6,6 +6,7 @@ their interface.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from pktmirror.aws import ApiError, errors
 from pktmirror.control.records import AccountRecord, AssignmentRecord, InterfaceRecord
@@ -20,6 +21,18 @@ def require_account(transaction: Transaction, name: str) -> AccountRecord:
     if not found:
         raise ApiError("InvalidAccountId.NotFound", f"The account '{errors.echo(name)}' does not exist", 404)
     return found[0]
+
+
+def require_interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
+    """Whosever it is. Raises InvalidNetworkInterfaceID.NotFound."""
+    record = transaction.interfaces.get(interface_id)
+    if record is None:
+        raise ApiError(
+            "InvalidNetworkInterfaceID.NotFound",
+            f"The network interface ID '{errors.echo(interface_id)}' does not exist",
+            404,
+        )
+    return record
 
 
 def require_free_name(transaction: Transaction, name: str) -> None:
@@ -130,3 +143,19 @@ def _use_of(transaction: Transaction, interface_id: str) -> str | None:
 def _give(transaction: Transaction, interface_id: str, owner: str) -> None:
     transaction.interfaces.give(interface_id, owner)
     transaction.tags.give(interface_id, owner)
+
+
+def accounts(transaction: Transaction, operator: AccountRecord) -> list[dict[str, Any]]:
+    """The ``operator``'s own account, then the others, with what each has."""
+    others = [(account, transaction.of_account(account.account_id)) for account in transaction.accounts.where()]
+    return [
+        {
+            "account_id": account.account_id,
+            "name": account.name,
+            "users": seen.users.count(),
+            "interfaces": seen.interfaces.count(),
+            "sessions": seen.sessions.count(),
+            "assigned": sorted(each.subject for each in transaction.assignments.where(account_id=account.account_id)),
+        }
+        for account, seen in [(operator, transaction.of_account("")), *others]
+    ]

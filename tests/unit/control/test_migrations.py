@@ -128,7 +128,7 @@ def test_a_released_store_is_understood(released: Path, tmp_path: Path) -> None:
         assert transaction.declaration.vpc[0].name == "office"
     desired = plane.desired("host-1")
     assert [each.key for each in desired.interfaces] == ["netns:web/eth0"]
-    assert plane.secret_of(plane.identity.access_key_id) == plane.identity.secret_access_key
+    assert plane.callers.secret_of(plane.callers.identity.access_key_id) == plane.callers.identity.secret_access_key
     store.close()
 
 
