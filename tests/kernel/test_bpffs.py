@@ -1,6 +1,7 @@
 """What is unpinned: all of an agent's directory, and nothing outside of a bpffs."""
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def test_an_agents_pins_go_and_those_of_others_stay(root: Path) -> None:
     assert not remove_pins(root, "mine"), "there is nothing any more"
     assert remove_pins(root, "other")
     assert not root.exists(), "the last one takes the mount along"
+
+
+def test_a_mount_in_which_somebody_is_at_work_stays_and_goes_when_he_has_left(root: Path) -> None:
+    pinned(pins_of(root, "mine") / "version" / "map")
+    inside = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert remove_pins(root, "mine")
+        assert bpffs.is_mounted(root)
+    finally:
+        os.close(inside)
+    assert not remove_pins(root, "mine"), "there is nothing any more"
+    assert not root.exists()
 
 
 def test_a_directory_outside_of_a_bpffs_keeps_what_it_holds(tmp_path: Path, victim: Path) -> None:

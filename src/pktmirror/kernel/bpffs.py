@@ -38,14 +38,22 @@ def mount(path: Path) -> None:
 
 
 def unmount_if_unused(path: Path) -> None:
-    """Take away a bpffs that `mount` made, and its directory, once nothing is pinned there; others are left alone."""
+    """Take away a bpffs that `mount` made, and its directory, once nothing is pinned there; others are left alone.
+
+    One in which somebody is at work at this moment (EBUSY) is in use too, and stays.
+    """
     ours = any(
         line.split()[:3] == [_SOURCE.decode(), str(path), "bpf"]
         for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     )
     if ours and not any(entry.is_dir() for entry in path.iterdir()):
-        unmount(path)
-        path.rmdir()
+        try:
+            unmount(path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        else:
+            path.rmdir()
 
 
 def unmount(path: Path) -> None:
