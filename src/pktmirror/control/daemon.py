@@ -361,7 +361,7 @@ def _declaration(file: Path | None) -> Declaration | None:
     if file is None:
         return None
     try:
-        declared = parse(file.read_text(encoding="utf-8"))
+        declared = parse(file.read_text(encoding="utf-8-sig"))
         networks(declared)
         return declared
     except (OSError, UnicodeDecodeError) as error:
