@@ -4,7 +4,7 @@ import struct
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pktmirror.kernel.neighbour_events import NeighbourEvent, neighbour_events
@@ -58,7 +58,14 @@ def test_what_is_of_something_else_is_left_out_and_what_follows_is_not() -> None
     ]
 
 
+NO_LENGTH = (
+    struct.pack("=IHHII", 16 + 12 + 8, NEW, 0, 0, 0) + struct.pack("=BBHiHBB", 2, 0, 0, 7, FAILED, 0, 1) + bytes(8)
+)
+
+
 @given(st.binary(max_size=200))
+@example(bytes(16))
+@example(NO_LENGTH)
 def test_whatever_it_gets_it_ends(datagram: bytes) -> None:
     told(datagram)
 
