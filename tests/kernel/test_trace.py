@@ -138,7 +138,7 @@ def test_a_packet_is_told_with_every_session_that_was_asked_and_where_its_copy_c
         revision=7,
         offers=(Offered(ONE.session_id, Verdict.REJECTED_BY_RULE), Offered(TWO.session_id, Verdict.TAKEN)),
         taken_by=TWO.session_id,
-        stage=Stage.CLONE_FAILED,  # the bench's hop does not exist
+        stage=Stage.CLONE_FAILED.value,  # the bench's hop does not exist
     )
     bench.run(OTHER_PORT, at_ingress=True)
     [told] = trace.packets(SCENE)
