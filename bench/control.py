@@ -20,6 +20,7 @@ from bench.claims import Bar, Claim, Holds, Result, found
 
 SQLITE_PER_S_BAR, POSTGRESQL_PER_S_BAR = 500.0, 300.0
 PAGE_BAR_S, APPLIED_BAR_S, DELIVERED_BAR_S = 0.050, 0.050, 0.200
+OF_THE_PLANE = "control plane: {}"
 NAMES = {
     "per_s": "made",
     "p99_ms": "p99",
@@ -60,8 +61,8 @@ def claims(result: Result) -> list[Claim]:
     """Of each figure that a part holds against a bar of its own."""
     return [
         Claim(
-            "the control plane",
-            ": ".join((*path[:-1], NAMES.get(path[-1], path[-1]))),
+            OF_THE_PLANE.format(path[0]),
+            ": ".join((*path[1:-1], NAMES.get(path[-1], path[-1]))),
             figure["is"],
             UNITS.get(path[-1], ""),
             Bar(Holds.AT_LEAST if path[-1] == "per_s" else Holds.AT_MOST, figure["bar"]),

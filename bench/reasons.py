@@ -5,7 +5,20 @@ No figures: those are in the table, and go with the run.
 
 from collections.abc import Mapping
 
-from bench import classification, round_trip, small_packets, throughput
+from bench import classification, control, round_trip, small_packets, throughput
+
+CREATES = (
+    "an answer waits until its change is on the disk (docs/decisions/0019), and the client that sends, the server and "
+    "its store share the CPUs."
+)
+ON_ONE_PROCESS = (
+    "the control plane is one process of Python, which writes each host its own answer over its own TLS connection, "
+    "and shares the CPUs with the hosts that read them."
+)
+SHARED_READING = (
+    "after a change the control plane reads all sessions, and the interfaces that they and targets are of, once "
+    "(docs/decisions/0023): that goes with their number, on whichever host they are."
+)
 
 REASONS: Mapping[str, str] = {
     throughput.FULL: (
@@ -55,4 +68,13 @@ REASONS: Mapping[str, str] = {
         "packet that it is a copy of. Where CPUs halt between packets, waking up is most of a round trip, and copying "
         "falls into it; where they never do, it is in the way of the next packet."
     ),
+    **dict.fromkeys(
+        (control.OF_THE_PLANE.format(f"creates on {store}") for store in ("SQLite", "PostgreSQL")), CREATES
+    ),
+    control.OF_THE_PLANE.format("from a change to the kernel"): (
+        "agent, control plane and its client are processes of Python on the same CPUs: the change is on the disk, told "
+        "to the agent that waits for it, planned and put into the kernel, one after the other."
+    ),
+    control.OF_THE_PLANE.format("from a change to 2,000 hosts"): ON_ONE_PROCESS,
+    control.OF_THE_PLANE.format("a change among 10,000 hosts"): SHARED_READING,
 }

@@ -30,13 +30,13 @@ class Part:
 
 
 PARTS: Mapping[str, Part] = {
-    "throughput": Part("--turns 7 --seconds 3", 13, "--turns 2 --seconds 2", 3),
+    "throughput": Part("--turns 9 --seconds 3", 16, "--turns 2 --seconds 2", 3),
     "small_packets": Part("--turns 17", 12, "--turns 5 --packets 64000", 2),
     "classification": Part("--turns 7", 9, "--turns 1 --rules 1 --rules 10000", 3),
     "sources": Part("--turns 5", 3, "--turns 1 --sources 200", 1),
-    "round_trip": Part("--turns 61", 6, "--turns 9 --round-trips 2000", 1),
+    "round_trip": Part("--turns 45", 7, "--turns 9 --round-trips 2000", 1),
     "outer_checksum": Part("--turns 7", 0.2, "--turns 3", 0.1),
-    "control": Part("", 15, "--only kernel", 0.5),
+    "control": Part("", 7, "--only kernel", 0.5),
 }
 
 
