@@ -71,6 +71,9 @@ REASONS: Mapping[str, str] = {
     **dict.fromkeys(
         (control.OF_THE_PLANE.format(f"creates on {store}") for store in ("SQLite", "PostgreSQL")), CREATES
     ),
+    control.OF_THE_PLANE.format("a page of 1,000 of 100,000 sessions"): (
+        "what a page costs goes with the sessions that it holds, which one process of Python reads and writes."
+    ),
     control.OF_THE_PLANE.format("from a change to the kernel"): (
         "agent, control plane and its client are processes of Python on the same CPUs: the change is on the disk, told "
         "to the agent that waits for it, planned and put into the kernel, one after the other."
