@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from bench.claims import held
 from bench.population import Population, found, populate
 
 from pktmirror.aws import Call
@@ -75,7 +76,7 @@ def growth(hosts: list[int], interfaces: int, turns: int) -> dict[str, object]:
         ratio = by_hosts[hosts[-1]] / by_hosts[hosts[0]]
         result[step] = {
             "cpu_ms_by_hosts": by_hosts,
-            "growth": {"is": round(ratio, 2), "bar": GROWTH_MAX, "met": ratio <= GROWTH_MAX},
+            "growth": held(ratio, GROWTH_MAX, digits=2),
         }
     return result
 
