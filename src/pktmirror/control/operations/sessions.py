@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pktmirror.aws import ApiError, errors
-from pktmirror.control import history
+from pktmirror.aws import ApiError, Call, errors
+from pktmirror.control import history, status
 from pktmirror.control.operations import filters, interfaces, selection, tags, targets
 from pktmirror.control.operations.operation import (
     Context,
@@ -22,6 +22,7 @@ from pktmirror.control.operations.operation import (
     Request,
     Result,
     not_found,
+    parsed,
 )
 from pktmirror.control.operations.pages import page, walked
 from pktmirror.control.operations.selection import one
@@ -120,6 +121,9 @@ def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result
         asked_for = {record.target_id for record in records} - known.keys()
         known.update((target.target_id, target) for target in transaction.targets.some(asked_for))
         held.update(transaction.tags.of_each(map(key, records)))
+        if context.problems is not None:
+            for id_ in map(key, records):
+                held[id_] = {**held.get(id_, {}), status.TAG: status.as_tag(context.problems[id_])}
         return selection.select(records, request.filters, fields, lambda record: held.get(record.session_id, {}))
 
     if named:
@@ -131,6 +135,17 @@ def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result
         given, next_token = walked(read, select, key, request, context.page_key)
     listed = [_described(record, known[record.target_id], held.get(record.session_id, {}), context) for record in given]
     return {"TrafficMirrorSessions": listed, "NextToken": next_token}
+
+
+def asks_for_status(call: Call) -> bool:
+    """Whether a call wants to see how sessions fare: by a filter that names the tag, with no wildcard for it."""
+    if call.operation != "DescribeTrafficMirrorSessions":
+        return False
+    request = parsed(DescribeTrafficMirrorSessions, call)
+    return any(
+        asked.name == f"tag:{status.TAG}" or (asked.name == "tag-key" and status.TAG in asked.values)
+        for asked in request.filters
+    )
 
 
 def modify(request: ModifyTrafficMirrorSession, context: Context) -> Result:
