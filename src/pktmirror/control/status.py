@@ -26,13 +26,19 @@ def problems(resources: Resources, reports: Reports, now_s: float) -> dict[str, 
 
     def problem(session: SessionRecord, host_id: str) -> str | None:
         why = not_placed(session, resources) or silences[host_id]
-        return why or told[host_id].get(session.session_id, f"the agent of {host_id} has not applied it yet")
+        return why or told[host_id].get(session.session_id, _not_applied(host_id, reports))
 
     return {
         session.session_id: problem(session, host_id)
         for host_id, sessions in resources.sessions_by_host.items()
         for session in sessions
     }
+
+
+def _not_applied(host_id: str, reports: Reports) -> str:
+    """With the first problem of the agent, which may be what keeps it from that."""
+    not_yet = f"the agent of {host_id} has not applied it yet"
+    return ": ".join((not_yet, *reports.agents[host_id].report.problems[:1]))
 
 
 def as_tag(problem: str | None) -> str:
