@@ -147,6 +147,8 @@ def parsed(request: type[Q], call: Call) -> Q:
     enumeration = _ENUMERATIONS.get(name)
     if enumeration is not None:
         what = "Expected " + " or ".join(member.value for member in enumeration)
+    if name == "MaxResults":
+        raise errors.invalid_max_results(str(call.parameters.get(name, "")), what.replace("`", ""))
     raise errors.invalid_value(path, str(call.parameters.get(name, "")), what.replace("`", ""))
 
 

@@ -37,7 +37,7 @@ from pktmirror.model.limits import (
     VNI_MAX,
     VNI_MIN,
 )
-from pktmirror.model.target import InterfaceTarget, LoadBalancerTarget
+from pktmirror.model.target import EndpointTarget, InterfaceTarget, LoadBalancerTarget
 
 LOAD_BALANCER_PACKET_BYTES_MAX = 8500  # the default of a session to a load balancer (spec 1.8)
 
@@ -236,19 +236,30 @@ def _check_number_is_free(record: SessionRecord, transaction: Transaction) -> No
 
 
 def _check_target_has_room(record: SessionRecord, target: TargetRecord, context: Context) -> None:
-    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21)."""
+    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21). Of a
+    gateway load balancer's endpoint AWS says that its sessions are not limited (spec 1.13)."""
+    sessions, quotas = context.transaction.sessions, context.quotas
+    if not isinstance(target.target, EndpointTarget) and sessions.count(target_id=target.target_id) >= (
+        quotas.sessions_per_target
+    ):
+        before = sessions.get(record.session_id)
+        if before is None or before.target_id != target.target_id:
+            raise ApiError(
+                "TrafficMirrorSessionsPerTargetLimitExceeded",
+                f"Sessions per target limit reached ({quotas.sessions_per_target}): {target.target_id}",
+            )
     if not isinstance(target.target, InterfaceTarget):
         return
-    if context.transaction.sessions.count(target_id=target.target_id) < context.quotas.sources_per_interface_target:
+    if sessions.count(target_id=target.target_id) < quotas.sources_per_interface_target:
         return  # of no more sources than there are sessions
-    others = context.transaction.sessions.where(target_id=target.target_id)
+    others = sessions.where(target_id=target.target_id)
     sources = {other.interface_id for other in others if other.session_id != record.session_id}
     wanted = len(sources | {record.interface_id})
-    if wanted > context.quotas.sources_per_interface_target:
+    if wanted > quotas.sources_per_interface_target:
         raise ApiError(
             "TrafficMirrorSourcesPerTargetLimitExceeded",
             f"Sources per interface-target limit reached ({wanted}): {target.target_id} takes "
-            f"{context.quotas.sources_per_interface_target}",
+            f"{quotas.sources_per_interface_target}",
         )
 
 
