@@ -269,6 +269,121 @@ def test_the_network_and_the_attributes_decide(office: Office) -> None:
     assert code_of(modify, TrafficMirrorFilterRuleId=rule_id, RemoveFields=["protocol"]) == REFUSED
 
 
+@pytest.mark.parametrize(
+    ("key", "here", "elsewhere"),
+    [
+        ("ec2:NetworkInterfaceID", "{eni}", "eni-00000000000000000"),
+        ("ec2:Subnet", "arn:aws:ec2:local-1:{own}:subnet/{subnet}", "arn:aws:ec2:local-1:{own}:subnet/subnet-0"),
+        ("ec2:Subnet", "arn:aws:ec2:local-1:{own}:subnet/{subnet}", "{subnet}"),
+        ("ec2:AvailabilityZone", "local-1b", "local-1a"),
+        ("ec2:Region", "local-1", "us-east-1"),
+    ],
+)
+def test_where_an_interface_is_decides_who_may_mirror_it_or_to_it(
+    office: Office, key: str, here: str, elsewhere: str
+) -> None:
+    """For the calls that name an interface (spec 1.14); what names none has no such key but the region."""
+    [eni] = office.plane.find(found("zoned", "10.0.1.9"))  # in subnet b, of zone local-1b
+    root = office.root.client()
+    [described] = root.describe_network_interfaces(NetworkInterfaceIds=[eni])["NetworkInterfaces"]
+    target = root.create_traffic_mirror_target(NetworkInterfaceId=office.other_eni)["TrafficMirrorTarget"]
+    actions = ("ec2:CreateTrafficMirrorTarget", "ec2:CreateTrafficMirrorSession")
+    asked = {
+        "NetworkInterfaceId": eni,
+        "TrafficMirrorTargetId": target["TrafficMirrorTargetId"],
+        "TrafficMirrorFilterId": office.filter(),
+        "SessionNumber": 1,
+        "DryRun": True,
+    }
+
+    def codes(value: str) -> set[str]:
+        named = value.format(own=office.own_id, eni=eni, subnet=described["SubnetId"])
+        condition = {"StringEquals": {key: named}}
+        _, user = office.user(
+            allow(*actions, resource="arn:aws:ec2:*:*:network-interface/*", Condition=condition),
+            allow(*actions, resource="arn:aws:ec2:*:*:traffic-mirror-*"),
+        )
+        ec2 = user.client()
+        return {
+            code_of(ec2.create_traffic_mirror_target, NetworkInterfaceId=eni, DryRun=True),
+            code_of(ec2.create_traffic_mirror_session, **asked),
+        }
+
+    assert codes(here) == {"DryRunOperation"}
+    assert codes(elsewhere) == {REFUSED}
+    root.delete_traffic_mirror_target(TrafficMirrorTargetId=target["TrafficMirrorTargetId"])
+
+
+def test_the_region_is_a_key_of_every_call_and_the_network_of_those_alone_that_name_an_interface(
+    office: Office,
+) -> None:
+    for condition, may in (
+        ({"ec2:Region": "local-1"}, True),
+        ({"ec2:Region": "us-east-1"}, False),
+        ({"ec2:AvailabilityZone": "local-1a"}, False),
+    ):
+        _, user = office.user(
+            allow("ec2:DescribeTrafficMirrorFilters", "ec2:Create*", Condition={"StringEquals": condition})
+        )
+        create = code_of(user.client().create_traffic_mirror_filter, DryRun=True)
+        describe = code_of(user.client().describe_traffic_mirror_filters, DryRun=True)
+        assert {create, describe} == {"DryRunOperation" if may else REFUSED}, condition
+
+
+def test_a_session_is_moved_to_a_target_only_by_who_has_the_right_to_that_target(office: Office) -> None:
+    root = office.root.client()
+    one, other, source = office.plane.find(*(found(f"move{n}", f"10.0.0.{40 + n}") for n in range(3)))
+    targets = [
+        root.create_traffic_mirror_target(NetworkInterfaceId=eni)["TrafficMirrorTarget"]["TrafficMirrorTargetId"]
+        for eni in (one, other)
+    ]
+    made = root.create_traffic_mirror_session(
+        NetworkInterfaceId=source,
+        TrafficMirrorTargetId=targets[0],
+        TrafficMirrorFilterId=office.filter(),
+        SessionNumber=1,
+    )["TrafficMirrorSession"]
+    session, prefix = {"TrafficMirrorSessionId": made["TrafficMirrorSessionId"]}, f"arn:aws:ec2:*:{office.own_id}:"
+    needed = [
+        f"{prefix}traffic-mirror-session/{made['TrafficMirrorSessionId']}",
+        f"{prefix}traffic-mirror-target/{targets[1]}",
+    ]
+    _, user = office.user(allow("ec2:ModifyTrafficMirrorSession", resource=needed))
+    modify = functools.partial(user.client().modify_traffic_mirror_session, **session)
+    assert modify(SessionNumber=2)["TrafficMirrorSession"]["SessionNumber"] == 2
+    assert code_of(modify, TrafficMirrorTargetId=targets[0]) == REFUSED, "although it is the session's own"
+    _, without = office.user(allow("ec2:ModifyTrafficMirrorSession", resource=needed[:1]))
+    code, message = refusal_of(
+        without.client().modify_traffic_mirror_session, **session, TrafficMirrorTargetId=targets[1]
+    )
+    assert (code, f"traffic-mirror-target/{targets[1]}" in message) == (REFUSED, True)
+    assert root.describe_traffic_mirror_sessions(TrafficMirrorSessionIds=[made["TrafficMirrorSessionId"]])[
+        "TrafficMirrorSessions"
+    ] == [made | {"SessionNumber": 2}]
+    moved = modify(TrafficMirrorTargetId=targets[1])["TrafficMirrorSession"]
+    assert moved["TrafficMirrorTargetId"] == targets[1]
+    root.delete_traffic_mirror_session(**session)
+    for target_id in targets:
+        root.delete_traffic_mirror_target(TrafficMirrorTargetId=target_id)
+
+
+def test_a_target_behind_an_endpoint_needs_the_right_to_that_endpoint(office: Office) -> None:
+    endpoint_id = "vpce-0123456789abcdef0"
+    needed = [
+        f"arn:aws:ec2:local-1:{office.own_id}:vpc-endpoint/{endpoint_id}",
+        f"arn:aws:ec2:local-1:{office.own_id}:traffic-mirror-target/*",
+    ]
+    asked = {"GatewayLoadBalancerEndpointId": endpoint_id, "DryRun": True}
+
+    def code(*resources: str) -> str:
+        _, user = office.user(allow("ec2:CreateTrafficMirrorTarget", resource=list(resources)))
+        return code_of(user.client().create_traffic_mirror_target, **asked)
+
+    assert code(*needed) == "DryRunOperation"
+    assert code(needed[0]) == code(needed[1]) == REFUSED
+    assert code(needed[0].replace(endpoint_id, "vpce-0"), needed[1]) == REFUSED
+
+
 def test_where_from_and_until_when_decide(office: Office) -> None:
     conditions = {"IpAddress": {"aws:SourceIp": "127.0.0.0/8"}, "DateLessThan": {"aws:CurrentTime": "2099-01-01"}}
     elsewhere = {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}
