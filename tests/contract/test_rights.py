@@ -1,6 +1,7 @@
 """Who may do what: users of two accounts against a real server, by boto3. Each right that is refused stands below the
 one that is allowed."""
 
+import base64
 import functools
 import hashlib
 import hmac
@@ -15,12 +16,16 @@ from xml.etree import ElementTree
 
 import boto3
 import httpx
+import psycopg
 import pytest
 from botocore.config import Config
+from psycopg import sql
 
 from pktmirror.control.store import Store
 from tests.contract.conftest import rule
 from tests.contract.plane import NETWORKS, Plane, code_of, found, refusal_of, running
+from tests.contract.test_metrics import scraped
+from tests.postgresql import Server
 
 CAPTAIN = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 REFUSED = "UnauthorizedOperation"
@@ -616,6 +621,39 @@ def test_no_secret_stands_in_the_open(office: Office) -> None:
             assert secret.encode() not in data, file
 
 
+def test_a_secret_is_shown_once_and_no_list_has_it(office: Office) -> None:
+    name, user = office.user(CAPTAIN)
+    iam = office.root.client("iam")
+    for listed in (iam.list_access_keys(UserName=name), user.client("iam").list_access_keys()):
+        [key] = listed["AccessKeyMetadata"]
+        assert key.keys() == {"UserName", "AccessKeyId", "Status", "CreateDate"}
+        assert key["AccessKeyId"] == user.access_key_id
+        assert user.secret not in str(listed)
+
+
+def test_no_secret_stands_in_the_open_in_postgresql(postgresql: Server, tmp_path: Path) -> None:
+    store = postgresql.database()
+    with running(tmp_path / "state", store=store) as plane:
+        office = Office(plane)
+        _, user = office.user(CAPTAIN)
+        secrets = {"user": user.secret, "account": office.red.secret, "root": office.root.secret, "agents": plane.token}
+        with psycopg.connect(store) as connection:
+            tables = connection.execute(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+            ).fetchall()
+            rows = {
+                name: connection.execute(
+                    sql.SQL("SELECT row_to_json(t)::text FROM {} AS t").format(sql.Identifier(name))
+                ).fetchall()
+                for (name,) in tables
+            }
+    held = "\n".join(row for of_table in rows.values() for (row,) in of_table)
+    assert user.access_key_id in held, "the keys are among what was read"
+    for whose, secret in secrets.items():
+        for written in (secret, secret.encode().hex(), base64.b64encode(secret.encode()).decode()):
+            assert written not in held, whose
+
+
 def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Office) -> None:
     _, user = office.user(allow("ec2:DescribeTrafficMirrorFilters"))
     _, other = office.user(CAPTAIN)
@@ -642,6 +680,39 @@ def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Off
         fresh = signed_headers(user, body, datetime.now(UTC))
         assert sent(replayed | {"X-Amz-Date": fresh["X-Amz-Date"]})[0] in (400, 401)
     assert dump(office) == before
+
+
+def test_a_signed_request_that_comes_again_within_five_minutes_counts_again(office: Office) -> None:
+    """As on AWS: who may have heard it can repeat it, and a client token alone keeps it from happening twice."""
+    _, user = office.user(allow("ec2:CreateTrafficMirrorFilter"))
+
+    def sent(body: str, headers: dict[str, str]) -> tuple[int, str]:
+        answer = httpx.post(f"{office.plane.url}/", content=body, headers=headers, trust_env=False, timeout=30)
+        found = re.search("<trafficMirrorFilterId>(.*)</trafficMirrorFilterId>|<Code>(.*)</Code>", answer.text)
+        assert found is not None
+        return answer.status_code, found[1] or found[2]
+
+    plain = "Action=CreateTrafficMirrorFilter&Version=2016-11-15"
+    late = datetime.now(UTC) - timedelta(minutes=4)
+    made = {}
+    for body in (plain, f"{plain}&ClientToken=heard"):
+        headers = signed_headers(user, body, late)
+        made[body] = [sent(body, headers) for _ in range(2)]
+        assert [status for status, _ in made[body]] == [200, 200]
+    (_, first), (_, again) = made[plain]
+    assert first != again
+    (_, first), (_, again) = made[f"{plain}&ClientToken=heard"]
+    assert first == again
+
+    def expired() -> int:
+        return int(office.plane.own("status")["refused_requests"].get("RequestExpired", 0))
+
+    before, filters = expired(), dump(office)
+    too_late = signed_headers(user, plain, datetime.now(UTC) - timedelta(minutes=6))
+    assert sent(plain, too_late) == sent(plain, too_late) == (400, "RequestExpired")
+    assert expired() == before + 2
+    assert f'pktmirror_requests_refused_total{{code="RequestExpired"}} {expired()}.0' in scraped(office.plane).text
+    assert dump(office) == filters
 
 
 def signed_headers(someone: Someone, body: str, at: datetime) -> dict[str, str]:
