@@ -136,6 +136,7 @@ def test_a_quota_is_reached_and_not_passed(replicas: Replicas) -> None:
     assert codes(answers) == {"made": 4, "TrafficMirrorFilterLimitExceeded": AT_ONCE - 4}
 
 
+@pytest.mark.fact(24)
 def test_a_vni_that_is_chosen_is_nobody_elses(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "VNI_MAX", AT_ONCE)  # as many as there are sessions, so that all are wanted
     *sources, aimed = replicas.interfaces(AT_ONCE + 1)

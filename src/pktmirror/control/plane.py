@@ -6,6 +6,7 @@ One transaction each. Safe to use from several threads; the time is an argument.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pktmirror
@@ -153,12 +154,17 @@ class ControlPlane:
 
     def _read(self, call: Call, event: Event, principal: Principal, now_s: float) -> tuple[Result, Identity]:
         mirrored: Minutes = {}
-        if call.service == "monitoring":
+        asks_for_status = operations.asks_for_status(call)
+        if call.service == "monitoring" or asks_for_status:
             self.hear(now_s)
+        if call.service == "monitoring":
             mirrored = self.intake.minutes(principal.owner)
         with self._store.read() as transaction:
             question, context = self._question(transaction, call, principal.access_key_id, now_s, mirrored)
             self._authorize(question, event, now_s)
+            if asks_for_status:
+                problems = status.problems(Resources.of(transaction), self._reports, now_s)
+                context = replace(context, problems=problems)
             return operations.perform(call, context), self._identity_after(call, transaction)
 
     def _change(self, call: Call, event: Event, principal: Principal, now_s: float) -> tuple[Result, Identity]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pktmirror.control.operations.selection import fits
 from pktmirror.control.records import InterfaceRecord, SessionRecord, TargetRecord
 from pktmirror.model.limits import Quotas
-from pktmirror.model.target import InterfaceTarget
+from pktmirror.model.target import EndpointTarget, InterfaceTarget
 from pktmirror.model.template import Selector, Template
 from pktmirror.networks import Networks
 
@@ -318,12 +318,15 @@ class _Deciding:
 
     def _target_full(self, target_id: str, interface_id: str) -> str | None:
         target = self._now.targets[target_id].target
+        quotas, sources = self._now.quotas, self._sources.get(target_id, Counter())
+        if not isinstance(target, EndpointTarget) and sources.total() >= quotas.sessions_per_target:
+            return _reached(sources.total(), quotas.sessions_per_target, "sessions_per_target")
         if not isinstance(target, InterfaceTarget):
             return None
-        others = [source for source, count in self._sources.get(target_id, Counter()).items() if count > 0]
+        others = [source for source, count in sources.items() if count > 0]
         if interface_id in others:
             return None
-        return _reached(len(others), self._now.quotas.sources_per_interface_target, "sources_per_interface_target")
+        return _reached(len(others), quotas.sources_per_interface_target, "sources_per_interface_target")
 
 
 def _reached(count: int, quota: int, name: str) -> str | None:

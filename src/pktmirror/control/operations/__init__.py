@@ -48,6 +48,9 @@ def offered(call: Call) -> Operation[Any]:
     return operation
 
 
+asks_for_status = sessions.asks_for_status
+
+
 def perform(call: Call, context: Context) -> Result:
     """Carry out a call within the context's transaction, which the caller undoes on any exception.
 
@@ -67,4 +70,4 @@ def perform(call: Call, context: Context) -> Result:
     return result
 
 
-__all__ = ["OPERATIONS", "Context", "Result", "offered", "perform"]
+__all__ = ["OPERATIONS", "Context", "Result", "asks_for_status", "offered", "perform"]

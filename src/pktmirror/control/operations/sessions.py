@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pktmirror.aws import ApiError, errors
-from pktmirror.control import history
+from pktmirror.aws import ApiError, Call, errors
+from pktmirror.control import history, status
 from pktmirror.control.operations import filters, interfaces, selection, tags, targets
 from pktmirror.control.operations.operation import (
     Context,
@@ -22,6 +22,7 @@ from pktmirror.control.operations.operation import (
     Request,
     Result,
     not_found,
+    parsed,
 )
 from pktmirror.control.operations.pages import page, walked
 from pktmirror.control.operations.selection import one
@@ -36,7 +37,7 @@ from pktmirror.model.limits import (
     VNI_MAX,
     VNI_MIN,
 )
-from pktmirror.model.target import InterfaceTarget, LoadBalancerTarget
+from pktmirror.model.target import EndpointTarget, InterfaceTarget, LoadBalancerTarget
 
 LOAD_BALANCER_PACKET_BYTES_MAX = 8500  # the default of a session to a load balancer (spec 1.8)
 
@@ -120,6 +121,9 @@ def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result
         asked_for = {record.target_id for record in records} - known.keys()
         known.update((target.target_id, target) for target in transaction.targets.some(asked_for))
         held.update(transaction.tags.of_each(map(key, records)))
+        if context.problems is not None:
+            for id_ in map(key, records):
+                held[id_] = {**held.get(id_, {}), status.TAG: status.as_tag(context.problems[id_])}
         return selection.select(records, request.filters, fields, lambda record: held.get(record.session_id, {}))
 
     if named:
@@ -131,6 +135,17 @@ def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result
         given, next_token = walked(read, select, key, request, context.page_key)
     listed = [_described(record, known[record.target_id], held.get(record.session_id, {}), context) for record in given]
     return {"TrafficMirrorSessions": listed, "NextToken": next_token}
+
+
+def asks_for_status(call: Call) -> bool:
+    """Whether a call wants to see how sessions fare: by a filter that names the tag, with no wildcard for it."""
+    if call.operation != "DescribeTrafficMirrorSessions":
+        return False
+    request = parsed(DescribeTrafficMirrorSessions, call)
+    return any(
+        asked.name == f"tag:{status.TAG}" or (asked.name == "tag-key" and status.TAG in asked.values)
+        for asked in request.filters
+    )
 
 
 def modify(request: ModifyTrafficMirrorSession, context: Context) -> Result:
@@ -221,19 +236,30 @@ def _check_number_is_free(record: SessionRecord, transaction: Transaction) -> No
 
 
 def _check_target_has_room(record: SessionRecord, target: TargetRecord, context: Context) -> None:
-    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21)."""
+    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21). Of a
+    gateway load balancer's endpoint AWS says that its sessions are not limited (spec 1.13)."""
+    sessions, quotas = context.transaction.sessions, context.quotas
+    if not isinstance(target.target, EndpointTarget) and sessions.count(target_id=target.target_id) >= (
+        quotas.sessions_per_target
+    ):
+        before = sessions.get(record.session_id)
+        if before is None or before.target_id != target.target_id:
+            raise ApiError(
+                "TrafficMirrorSessionsPerTargetLimitExceeded",
+                f"Sessions per target limit reached ({quotas.sessions_per_target}): {target.target_id}",
+            )
     if not isinstance(target.target, InterfaceTarget):
         return
-    if context.transaction.sessions.count(target_id=target.target_id) < context.quotas.sources_per_interface_target:
+    if sessions.count(target_id=target.target_id) < quotas.sources_per_interface_target:
         return  # of no more sources than there are sessions
-    others = context.transaction.sessions.where(target_id=target.target_id)
+    others = sessions.where(target_id=target.target_id)
     sources = {other.interface_id for other in others if other.session_id != record.session_id}
     wanted = len(sources | {record.interface_id})
-    if wanted > context.quotas.sources_per_interface_target:
+    if wanted > quotas.sources_per_interface_target:
         raise ApiError(
             "TrafficMirrorSourcesPerTargetLimitExceeded",
             f"Sources per interface-target limit reached ({wanted}): {target.target_id} takes "
-            f"{context.quotas.sources_per_interface_target}",
+            f"{quotas.sources_per_interface_target}",
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pktmirror.aws import ApiError, errors
-from pktmirror.control import caps
+from pktmirror.control import caps, status
 from pktmirror.control.operations import selection
 from pktmirror.control.operations.operation import (
     Context,
@@ -75,8 +75,8 @@ def delete(request: DeleteTags, context: Context) -> Result:
     """A tag without a value goes whatever its value is; with one, even an empty one, only if that is its value."""
     tags = context.transaction.tags
     _require_resources(request.resources, context.transaction)
-    if any(not tag.key for tag in request.tags):
-        raise errors.missing_parameter("Tag.Key")
+    for tag in request.tags:
+        _refuse_reserved(tag.key)
     before = _caps(context.transaction, request.resources)
     for resource_id in request.resources:
         held = tags.of(resource_id)
@@ -163,16 +163,23 @@ def of_specifications(specifications: Iterable[TagSpecification], type_: str) ->
     return given
 
 
+def _refuse_reserved(key: str) -> None:
+    """What is no key, and what is not for users to put or to take away."""
+    if not key:
+        raise ApiError("InvalidTagKey.Malformed", "A tag key cannot be empty or missing")
+    lowered = key.lower()
+    if lowered.startswith("aws:") or lowered == status.TAG:
+        begin = "aws:" if lowered.startswith("aws:") else status.TAG
+        raise errors.invalid_parameter_value(
+            f"Value ({errors.echo(key)}) for parameter key is invalid. Tag keys starting with '{begin}' are "
+            "reserved for internal use"
+        )
+
+
 def checked(tags: Sequence[Tag]) -> dict[str, str]:
     given: dict[str, str] = {}
     for tag in tags:
-        if not tag.key:
-            raise errors.missing_parameter("Tag.Key")
-        if tag.key.lower().startswith("aws:"):
-            raise errors.invalid_parameter_value(
-                f"Value ({errors.echo(tag.key)}) for parameter key is invalid. Tag keys starting with 'aws:' are "
-                "reserved for internal use"
-            )
+        _refuse_reserved(tag.key)
         if len(tag.key) > KEY_CHARACTERS_MAX:
             raise errors.invalid_parameter_value(f"Tag key exceeds the maximum length of {KEY_CHARACTERS_MAX}")
         value = tag.value or ""
