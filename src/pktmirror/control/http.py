@@ -80,6 +80,7 @@ from pktmirror.aws import (
     success,
     verify,
 )
+from pktmirror.control.connections import gave_up
 from pktmirror.control.events import OWN_SERVICE, Event
 from pktmirror.control.host_routes import HostRoutes
 from pktmirror.control.joins import HOSTS, Joins
@@ -223,7 +224,7 @@ class Endpoint:
         except ApiError as refusal:
             error = refusal
         except ClientDisconnect:
-            return self._hung_up()
+            return self._hung_up(request)
         except Exception:
             _log.exception("a request failed", request_id=event.request_id)
             error = errors.internal_error()
@@ -294,7 +295,7 @@ class Endpoint:
             except ApiError as refusal:
                 error = refusal
             except ClientDisconnect:
-                return self._hung_up()
+                return self._hung_up(request)
             except Exception:
                 _log.exception("a request failed", path=request.url.path)
                 error = errors.internal_error()
@@ -305,9 +306,10 @@ class Endpoint:
 
         return guarded
 
-    def _hung_up(self) -> Response:
+    def _hung_up(self, request: Request) -> Response:
         """The client went away before its request was whole: nothing was done, and nobody reads the answer."""
-        self._plane.refused.count(CLIENT_DISCONNECTED)
+        if not gave_up(request):
+            self._plane.refused.count(CLIENT_DISCONNECTED)
         return Response(status_code=400)
 
     async def _metrics(self, request: Request) -> Response:
