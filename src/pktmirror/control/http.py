@@ -2,6 +2,7 @@
 
 ============================================  ======================================================
 ``POST /``                                    EC2 and STS, signed (SigV4); XML; and CloudWatch; JSON
+``POST /createresourceshare`` …               RAM, a path for each operation, signed; JSON
 ``GET /?Action=…``                            the same of EC2 and STS, the form in the place of the query
 ``GET /pktmirror/v1/ca``                      the certificate of the own CA, where there is TLS; PEM
 ``POST /pktmirror/v1/join-tokens``            signed for the service ``pktmirror``: make a token for a host
@@ -71,12 +72,14 @@ from pktmirror.aws import (
     CONTENT_TYPE,
     SERVICES,
     ApiError,
+    Call,
     SignedRequest,
     claimed_service,
     errors,
     failure,
     json,
     parse,
+    rest_json,
     success,
     verify,
 )
@@ -154,6 +157,7 @@ class Endpoint:
         routes = [
             Route("/", self._aws, methods=["POST"]),
             Route("/", self._aws_or_welcome, methods=["GET"]),
+            *(Route(path, self._aws, methods=sorted(methods)) for path, methods in rest_json.paths().items()),
             Route("/metrics", metrics, methods=["GET"]),
             *(Route(f"{OWN_PATH}/{own.path}", self._guarded(own), methods=[own.method]) for own in self._own),
         ]
@@ -210,7 +214,7 @@ class Endpoint:
     async def _aws(self, request: Request) -> Response:
         """The request id stands in the answer's body, where the protocol has a place for it, and in a header, which is
         where the SDK for JavaScript looks."""
-        event = self._event(request, "ec2", "Unknown")
+        event = self._event(request, rest_json.service_at(request.url.path) or "ec2", "Unknown")
         response = await self._answered(request, event)
         response.headers[REQUEST_ID_HEADER] = event.request_id
         return response
@@ -228,8 +232,13 @@ class Endpoint:
         except Exception:
             _log.exception("a request failed", request_id=event.request_id)
             error = errors.internal_error()
+        if rest_json.is_spoken_to(asked.service):
+            error = rest_json.refusal(error)
         self._plane.refused.count(error.code)
         await run_in_threadpool(self._plane.audit.refusal, asked.event, error)
+        if rest_json.is_spoken_to(asked.service):
+            body, headers = rest_json.failure(error)
+            return Response(body, error.status, headers, media_type=rest_json.CONTENT_TYPE)
         if json.is_spoken_to(asked.service):
             body, headers = json.failure(error)
             return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
@@ -251,14 +260,12 @@ class Endpoint:
         if principal is None:  # its user is gone
             raise errors.auth_failure()
         asked.event = replace(asked.event, service=service, principal=principal)
-        if json.is_spoken_to(service):
-            call = json.parse(service, headers.get(json.TARGET_HEADER, ""), signed.body)
-        else:
-            call = parse(service, *form_of(signed, headers.get("content-type", "")))
+        call = _call(service, signed, headers)
         asked.event = replace(asked.event, operation=call.operation, parameters=call.parameters)
         result = self._plane.perform(call, asked.event, time.time())
-        if json.is_spoken_to(service):
-            return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
+        for protocol in (json, rest_json):
+            if protocol.is_spoken_to(service):
+                return Response(protocol.success(result), 200, media_type=protocol.CONTENT_TYPE)
         return Response(success(call, result, asked.event.request_id), 200, media_type=CONTENT_TYPE)
 
     def _event(self, request: Request, service: str, operation: str) -> Event:
@@ -328,6 +335,17 @@ class Endpoint:
         if request.method != "GET":
             request.state.event = await run_in_threadpool(self._plane.audit.change, event)
         return signed.body
+
+
+def _call(service: str, signed: SignedRequest, headers: Headers) -> Call:
+    """What a request asks, by the protocol of its service."""
+    if rest_json.is_spoken_to(service):
+        return rest_json.parse(service, signed.method, signed.path, signed.query, signed.body)
+    if signed.path != rest_json.ROOT:
+        raise errors.invalid_action(signed.path)
+    if json.is_spoken_to(service):
+        return json.parse(service, headers.get(json.TARGET_HEADER, ""), signed.body)
+    return parse(service, *form_of(signed, headers.get("content-type", "")))
 
 
 class SecurityHeaders:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pktmirror.aws import ApiError, errors
+from pktmirror.control import sharing
 from pktmirror.control.records import AccountRecord, AssignmentRecord, InterfaceRecord
 from pktmirror.control.store import Transaction
 from pktmirror.model.template import ORIGIN_TAG
@@ -41,7 +42,7 @@ def require_free_name(transaction: Transaction, name: str) -> None:
 
 
 def delete_account(transaction: Transaction, account: AccountRecord) -> None:
-    """Its users, policies and keys go with it; what it mirrors must be gone before. Raises DependencyViolation."""
+    """Its users, policies, keys and shares go with it; what it mirrors must be gone before: DependencyViolation."""
     own = transaction.of_account(account.account_id)
     for what, count in (
         ("sessions", own.sessions.count()),
@@ -58,6 +59,7 @@ def delete_account(transaction: Transaction, account: AccountRecord) -> None:
         own.users.remove(user.user_id)
     for key in own.access_keys.where():
         own.access_keys.remove(key.access_key_id)
+    sharing.forget_account(transaction, account.account_id)
     transaction.accounts.remove(account.account_id)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pktmirror.aws import ApiError, errors
-from pktmirror.control import caps, status
+from pktmirror.control import caps, sharing, status
 from pktmirror.control.operations import selection
 from pktmirror.control.operations.operation import (
     Context,
@@ -113,6 +113,7 @@ def describe(request: DescribeTags, context: Context) -> Result:
     held = [
         _Held(resource_id, key, value)
         for resource_id, tags in context.transaction.tags.all().items()
+        if resource_type(resource_id) is not None  # else it is RAM's
         for key, value in tags.items()
     ]
     # tag:<key> looks at the tag itself here; tag-key is no filter of this call.
@@ -237,7 +238,22 @@ def _require_resources(resource_ids: Sequence[str], transaction: Transaction) ->
                 "filter rules and sessions, and on network interfaces",
             )
         if known[type_](resource_id) is None:
+            _refuse_what_is_shared(type_, resource_id, transaction)
             raise not_found(_KINDS[type_], type_, resource_id)
+
+
+def _refuse_what_is_shared(type_: str, resource_id: str, transaction: Transaction) -> None:
+    """What another account has and this one sees: that it is there is no secret, but it is not to be tagged by it."""
+    is_seen = (type_ == TARGET and sharing.target(transaction, resource_id) is not None) or (
+        type_ == SESSION
+        and any(session.session_id == resource_id for session, _ in sharing.sessions_of_others(transaction))
+    )
+    if is_seen:
+        raise ApiError(
+            "UnauthorizedOperation",
+            f"You are not authorized to perform this operation. {resource_id} is of another account, and only its "
+            "owner may tag it",
+        )
 
 
 OPERATIONS: Mapping[str, Operation[Any]] = {
