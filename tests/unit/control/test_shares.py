@@ -119,7 +119,7 @@ class Lending:
 
     def finds(self, **elsewhere: str) -> None:
         told = report(*(found(name, at) for name, at in {**HERE, **elsewhere}.items()))
-        self.office.plane.agent_reported(told, NOW_S)
+        self.office.plane.intake.agent_reported(told, NOW_S)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class Lending:
         return self.office.plane.perform(Call(service, operation, asked), event, now_s)
 
     def share(self) -> str:
-        own_id = self.office.plane.identity.account_id
+        own_id = self.office.plane.callers.identity.account_id
         made = self.red("CreateResourceShare", name="s", resourceArns=[self.arn], principals=[own_id])
         return str(made["resourceShare"]["resourceShareArn"])
 
@@ -172,7 +172,7 @@ def lending(tmp_path: Path) -> Iterator[Lending]:
 
 def test_an_invitation_that_is_a_week_old_is_no_longer_good_and_another_follows_it(lending: Lending) -> None:
     share, week_s = lending.share(), NOW_S + INVITATION_S
-    first, own_id = lending.invitation(), lending.office.plane.identity.account_id
+    first, own_id = lending.invitation(), lending.office.plane.callers.identity.account_id
     with pytest.raises(ApiError) as refusal:
         lending.own("AcceptResourceShareInvitation", now_s=week_s, resourceShareInvitationArn=first)
     assert refusal.value.code == "ResourceShareInvitationExpiredException"
