@@ -63,6 +63,13 @@ def paths() -> Mapping[str, frozenset[str]]:
     return {path: frozenset(methods) for path, methods in found.items()}
 
 
+def service_at(path: str) -> str | None:
+    """Whose path it is; None: that of none of these services."""
+    return next(
+        (each for each in filter(is_spoken_to, SERVICES) if path in {at for _, at in models.places(each)}), None
+    )
+
+
 def operation_at(method: str, path: str) -> str | None:
     """The operation that a request names, whatever service it is signed for; None where there is none."""
     for service in filter(is_spoken_to, SERVICES):

@@ -213,7 +213,7 @@ class Endpoint:
     async def _aws(self, request: Request) -> Response:
         """The request id stands in the answer's body, where the protocol has a place for it, and in a header, which is
         where the SDK for JavaScript looks."""
-        event = self._event(request, "ec2", "Unknown")
+        event = self._event(request, rest_json.service_at(request.url.path) or "ec2", "Unknown")
         response = await self._answered(request, event)
         response.headers[REQUEST_ID_HEADER] = event.request_id
         return response

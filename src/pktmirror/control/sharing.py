@@ -79,7 +79,7 @@ def any_targets(transaction: Transaction, target_ids: Iterable[str]) -> list[Tar
 def ends(transaction: Transaction, session: SessionRecord) -> Ends | None:
     """Where a session begins and ends, whose ever that is; None where one of them is not there."""
     beyond = _everybody(transaction) if session.target_account_id else transaction
-    source, aim = transaction.interfaces.get(session.interface_id), beyond.targets.get(session.target_id)
+    source, aim = beyond.interfaces.get(session.interface_id), beyond.targets.get(session.target_id)
     if source is None or aim is None:
         return None
     behind = aim.target.interface_id if isinstance(aim.target, InterfaceTarget) else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pktmirror.control import shares, sharing
+from pktmirror.control import history, shares, sharing
 from pktmirror.control.operations.operation import Context, Operation, Result
 from pktmirror.control.operations.pages import page
 from pktmirror.control.operations.ram import (
@@ -56,7 +56,11 @@ def add(request: AssociateResourceShare, context: Context) -> Result:
     _require_some(request)
     share = require(request.resource_share_arn, context)
     associated = associate(share, request.resource_arns, request.principals, context)
-    context.transaction.bump_revision()  # sessions to a target that was not shared for a while go on
+    # Sessions to a target that was not shared for a while go on.
+    history.sessions_changed(
+        context.transaction, [session for session, _ in sharing.sessions_of_others(context.transaction)]
+    )
+    context.transaction.bump_revision()
     return {"resourceShareAssociations": [each.described(context) for each in associated]}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pktmirror.aws import ApiError, errors
-from pktmirror.control import shares, sharing
+from pktmirror.control import history, shares, sharing
 from pktmirror.control.operations.operation import Context, Operation, Result
 from pktmirror.control.operations.pages import page
 from pktmirror.control.operations.ram import SELF, ChangeRequest, ListRequest, Owner, Texts, require_known
@@ -157,6 +157,8 @@ def _answered(arn: str, context: Context, *, accepted: bool) -> Result:
     shares.refuse_answered(shares.answer(invitation, context.now_s), arn)
     answered = replace(invitation, accepted=accepted, answered_at_s=context.now_s)
     sharing.put_answer(context.transaction, answered)
+    to_its_targets = context.transaction.sessions.where(target_account_id=share.account_id)
+    history.sessions_changed(context.transaction, to_its_targets)  # those that stood still go on
     return {"resourceShareInvitation": _described(answered, share, context)}
 
 
