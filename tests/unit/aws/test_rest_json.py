@@ -115,11 +115,13 @@ def status_of(method: str, path: str, query: str, body: bytes) -> int | None:
     return None
 
 
+@settings(deadline=None)
 @given(st.sampled_from(("/createresourceshare", "/getresourceshares", "/tagresource")), ANYTHING)
 def test_any_document_is_a_call_or_a_refusal(path: str, asked: object) -> None:
     assert status_of("POST", path, "", msgspec.json.encode(asked)) in (None, 400)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.binary(max_size=60))
 def test_any_query_and_any_bytes_are_a_call_or_a_refusal(query: str, body: bytes) -> None:
     for method, path in (("DELETE", "/deleteresourceshare"), ("POST", "/listresources")):
