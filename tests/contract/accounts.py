@@ -32,7 +32,9 @@ class Account:
         """One that nothing uses. Ten are found at once: that takes as long as for one."""
         if not self.unused:
             numbers = [next(_numbers) for _ in range(10)]
-            self.unused = self.plane.find(*(found(f"shares{number}", f"10.0.0.{number}") for number in numbers))
+            self.unused = self.plane.find(
+                *(found(f"shares{number}", f"10.0.{number // 250}.{number % 250 + 1}") for number in numbers)
+            )
         interface_id = self.unused.pop()
         if self.assigned:
             answer = self.plane.own_answer(f"assignments/{interface_id}", method="PUT", body=self.assigned)

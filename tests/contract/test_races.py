@@ -83,7 +83,7 @@ class Replicas:
             applied_revision=0,
             interfaces=tuple(found(f"web{n}", f"10.0.0.{n + 10}") for n in range(number)),
         )
-        self.planes[0].agent_reported(report, NOW_S)
+        self.planes[0].intake.agent_reported(report, NOW_S)
         return [each["interface_id"] for each in self.planes[0].interfaces()]
 
     def target(self, interface_id: str) -> str:
