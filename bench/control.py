@@ -9,20 +9,26 @@ As root: PYTHONPATH=. .venv/bin/python bench/control.py [--only PART] [--json FI
 """
 
 import argparse
-import json
 import logging
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
-from bench import creates, delivery, hosts
+from bench import creates, delivery, hosts, record
+from bench.claims import Bar, Claim, Holds, Result, found
 
 SQLITE_PER_S_BAR, POSTGRESQL_PER_S_BAR = 500.0, 300.0
 PAGE_BAR_S, APPLIED_BAR_S, DELIVERED_BAR_S = 0.050, 0.050, 0.200
+OF_THE_PLANE = "control plane: {}"
+NAMES = {
+    "per_s": "made",
+    "p99_ms": "p99",
+    "ms": "median",
+    "made_ms": "median",
+    "growth": "cost of the last to the first",
+}
+UNITS = {"per_s": "/s", "p99_ms": "ms", "ms": "ms", "made_ms": "ms", "growth": ""}
 
 PARTS: Mapping[str, Callable[[], dict[str, object]]] = {
     "creates on SQLite": lambda: creates.creates("SQLite", 4000, SQLITE_PER_S_BAR),
@@ -41,17 +47,28 @@ def main() -> None:
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     result: dict[str, object] = {
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, shared by the server, its store, clients and agents",
-        "kernel": platform.release(),
+        **record.head(),
+        "shared_by": "the server, its store, clients and agents",
     }
     for name, part in PARTS.items():
         if arguments.only is None or arguments.only in name:
             began_s = time.monotonic()
             result[name] = part() | {"took_s": round(time.monotonic() - began_s)}
-    text = json.dumps(result, indent=2) + "\n"
-    sys.stdout.write(text)
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
+    record.conclude(result, claims(result), arguments.json)
+
+
+def claims(result: Result) -> list[Claim]:
+    """Of each figure that a part holds against a bar of its own."""
+    return [
+        Claim(
+            OF_THE_PLANE.format(path[0]),
+            ": ".join((*path[1:-1], NAMES.get(path[-1], path[-1]))),
+            figure["is"],
+            UNITS.get(path[-1], ""),
+            Bar(Holds.AT_LEAST if path[-1] == "per_s" else Holds.AT_MOST, figure["bar"]),
+        )
+        for path, figure in found(result)
+    ]
 
 
 if __name__ == "__main__":

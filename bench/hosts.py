@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from bench.claims import held
 from bench.population import Population, found, populate
 
 from pktmirror.aws import Call
@@ -48,7 +49,7 @@ class Plane:
             eni_forget_s=None,
             now_s=time.time(),
         )
-        self._principal = self.plane.principal(self.plane.identity.access_key_id)
+        self._principal = self.plane.callers.principal(self.plane.callers.identity.access_key_id)
 
     def call(self, operation: str, **parameters: object) -> None:
         event = Event(
@@ -75,7 +76,7 @@ def growth(hosts: list[int], interfaces: int, turns: int) -> dict[str, object]:
         ratio = by_hosts[hosts[-1]] / by_hosts[hosts[0]]
         result[step] = {
             "cpu_ms_by_hosts": by_hosts,
-            "growth": {"is": round(ratio, 2), "bar": GROWTH_MAX, "met": ratio <= GROWTH_MAX},
+            "growth": held(ratio, GROWTH_MAX, digits=2),
         }
     return result
 
@@ -109,8 +110,8 @@ def _steps(on: Plane, turns: int) -> dict[str, float]:
             applied_revision=0,
             interfaces=(*_found(on, name), found(MANY + number, f"10.254.0.{number + 1}")),
         )
-        step("a report with a new interface", lambda told=report: plane.agent_reported(told, time.time()))  # type: ignore[misc]
-        step("the same report again", lambda told=report: plane.agent_reported(told, time.time()))  # type: ignore[misc]
+        step("a report with a new interface", lambda told=report: plane.intake.agent_reported(told, time.time()))  # type: ignore[misc]
+        step("the same report again", lambda told=report: plane.intake.agent_reported(told, time.time()))  # type: ignore[misc]
     template = Template(
         name="bench/one",
         select=Selector(host=names[0], name="vm5"),
@@ -122,7 +123,7 @@ def _steps(on: Plane, turns: int) -> dict[str, float]:
     step("a template is put", lambda: plane.put_template(template, time.time()))
     for name in names[:1]:
         report = Report(host_id=name, agent_version="bench", applied_revision=0, interfaces=_found(on, name)[:-1])
-        step("templates after an interface is gone", lambda told=report: plane.agent_reported(told, time.time()))  # type: ignore[misc]
+        step("templates after an interface is gone", lambda told=report: plane.intake.agent_reported(told, time.time()))  # type: ignore[misc]
     on.store.close()
     return {name: statistics.median(each) for name, each in steps.items()}
 

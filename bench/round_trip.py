@@ -13,10 +13,8 @@ As root: PYTHONPATH=. .venv/bin/python bench/round_trip.py [--turns 15] [--round
 
 import argparse
 import contextlib
-import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +24,8 @@ from itertools import count
 from pathlib import Path
 
 import structlog
-from bench import peers
+from bench import peers, record
+from bench.claims import Bar, Claim, Holds, Result, best
 from bench.throughput import Unchecked, sinks
 from tests.lab.mirror import Session
 
@@ -34,6 +33,8 @@ from pktmirror import lab
 from pktmirror.lab import DEMO, Lab, Topology
 
 PORT = 7007
+LATENCY = "latency: round trip of production, to the one without a mirror"
+BARS = {"median": Bar(Holds.AT_MOST, 1.05), "p99": None}
 PLAIN, OURS = "no mirror", "pktmirror"
 IDLE, BUSY = "idle CPUs, which halt between packets", "busy CPUs, which never halt"
 
@@ -87,15 +88,12 @@ def main() -> None:
         result = measure(built, arguments.turns, arguments.round_trips)
     finally:
         lab.down(built.name)
-    show(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    record.conclude(result, claims(result), arguments.json)
 
 
 def measure(built: Lab, turns: int, round_trips: int) -> dict[str, object]:
     result: dict[str, object] = {
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
-        "kernel": platform.release(),
+        **record.head(),
         "turns": turns,
         "round_trips_a_turn": round_trips,
     }
@@ -193,9 +191,14 @@ def spinners() -> Iterator[None]:
             process.wait()
 
 
-def show(result: dict[str, object]) -> None:
-    for name, value in result.items():
-        print(f"{name}: {json.dumps(value)}")  # noqa: T201
+def claims(result: Result) -> list[Claim]:
+    made = []
+    for name, figures in result.items():
+        for what in ("median", "p99") if isinstance(figures, dict) else ():
+            ratios_of = {who: each["median"] for who, each in figures[f"{what}_ratio_to_no_mirror"].items()}
+            peer = best(ratios_of, (peers.MIRRED,), largest=False)
+            made.append(Claim(LATENCY, f"{name}: {what}", ratios_of[OURS], "", BARS[what], peer))
+    return made
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ As root: PYTHONPATH=. .venv/bin/python bench/small_packets.py [--turns 7] [--pac
 """
 
 import argparse
-import json
 import logging
 import os
-import platform
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -24,7 +21,8 @@ from itertools import count
 from pathlib import Path
 
 import structlog
-from bench import peers
+from bench import peers, record
+from bench.claims import Bar, Claim, Holds, Result, best
 from bench.line import CPU, TARGETS, UNDERLAY, Line, Run, line, small_frame
 from bench.peers import Match, NotHere, Spot
 from bench.throughput import Unchecked
@@ -39,7 +37,9 @@ RULES = (1, 100)
 OURS, NOTHING_MATCHES = "pktmirror", "pktmirror, attached, nothing matches"
 PAST_THE_BRIDGE = "pktmirror, past the bridge"  # `shortcut = true` in networks.toml (docs/decisions/0021)
 KERNEL_PEERS = (peers.MIRRED, peers.NFT, peers.TEE)
-BAR, BAR_OF_NOTHING = 0.75, 0.1
+ADDED = "64-byte packets on one CPU: added cost"
+NOTHING = "attached, nothing matches: part of the path"
+BAR, BAR_OF_NOTHING = Bar(Holds.AT_MOST, 0.75, of_peer=True, aim=0.6), Bar(Holds.AT_MOST, 0.1, aim=0.05)
 EVERY = {4: peers.EVERY_IPV4, 6: peers.EVERY_IPV6}
 Condition = Callable[[], AbstractContextManager[None]]
 
@@ -54,8 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     result: dict[str, object] = {
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
-        "kernel": platform.release(),
+        **record.head(),
         "turns": arguments.turns,
         "packets_a_turn": arguments.packets,
     }
@@ -71,10 +70,7 @@ def main() -> None:
                     )
     finally:
         lab.down(built.name)
-    text = json.dumps(result, indent=2) + "\n"
-    sys.stdout.write(text)
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
+    record.conclude(result, claims(result), arguments.json)
 
 
 class Conditions:
@@ -152,8 +148,6 @@ def compared(pairs: dict[str, list[tuple[Run, Run]]]) -> dict[str, object]:
         name: statistics.median(run.packet_ns - plain.packet_ns for plain, run in each) for name, each in pairs.items()
     }
     path_ns = statistics.median(plain.packet_ns for each in pairs.values() for plain, _ in each)
-    best = min(added[name] for name in KERNEL_PEERS if name in added)
-    part = added[NOTHING_MATCHES] / path_ns
     runs = [run for each in pairs.values() for pair in each for run in pair]
     return {
         "path_ns": round(path_ns),
@@ -169,14 +163,22 @@ def compared(pairs: dict[str, list[tuple[Run, Run]]]) -> dict[str, object]:
             name: round(min(run.production for _, run in each), 4) for name, each in pairs.items()
         },
         "softirqs_on_other_cpus_max": round(max(run.softirqs_elsewhere for run in runs), 3),
-        "ours to the best kernel peer": verdict(added[OURS] / best, BAR),
-        "ours, past the bridge, to the best kernel peer": verdict(added[PAST_THE_BRIDGE] / best, BAR),
-        "nothing matches, part of the path": verdict(part, BAR_OF_NOTHING),
     }
 
 
-def verdict(value: float, bar: float) -> dict[str, object]:
-    return {"is": round(value, 3), "bar": bar, "met": value <= bar}
+def claims(result: Result) -> list[Claim]:
+    made = []
+    for name, figures in result.items():
+        if not isinstance(figures, dict) or "added_ns" not in figures:
+            continue
+        added = figures["added_ns"]
+        peer = best(added, KERNEL_PEERS, largest=False)
+        made += [
+            Claim(ADDED, name, added[OURS], "ns", BAR, peer),
+            Claim(ADDED, f"{name}, past the bridge (`shortcut`)", added[PAST_THE_BRIDGE], "ns", BAR, peer),
+            Claim(NOTHING, name, round(added[NOTHING_MATCHES] / figures["path_ns"], 3), "", BAR_OF_NOTHING),
+        ]
+    return sorted(made, key=lambda claim: (ADDED, NOTHING).index(claim.claim))
 
 
 if __name__ == "__main__":

@@ -15,18 +15,21 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import socket
 import statistics
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
-from bench import peers
+from bench import peers, record
+from bench.claims import Bar, Claim, Holds, Result, best
 from bench.peers import COPIER, MIRRED, NFT, PEER_PORT, NotHere, Spot
 from msgspec.structs import replace
 from tests.lab.mirror import Mirror, Session
@@ -53,11 +56,29 @@ class Uplink:
     segments: bool | None
 
 
+CARD, SOFTWARE = "uplink that segments, MTU 9000", "uplink that does not segment, MTU 9000"
+NARROW, SAME_HOST = "uplink that does not segment, MTU 1500", "target on the same host, MTU 9001"
 UPLINKS = {
-    "uplink that segments, MTU 9000": Uplink(9000, segments=True),
-    "uplink that does not segment, MTU 9000": Uplink(9000, segments=False),
-    "uplink that does not segment, MTU 1500": Uplink(1500, segments=False),
-    "target on the same host, MTU 9001": Uplink(9001, segments=None),
+    CARD: Uplink(9000, segments=True),
+    SOFTWARE: Uplink(9000, segments=False),
+    NARROW: Uplink(1500, segments=False),
+    SAME_HOST: Uplink(9001, segments=None),
+}
+IN_KERNEL = (MIRRED, NFT)
+KEPT, LEDGER, AWAY = "production_kept", "ledger_of_all_turns", "copies_sent_that_did_not_arrive"
+FULL = "unlimited TCP mirrored in full, both directions: production kept"
+CUT = "unlimited TCP, packet length 128 (the peer copies in full): production kept"
+BOUNDED = "unlimited TCP, default budget: production kept"
+ALL_OF_FULL = "unlimited TCP mirrored in full: packets taken and not sent"
+ALL_ARRIVE = "unlimited TCP mirrored in full: copies sent that did not arrive"
+ALL_OF_BOUNDED = "unlimited TCP, default budget: packets taken that are neither sent nor capped"
+NONE = Bar(Holds.AT_MOST, 0)
+BAR_OF_CUT, BAR_OF_BOUNDED = Bar(Holds.AT_LEAST, 1.2, of_peer=True), Bar(Holds.AT_LEAST, 0.95)
+BARS_OF_FULL = {
+    CARD: Bar(Holds.AT_LEAST, 0.95),
+    SOFTWARE: Bar(Holds.MORE_THAN, 1, of_peer=True, aim=1.2),
+    NARROW: Bar(Holds.AT_LEAST, 1.2, of_peer=True),
+    SAME_HOST: Bar(Holds.MORE_THAN, 1, of_peer=True, aim=1.2),
 }
 
 
@@ -69,8 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     result: dict[str, object] = {
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
-        "kernel": platform.release(),
+        **record.head(),
         "turns": arguments.turns,
         "seconds_a_transfer": arguments.seconds,
     }
@@ -81,9 +101,7 @@ def main() -> None:
                 result[name] = measure(built, uplink, program, arguments.turns, arguments.seconds)
             finally:
                 lab.down(built.name)
-    show(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    record.conclude(result, claims(result), arguments.json)
 
 
 def topology(underlay_mtu: int) -> Topology:
@@ -95,6 +113,11 @@ def topology(underlay_mtu: int) -> Topology:
         tuple(replace(subnet, mtu=underlay_mtu) for subnet in DEMO.subnets),
         tuple(each if each.name == "monitor" else replace(each, mtu=1500) for each in DEMO.instances),
     )
+
+
+class Arrived(NamedTuple):
+    packets: int
+    bytes: int
 
 
 class Bench:
@@ -160,15 +183,23 @@ class Bench:
             said, _ = client.communicate()
         return float(json.loads(said)["end"]["sum_received"]["bits_per_second"]) / 1e9
 
-    def arrived(self) -> int:
-        """Bytes that have arrived at the target."""
+    def arrived(self) -> Arrived:
+        """What has arrived at the target, once nothing more comes."""
+        counted, before = self.counted(), None
+        while counted != before:
+            time.sleep(0.05)
+            counted, before = self.counted(), counted
+        return counted
+
+    def counted(self) -> Arrived:
         shown = subprocess.run(
             ["ip", "-n", self.target, "-s", "-j", "link", "show", self.arrives_at],
             capture_output=True,
             text=True,
             check=True,
         )
-        return int(json.loads(shown.stdout)[0]["stats64"]["rx"]["bytes"])
+        received = json.loads(shown.stdout)[0]["stats64"]["rx"]
+        return Arrived(int(received["packets"]), int(received["bytes"]))
 
 
 class Unchecked(Mirror):
@@ -185,7 +216,8 @@ def measure(built: Lab, uplink: Uplink, program: Path, turns: int, seconds: int)
     rates: dict[str, list[float]] = {}
     kept: dict[str, list[float]] = {}
     missing: dict[str, str] = {}
-    ledgers: dict[str, dict[str, int]] = {}
+    ledgers: dict[str, Counter[str]] = {}
+    away: Counter[str] = Counter()
     with (
         Unchecked(built) as mirror,
         sinks(mirror),
@@ -202,29 +234,36 @@ def measure(built: Lab, uplink: Uplink, program: Path, turns: int, seconds: int)
                         with condition():
                             before = bench.arrived()
                             rate = bench.transfer_gbits_s(seconds)
-                            copied = bench.arrived() - before
+                            after = bench.arrived()
                     except NotHere as error:
                         missing[name] = str(error)
                         continue
                     rates.setdefault(name, []).append(rate)
-                    kept.setdefault(name, []).append(copied / (rate * 1e9 * seconds / 8))
+                    kept.setdefault(name, []).append((after.bytes - before.bytes) / (rate * 1e9 * seconds / 8))
                     if name.startswith(OURS):
-                        ledgers[name] = figures(bench)
+                        ended = figures(bench)
+                        ledgers.setdefault(name, Counter()).update(ended)
+                        away[name] += max(0, ended[Stage.SENT.value] - (after.packets - before.packets))
         finally:
             web.kill()
-    return {
+    parts = {
+        name: [a / b for a, b in zip(values, rates[PLAIN], strict=True)]
+        for name, values in rates.items()
+        if name != PLAIN
+    }
+    result: dict[str, object] = {
         "production_gbits_s": {name: round(statistics.median(values), 2) for name, values in rates.items()},
-        "production_kept": {
-            name: round(statistics.median(a / b for a, b in zip(values, rates[PLAIN], strict=True)), 3)
-            for name, values in rates.items()
-            if name != PLAIN
-        },
+        KEPT: {name: round(statistics.median(each), 3) for name, each in parts.items()},
+        f"{KEPT}_min_max": {name: [round(min(each), 3), round(max(each), 3)] for name, each in parts.items()},
         "bytes_that_arrived_for_each_byte_of_production": {
             name: round(statistics.median(values), 3) for name, values in kept.items() if name != PLAIN
         },
-        "ledger_of_the_last_turn": ledgers,
+        LEDGER: ledgers,
         "not_here": missing,
     }
+    if not uplink.segments:  # otherwise a super-packet arrives as one
+        result[AWAY] = away
+    return result
 
 
 def figures(bench: Bench) -> dict[str, int]:
@@ -236,7 +275,7 @@ def figures(bench: Bench) -> dict[str, int]:
         if any(ledger.stage(stage).packets for ledger in bench.ledger.values())
     }
     lost = sum(ledger.lost_in_hop_packets for ledger in bench.ledger.values())
-    return {"taken": taken, **stages, "lost in hop": lost}
+    return {"taken": taken, Stage.SENT.value: 0, **stages, "lost in hop": lost}
 
 
 def listens(mirror: Mirror) -> bool:
@@ -257,8 +296,34 @@ def sinks(mirror: Mirror) -> Iterator[None]:
         yield
 
 
-def show(result: dict[str, object]) -> None:
-    print(json.dumps(result, indent=2))  # noqa: T201
+def claims(result: Result) -> list[Claim]:
+    made = []
+    for uplink, bar in BARS_OF_FULL.items():
+        figures = result[uplink]
+        kept, peer = figures[KEPT], best(figures[KEPT], IN_KERNEL, largest=True)
+        made += [
+            Claim(FULL, uplink, kept[OURS], "of the rate", bar, peer),
+            Claim(CUT, uplink, kept[OURS_CUT], "of the rate", BAR_OF_CUT, peer),
+            Claim(BOUNDED, uplink, kept[OURS_BOUNDED], "of the rate", BAR_OF_BOUNDED, peer),
+        ]
+        made += _packets(uplink, figures)
+    order = (FULL, ALL_OF_FULL, ALL_ARRIVE, CUT, BOUNDED, ALL_OF_BOUNDED)
+    return sorted(made, key=lambda claim: order.index(claim.claim))
+
+
+def _packets(uplink: str, figures: Result) -> list[Claim]:
+    """That none is lost, by the ledger and at the far end."""
+    if LEDGER not in figures:  # an earlier result, which has the last turn's alone
+        return []
+    made, ledgers = [], figures[LEDGER]
+    for what, name in ((ALL_OF_FULL, OURS), (ALL_OF_BOUNDED, OURS_BOUNDED)):
+        taken, ended = ledgers[name]["taken"], ledgers[name]["sent"]
+        if name == OURS_BOUNDED:
+            ended += ledgers[name].get("capped", 0)
+        made.append(Claim(what, f"{uplink}, of {taken:,}", taken - ended, "", NONE))
+    if AWAY in figures:
+        made.append(Claim(ALL_ARRIVE, f"{uplink}, of {ledgers[OURS]['sent']:,}", figures[AWAY][OURS], "", NONE))
+    return made
 
 
 if __name__ == "__main__":

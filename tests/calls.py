@@ -17,6 +17,6 @@ def perform(plane: ControlPlane, call: Call, now_s: float) -> Result:
         service=call.service,
         operation=call.operation,
         parameters=call.parameters,
-        principal=plane.principal(plane.identity.access_key_id),
+        principal=plane.callers.principal(plane.callers.identity.access_key_id),
     )
     return plane.perform(call, event, now_s)

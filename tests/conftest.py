@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import postgresql as server
 from tests.budget import FACTOR, examples
@@ -11,8 +11,15 @@ from tests.budget import FACTOR, examples
 LONG_S = 900
 """After which a long test hangs, if it does not say so itself: on a machine that has other work too."""
 
-# The suite asks the same of each version, so that what fails has changed; a soak draws anew each time.
-settings.register_profile("budget", max_examples=examples(100), derandomize=FACTOR == 1)
+# The suite asks the same of each version, so that what fails has changed; a soak draws anew each time. No example has a
+# deadline of its own, and drawing one may take long: both would measure the machine.
+settings.register_profile(
+    "budget",
+    max_examples=examples(100),
+    derandomize=FACTOR == 1,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("budget")
 
 

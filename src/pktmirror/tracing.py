@@ -76,7 +76,7 @@ class TracedPacket(msgspec.Struct, frozen=True, kw_only=True):
     ``offers`` None: the policy by which it was decided is not known any more, nor then the ``revision`` of the desired
     state. ``stage`` is where the copy came to at the hook, SENT where it was cloned; None where no session took it.
     ``copies`` are what the far end of the hops told within half a second, in wire packets: what is missing there was
-    lost between, or its record was.
+    lost between, or its record was. Both are by `Stage`'s words, as an agent of a later version knows more of them.
     """
 
     time_ns: int  # since 1970-01-01 UTC
@@ -95,14 +95,14 @@ class TracedPacket(msgspec.Struct, frozen=True, kw_only=True):
     amazon_dns: bool = False
     offers: tuple[Offered, ...] | None = None
     taken_by: str | None = None
-    stage: Stage | None = None
-    copies: dict[Stage, int] = {}
+    stage: str | None = None
+    copies: dict[str, int] = {}
     copied_bytes: int = 0  # of the inner frames that were sent
 
     @property
     def copies_missing(self) -> int:
         """Of what was cloned, the wire packets of which the far end has told nothing; CUT ones are among the sent."""
-        if self.stage is not Stage.SENT:
+        if self.stage != Stage.SENT.value:
             return 0
         return max(0, self.packets - sum(self.copies.values()))
 

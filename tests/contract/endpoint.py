@@ -41,7 +41,7 @@ class InProcess:
         )
         self.endpoint = Endpoint(self.plane, "agent-token", "metrics-token")
         self._app = self.endpoint.app()
-        identity = self.plane.identity
+        identity = self.plane.callers.identity
         self._credentials = Credentials(identity.access_key_id, identity.secret_access_key)
 
     def signed(self, body: bytes, headers: dict[str, str], service: str = "ec2") -> dict[str, str]:
@@ -93,7 +93,7 @@ class Beginning:
         self._first = directory / "first.sqlite"
         with self._over(self._first) as made:
             report = Report(host_id=HOST, agent_version="test", applied_revision=0, interfaces=interfaces)
-            made.plane.agent_reported(report, time.time())
+            made.plane.intake.agent_reported(report, time.time())
             interface_ids = [str(known["interface_id"]) for known in made.plane.interfaces()]
             self.ids = [*interface_ids, *_session(made.plane, interface_ids[-1], interface_ids[0])]
 

@@ -28,7 +28,7 @@ from pktmirror.desired import DesiredState, FoundInterface, Report, decode_desir
 SERVER = """
 import sys
 from pathlib import Path
-from pktmirror.control import Settings, serve
+from pktmirror.control import ClientLimits, Settings, serve
 from pktmirror.model.limits import Quotas
 serve(
     "127.0.0.1:0", Path(sys.argv[1]), Path(sys.argv[2]), settings=Settings(**eval(sys.argv[3])),

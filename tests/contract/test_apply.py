@@ -61,7 +61,7 @@ def own(plane: Plane, tmp_path: Path) -> Iterator[Plane]:
     empty = tmp_path / "empty.yaml"
     empty.write_text("document: office")
     assert run(plane, "apply", empty, "--yes", "--prune").exit_code == 0
-    ec2 = client(plane.url, plane.client)
+    ec2 = client(plane)
     for filter_ in ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"]:
         ec2.delete_traffic_mirror_filter(TrafficMirrorFilterId=filter_["TrafficMirrorFilterId"])
 
@@ -80,7 +80,7 @@ def run(plane: Plane, *words: str | Path, typed: str | None = None) -> Result:
 
 def everything(plane: Plane) -> dict[str, Any]:
     """What boto3 sees."""
-    ec2 = client(plane.url, plane.client)
+    ec2 = client(plane)
     return {
         "targets": ec2.describe_traffic_mirror_targets()["TrafficMirrorTargets"],
         "filters": ec2.describe_traffic_mirror_filters()["TrafficMirrorFilters"],

@@ -103,8 +103,17 @@ def test_fact_36_targets_are_found_by_their_load_balancer(ec2: Any, one_of_each:
 @pytest.mark.parametrize("kind", CALLS)
 def test_fact_36_an_unknown_filter_is_refused(ec2: Any, kind: str) -> None:
     code, message = refusal_of(getattr(ec2, CALLS[kind][0]), Filters=[{"Name": "colour", "Values": ["red"]}])
-    assert code == "InvalidParameterValue"
+    assert code == "InvalidFilter"
     assert "The filter 'colour' is invalid" in message
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_call_has_a_bounded_number_of_filters_and_values(ec2: Any, kind: str) -> None:
+    filter_ = {"Name": "description", "Values": ["nothing has this"]}
+    assert listed(ec2, kind, Filters=[filter_] * 50) == []
+    describe = getattr(ec2, CALLS[kind][0])
+    assert code_of(describe, Filters=[filter_] * 51) == "FilterLimitExceeded"
+    assert code_of(describe, Filters=[filter_ | {"Values": ["x"] * 201}]) == "FilterLimitExceeded"
 
 
 @pytest.mark.fact(37)
@@ -162,7 +171,7 @@ def test_fact_38_pages_of_five(ec2: Any, make: Maker) -> None:
 @pytest.mark.parametrize("max_results", [4, 1001, 0, -1])
 @pytest.mark.parametrize("kind", CALLS)
 def test_fact_38_pages_have_a_smallest_and_a_largest_size(ec2: Any, kind: str, max_results: int) -> None:
-    assert code_of(getattr(ec2, CALLS[kind][0]), MaxResults=max_results) == "InvalidParameterValue"
+    assert code_of(getattr(ec2, CALLS[kind][0]), MaxResults=max_results) == "InvalidMaxResults"
 
 
 @pytest.mark.fact(39)

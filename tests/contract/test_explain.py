@@ -285,8 +285,8 @@ def test_a_live_trace_goes_to_the_interface_s_host_and_comes_back_with_rules(
             outcome=InterfaceOutcome.TAKEN,
             offers=(Offered(world["session"], Verdict.TAKEN),),
             taken_by=world["session"],
-            stage=Stage.SENT,
-            copies={Stage.SENT: 1},
+            stage=Stage.SENT.value,
+            copies={Stage.SENT.value: 1},
             copied_bytes=54,
         )
         other = packet(80, revision=revision, offers=(Offered(world["session"], Verdict.NO_RULE_MATCHED),))
@@ -314,6 +314,23 @@ def test_a_live_trace_goes_to_the_interface_s_host_and_comes_back_with_rules(
     ):
         assert said in told, shown
     assert "DISAGREE" not in shown
+
+
+def test_a_stage_of_a_later_version_comes_from_the_agent_to_the_asker_in_its_own_words(
+    program: Program, plane: Plane, world: dict[str, str]
+) -> None:
+    taken: dict[str, Any] = {
+        "revision": plane.own("status")["revision"],
+        "outcome": InterfaceOutcome.TAKEN,
+        "offers": (Offered(world["session"], Verdict.TAKEN),),
+        "taken_by": world["session"],
+    }
+    not_copied = packet(22, **taken, stage="new in the next version")
+    lost = packet(22, **taken, stage=Stage.SENT.value, copies={"lost by what is new": 1})
+    with agent(plane, lambda order: [TraceBatch(trace_id=order.trace_id, packets=(not_copied, lost), ended="done")]):
+        told = " ".join(program.run("explain", "web", "--live").split())
+    assert f"taken by {world['session']}, and not copied: new in the next version" in told
+    assert f"taken by {world['session']}, 1 copy lost: lost by what is new" in told
 
 
 def test_a_disagreement_of_kernel_and_model_is_loud(program: Program, plane: Plane, world: dict[str, str]) -> None:
@@ -398,6 +415,16 @@ def test_a_trace_that_is_stopped_is_wanted_no_longer(plane: Plane, world: dict[s
     )
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"trace_id": "x"}', b'{"trace_id": "trace-0", "packets": 1}'])
+WITH_A_PACKET = msgspec.json.encode(TraceBatch(trace_id=f"trace-{0:016x}", packets=(packet(22, stage="sent"),)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"[]", b'{"trace_id": "x"}', b'{"trace_id": "trace-0", "packets": 1}'),
+        WITH_A_PACKET.replace(b'"stage":"sent"', b'"stage":7'),
+    ],
+)
 def test_a_batch_that_makes_no_sense_is_refused(plane: Plane, body: bytes) -> None:
+    assert plane.agent("POST", f"agents/{HOST}/trace", content=WITH_A_PACKET).status_code == 200
     assert plane.agent("POST", f"agents/{HOST}/trace", content=body).status_code == 400

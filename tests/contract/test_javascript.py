@@ -156,7 +156,7 @@ def test_it_throws_ec2s_errors(javascript: JavaScript, make: Maker) -> None:
         ("CreateTrafficMirrorTarget", {}, "InvalidParameterValue", 400),
         ("CreateTrafficMirrorFilter", {"DryRun": True}, "DryRunOperation", 412),
         ("CreateTrafficMirrorFilterRule", {"TrafficMirrorFilterId": make.filter()}, "MissingParameter", 400),
-        ("DescribeTrafficMirrorFilters", {"MaxResults": 4}, "InvalidParameterValue", 400),
+        ("DescribeTrafficMirrorFilters", {"MaxResults": 4}, "InvalidMaxResults", 400),
         ("DescribeTrafficMirrorFilters", {"NextToken": "forged"}, "InvalidPaginationToken", 400),
         ("RunInstances", {"MinCount": 1, "MaxCount": 1}, "UnsupportedOperation", 400),
     ):

@@ -133,7 +133,30 @@ def test_the_quotas_are_the_published_ones_until_the_operator_says_otherwise() -
         filters_per_account=10_000,
         rules_per_filter=10,
         sources_per_interface_target=10,
+        sessions_per_target=1_000_000,
     )
+
+
+def test_a_target_takes_no_more_sessions_than_the_operator_says(tmp_path: Path) -> None:
+    with running(tmp_path / "state", quotas=Quotas(sessions_per_target=2)) as plane:
+        make, ec2 = Maker(plane, plane.client()), plane.client()
+        limit = "TrafficMirrorSessionsPerTargetLimitExceeded"
+        for target_id in (make.target(), make.nlb_target()):
+            made = [make.session(TrafficMirrorTargetId=target_id) for _ in range(2)]
+            before = ec2.describe_traffic_mirror_sessions()["TrafficMirrorSessions"]
+            asked = make.session_parameters(TrafficMirrorTargetId=target_id)
+            assert code_of(ec2.create_traffic_mirror_session, **asked) == limit
+            assert ec2.describe_traffic_mirror_sessions()["TrafficMirrorSessions"] == before
+            own = {"TrafficMirrorSessionId": made[0]["TrafficMirrorSessionId"], "TrafficMirrorTargetId": target_id}
+            ec2.modify_traffic_mirror_session(**own, Description="it has its place already")
+            other = {"TrafficMirrorSessionId": make.session()["TrafficMirrorSessionId"]}
+            to_it = {"TrafficMirrorTargetId": target_id}
+            assert code_of(ec2.modify_traffic_mirror_session, **other, **to_it) == limit
+            ec2.delete_traffic_mirror_session(TrafficMirrorSessionId=made[1]["TrafficMirrorSessionId"])
+            ec2.modify_traffic_mirror_session(**other, **to_it)
+        endpoint = make.target(GatewayLoadBalancerEndpointId="vpce-0123456789abcdef0")
+        for _ in range(3):
+            make.session(TrafficMirrorTargetId=endpoint)
 
 
 def test_quotas_may_be_raised(tmp_path: Path) -> None:

@@ -351,6 +351,8 @@ def test_a_file_is_checked_without_a_control_plane(tmp_path: Path) -> None:
     program = Program(tmp_path / "nowhere")
     file.write_text(NETWORKS + LAB)
     assert program.run("network", "check", str(file)) == f"{file}: 2 VPCs, 3 subnets, 0 addresses of interfaces\n"
+    file.write_text(file.read_text(), encoding="utf-8-sig")  # as editors write it that put a mark first
+    assert program.run("network", "check", str(file)) == f"{file}: 2 VPCs, 3 subnets, 0 addresses of interfaces\n"
     for text, said in (
         (OF_HOST.replace('"host"', '"guest"'), '"guest"'),
         ("vpc = 3", "array"),

@@ -83,7 +83,7 @@ class Replicas:
             applied_revision=0,
             interfaces=tuple(found(f"web{n}", f"10.0.0.{n + 10}") for n in range(number)),
         )
-        self.planes[0].agent_reported(report, NOW_S)
+        self.planes[0].intake.agent_reported(report, NOW_S)
         return [each["interface_id"] for each in self.planes[0].interfaces()]
 
     def target(self, interface_id: str) -> str:
@@ -136,6 +136,7 @@ def test_a_quota_is_reached_and_not_passed(replicas: Replicas) -> None:
     assert codes(answers) == {"made": 4, "TrafficMirrorFilterLimitExceeded": AT_ONCE - 4}
 
 
+@pytest.mark.fact(24)
 def test_a_vni_that_is_chosen_is_nobody_elses(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "VNI_MAX", AT_ONCE)  # as many as there are sessions, so that all are wanted
     *sources, aimed = replicas.interfaces(AT_ONCE + 1)

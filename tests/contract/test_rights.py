@@ -1,6 +1,7 @@
 """Who may do what: users of two accounts against a real server, by boto3. Each right that is refused stands below the
 one that is allowed."""
 
+import base64
 import functools
 import hashlib
 import hmac
@@ -15,12 +16,16 @@ from xml.etree import ElementTree
 
 import boto3
 import httpx
+import psycopg
 import pytest
 from botocore.config import Config
+from psycopg import sql
 
 from pktmirror.control.store import Store
 from tests.contract.conftest import rule
 from tests.contract.plane import NETWORKS, Plane, code_of, found, refusal_of, running
+from tests.contract.test_metrics import scraped
+from tests.postgresql import Server
 
 CAPTAIN = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 REFUSED = "UnauthorizedOperation"
@@ -269,6 +274,121 @@ def test_the_network_and_the_attributes_decide(office: Office) -> None:
     assert code_of(modify, TrafficMirrorFilterRuleId=rule_id, RemoveFields=["protocol"]) == REFUSED
 
 
+@pytest.mark.parametrize(
+    ("key", "here", "elsewhere"),
+    [
+        ("ec2:NetworkInterfaceID", "{eni}", "eni-00000000000000000"),
+        ("ec2:Subnet", "arn:aws:ec2:local-1:{own}:subnet/{subnet}", "arn:aws:ec2:local-1:{own}:subnet/subnet-0"),
+        ("ec2:Subnet", "arn:aws:ec2:local-1:{own}:subnet/{subnet}", "{subnet}"),
+        ("ec2:AvailabilityZone", "local-1b", "local-1a"),
+        ("ec2:Region", "local-1", "us-east-1"),
+    ],
+)
+def test_where_an_interface_is_decides_who_may_mirror_it_or_to_it(
+    office: Office, key: str, here: str, elsewhere: str
+) -> None:
+    """For the calls that name an interface (spec 1.14); what names none has no such key but the region."""
+    [eni] = office.plane.find(found("zoned", "10.0.1.9"))  # in subnet b, of zone local-1b
+    root = office.root.client()
+    [described] = root.describe_network_interfaces(NetworkInterfaceIds=[eni])["NetworkInterfaces"]
+    target = root.create_traffic_mirror_target(NetworkInterfaceId=office.other_eni)["TrafficMirrorTarget"]
+    actions = ("ec2:CreateTrafficMirrorTarget", "ec2:CreateTrafficMirrorSession")
+    asked = {
+        "NetworkInterfaceId": eni,
+        "TrafficMirrorTargetId": target["TrafficMirrorTargetId"],
+        "TrafficMirrorFilterId": office.filter(),
+        "SessionNumber": 1,
+        "DryRun": True,
+    }
+
+    def codes(value: str) -> set[str]:
+        named = value.format(own=office.own_id, eni=eni, subnet=described["SubnetId"])
+        condition = {"StringEquals": {key: named}}
+        _, user = office.user(
+            allow(*actions, resource="arn:aws:ec2:*:*:network-interface/*", Condition=condition),
+            allow(*actions, resource="arn:aws:ec2:*:*:traffic-mirror-*"),
+        )
+        ec2 = user.client()
+        return {
+            code_of(ec2.create_traffic_mirror_target, NetworkInterfaceId=eni, DryRun=True),
+            code_of(ec2.create_traffic_mirror_session, **asked),
+        }
+
+    assert codes(here) == {"DryRunOperation"}
+    assert codes(elsewhere) == {REFUSED}
+    root.delete_traffic_mirror_target(TrafficMirrorTargetId=target["TrafficMirrorTargetId"])
+
+
+def test_the_region_is_a_key_of_every_call_and_the_network_of_those_alone_that_name_an_interface(
+    office: Office,
+) -> None:
+    for condition, may in (
+        ({"ec2:Region": "local-1"}, True),
+        ({"ec2:Region": "us-east-1"}, False),
+        ({"ec2:AvailabilityZone": "local-1a"}, False),
+    ):
+        _, user = office.user(
+            allow("ec2:DescribeTrafficMirrorFilters", "ec2:Create*", Condition={"StringEquals": condition})
+        )
+        create = code_of(user.client().create_traffic_mirror_filter, DryRun=True)
+        describe = code_of(user.client().describe_traffic_mirror_filters, DryRun=True)
+        assert {create, describe} == {"DryRunOperation" if may else REFUSED}, condition
+
+
+def test_a_session_is_moved_to_a_target_only_by_who_has_the_right_to_that_target(office: Office) -> None:
+    root = office.root.client()
+    one, other, source = office.plane.find(*(found(f"move{n}", f"10.0.0.{40 + n}") for n in range(3)))
+    targets = [
+        root.create_traffic_mirror_target(NetworkInterfaceId=eni)["TrafficMirrorTarget"]["TrafficMirrorTargetId"]
+        for eni in (one, other)
+    ]
+    made = root.create_traffic_mirror_session(
+        NetworkInterfaceId=source,
+        TrafficMirrorTargetId=targets[0],
+        TrafficMirrorFilterId=office.filter(),
+        SessionNumber=1,
+    )["TrafficMirrorSession"]
+    session, prefix = {"TrafficMirrorSessionId": made["TrafficMirrorSessionId"]}, f"arn:aws:ec2:*:{office.own_id}:"
+    needed = [
+        f"{prefix}traffic-mirror-session/{made['TrafficMirrorSessionId']}",
+        f"{prefix}traffic-mirror-target/{targets[1]}",
+    ]
+    _, user = office.user(allow("ec2:ModifyTrafficMirrorSession", resource=needed))
+    modify = functools.partial(user.client().modify_traffic_mirror_session, **session)
+    assert modify(SessionNumber=2)["TrafficMirrorSession"]["SessionNumber"] == 2
+    assert code_of(modify, TrafficMirrorTargetId=targets[0]) == REFUSED, "although it is the session's own"
+    _, without = office.user(allow("ec2:ModifyTrafficMirrorSession", resource=needed[:1]))
+    code, message = refusal_of(
+        without.client().modify_traffic_mirror_session, **session, TrafficMirrorTargetId=targets[1]
+    )
+    assert (code, f"traffic-mirror-target/{targets[1]}" in message) == (REFUSED, True)
+    assert root.describe_traffic_mirror_sessions(TrafficMirrorSessionIds=[made["TrafficMirrorSessionId"]])[
+        "TrafficMirrorSessions"
+    ] == [made | {"SessionNumber": 2}]
+    moved = modify(TrafficMirrorTargetId=targets[1])["TrafficMirrorSession"]
+    assert moved["TrafficMirrorTargetId"] == targets[1]
+    root.delete_traffic_mirror_session(**session)
+    for target_id in targets:
+        root.delete_traffic_mirror_target(TrafficMirrorTargetId=target_id)
+
+
+def test_a_target_behind_an_endpoint_needs_the_right_to_that_endpoint(office: Office) -> None:
+    endpoint_id = "vpce-0123456789abcdef0"
+    needed = [
+        f"arn:aws:ec2:local-1:{office.own_id}:vpc-endpoint/{endpoint_id}",
+        f"arn:aws:ec2:local-1:{office.own_id}:traffic-mirror-target/*",
+    ]
+    asked = {"GatewayLoadBalancerEndpointId": endpoint_id, "DryRun": True}
+
+    def code(*resources: str) -> str:
+        _, user = office.user(allow("ec2:CreateTrafficMirrorTarget", resource=list(resources)))
+        return code_of(user.client().create_traffic_mirror_target, **asked)
+
+    assert code(*needed) == "DryRunOperation"
+    assert code(needed[0]) == code(needed[1]) == REFUSED
+    assert code(needed[0].replace(endpoint_id, "vpce-0"), needed[1]) == REFUSED
+
+
 def test_where_from_and_until_when_decide(office: Office) -> None:
     conditions = {"IpAddress": {"aws:SourceIp": "127.0.0.0/8"}, "DateLessThan": {"aws:CurrentTime": "2099-01-01"}}
     elsewhere = {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}
@@ -501,6 +621,39 @@ def test_no_secret_stands_in_the_open(office: Office) -> None:
             assert secret.encode() not in data, file
 
 
+def test_a_secret_is_shown_once_and_no_list_has_it(office: Office) -> None:
+    name, user = office.user(CAPTAIN)
+    iam = office.root.client("iam")
+    for listed in (iam.list_access_keys(UserName=name), user.client("iam").list_access_keys()):
+        [key] = listed["AccessKeyMetadata"]
+        assert key.keys() == {"UserName", "AccessKeyId", "Status", "CreateDate"}
+        assert key["AccessKeyId"] == user.access_key_id
+        assert user.secret not in str(listed)
+
+
+def test_no_secret_stands_in_the_open_in_postgresql(postgresql: Server, tmp_path: Path) -> None:
+    store = postgresql.database()
+    with running(tmp_path / "state", store=store) as plane:
+        office = Office(plane)
+        _, user = office.user(CAPTAIN)
+        secrets = {"user": user.secret, "account": office.red.secret, "root": office.root.secret, "agents": plane.token}
+        with psycopg.connect(store) as connection:
+            tables = connection.execute(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+            ).fetchall()
+            rows = {
+                name: connection.execute(
+                    sql.SQL("SELECT row_to_json(t)::text FROM {} AS t").format(sql.Identifier(name))
+                ).fetchall()
+                for (name,) in tables
+            }
+    held = "\n".join(row for of_table in rows.values() for (row,) in of_table)
+    assert user.access_key_id in held, "the keys are among what was read"
+    for whose, secret in secrets.items():
+        for written in (secret, secret.encode().hex(), base64.b64encode(secret.encode()).decode()):
+            assert written not in held, whose
+
+
 def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Office) -> None:
     _, user = office.user(allow("ec2:DescribeTrafficMirrorFilters"))
     _, other = office.user(CAPTAIN)
@@ -527,6 +680,39 @@ def test_a_signature_is_good_for_its_key_its_words_and_its_time_only(office: Off
         fresh = signed_headers(user, body, datetime.now(UTC))
         assert sent(replayed | {"X-Amz-Date": fresh["X-Amz-Date"]})[0] in (400, 401)
     assert dump(office) == before
+
+
+def test_a_signed_request_that_comes_again_within_five_minutes_counts_again(office: Office) -> None:
+    """As on AWS: who may have heard it can repeat it, and a client token alone keeps it from happening twice."""
+    _, user = office.user(allow("ec2:CreateTrafficMirrorFilter"))
+
+    def sent(body: str, headers: dict[str, str]) -> tuple[int, str]:
+        answer = httpx.post(f"{office.plane.url}/", content=body, headers=headers, trust_env=False, timeout=30)
+        found = re.search("<trafficMirrorFilterId>(.*)</trafficMirrorFilterId>|<Code>(.*)</Code>", answer.text)
+        assert found is not None
+        return answer.status_code, found[1] or found[2]
+
+    plain = "Action=CreateTrafficMirrorFilter&Version=2016-11-15"
+    late = datetime.now(UTC) - timedelta(minutes=4)
+    made = {}
+    for body in (plain, f"{plain}&ClientToken=heard"):
+        headers = signed_headers(user, body, late)
+        made[body] = [sent(body, headers) for _ in range(2)]
+        assert [status for status, _ in made[body]] == [200, 200]
+    (_, first), (_, again) = made[plain]
+    assert first != again
+    (_, first), (_, again) = made[f"{plain}&ClientToken=heard"]
+    assert first == again
+
+    def expired() -> int:
+        return int(office.plane.own("status")["refused_requests"].get("RequestExpired", 0))
+
+    before, filters = expired(), dump(office)
+    too_late = signed_headers(user, plain, datetime.now(UTC) - timedelta(minutes=6))
+    assert sent(plain, too_late) == sent(plain, too_late) == (400, "RequestExpired")
+    assert expired() == before + 2
+    assert f'pktmirror_requests_refused_total{{code="RequestExpired"}} {expired()}.0' in scraped(office.plane).text
+    assert dump(office) == filters
 
 
 def signed_headers(someone: Someone, body: str, at: datetime) -> dict[str, str]:

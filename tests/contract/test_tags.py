@@ -124,8 +124,8 @@ def test_each_kind_is_found_by_its_tags_with_wildcards(ec2: Any, make: Maker, ki
         pytest.param([{"Key": "k" * 128, "Value": ""}], "InvalidParameterValue", id="a key too long"),
         pytest.param([{"Key": "k", "Value": "v" * 257}], "InvalidParameterValue", id="a value too long"),
         pytest.param([{"Key": "k"}, {"Key": "k"}], "InvalidParameterValue", id="a key twice"),
-        pytest.param([{"Value": "v"}], "MissingParameter", id="no key"),
-        pytest.param([{"Key": "", "Value": "v"}], "MissingParameter", id="an empty key"),
+        pytest.param([{"Value": "v"}], "InvalidTagKey.Malformed", id="no key"),
+        pytest.param([{"Key": "", "Value": "v"}], "InvalidTagKey.Malformed", id="an empty key"),
         pytest.param([{"Key": f"k{n}", "Value": ""} for n in range(51)], "TagLimitExceeded", id="51 tags"),
     ],
 )
@@ -141,7 +141,10 @@ def test_a_tag_to_delete_has_a_key(ec2: Any, make: Maker) -> None:
     ec2.create_tags(Resources=[filter_id], Tags=[{"Key": "a", "Value": "b"}])
     for tag in ({"Value": "b"}, {"Key": "", "Value": "b"}):
         asked = {"Resources": [filter_id], "Tags": [tag]}
-        assert code_of(ec2.delete_tags, **asked) == "MissingParameter"
+        assert code_of(ec2.delete_tags, **asked) == "InvalidTagKey.Malformed"
+    for key in ("aws:x", "AWS:x"):
+        asked = {"Resources": [filter_id], "Tags": [{"Key": key}]}
+        assert code_of(ec2.delete_tags, **asked) == "InvalidParameterValue"
     assert tags_of(ec2, filter_id) == {"a": "b"}
 
 

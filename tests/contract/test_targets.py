@@ -92,8 +92,22 @@ def test_an_unknown_interface_is_no_target(ec2: Any) -> None:
 
 
 @pytest.mark.fact(30)
-def test_fact_30_a_target_has_no_modify_call(ec2: Any, make: Maker) -> None:
+def test_fact_30_nothing_changes_the_description_of_a_target_or_a_filter(ec2: Any, make: Maker) -> None:
     assert not hasattr(ec2, "modify_traffic_mirror_target")
+    target_id, filter_id = (
+        make.target(NetworkInterfaceId=make.interface(), Description="t"),
+        make.filter(Description="f"),
+    )
+    session_id = make.session(TrafficMirrorTargetId=target_id, TrafficMirrorFilterId=filter_id)[
+        "TrafficMirrorSessionId"
+    ]
+    ec2.modify_traffic_mirror_session(TrafficMirrorSessionId=session_id, Description="s")
+    asked = {"TrafficMirrorFilterId": filter_id, "AddNetworkServices": ["amazon-dns"]}
+    changed = ec2.modify_traffic_mirror_filter_network_services(**asked)["TrafficMirrorFilter"]
+    ec2.create_tags(Resources=[target_id, filter_id], Tags=[{"Key": "Description", "Value": "tag"}])
+    [target] = ec2.describe_traffic_mirror_targets(TrafficMirrorTargetIds=[target_id])["TrafficMirrorTargets"]
+    [filter_] = ec2.describe_traffic_mirror_filters(TrafficMirrorFilterIds=[filter_id])["TrafficMirrorFilters"]
+    assert (target["Description"], filter_["Description"], changed["Description"]) == ("t", "f", "f")
 
 
 @pytest.mark.fact(31, 33)

@@ -1,7 +1,6 @@
 """Session templates in a running control plane: EC2's clients see ordinary sessions come and go."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +44,21 @@ def refused(plane: Plane, name: str, document: Any, method: str = "PUT") -> tupl
     return answer.status_code, answer.json()["code"], answer.json()["message"]
 
 
-_CLIENTS: dict[str, Any] = {}
+_CLIENTS: dict[tuple[str, str], Any] = {}
 
 
-def client(url: str, make: Callable[[], Any]) -> Any:
-    """One for each control plane: to make one takes a while."""
-    if url not in _CLIENTS:
-        _CLIENTS[url] = make()
-    return _CLIENTS[url]
+def client(plane: Plane) -> Any:
+    """One for each control plane: to make one takes a while. A later one may have the port of one that has ended."""
+    known = plane.url, plane.environment["AWS_ACCESS_KEY_ID"]
+    if known not in _CLIENTS:
+        _CLIENTS[known] = plane.client()
+    return _CLIENTS[known]
 
 
 def made(plane: Plane, name: str = "office/web") -> list[dict[str, Any]]:
     """The sessions of a template, as boto3 finds them by their tag."""
     wanted = [{"Name": f"tag:{ORIGIN}", "Values": [name]}]
-    answer = client(plane.url, plane.client).describe_traffic_mirror_sessions(Filters=wanted)
+    answer = client(plane).describe_traffic_mirror_sessions(Filters=wanted)
     listed: list[dict[str, Any]] = sorted(answer["TrafficMirrorSessions"], key=lambda each: each["NetworkInterfaceId"])
     return listed
 

@@ -19,8 +19,7 @@ NOT_YET = {
     80: "delivery to a gateway load balancer endpoint, by GENEVE: such targets are stored, and nothing is sent to them",
 }
 IN_PART = {
-    46: "shown by the desired state of the host, which tells its agent to deliver or why not",
-    47: "a load balancer's listeners are not looked at, since nothing is delivered to load balancers yet",
+    47: "no load balancer is delivered to yet, with a listener or without: tests/lab shows that no copy goes out",
     63: "shown by another desired state; that ModifyTrafficMirrorSession makes one is in tests/contract",
     68: "flow logs, in which copies never appear, are not there yet",
 }

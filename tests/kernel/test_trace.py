@@ -138,7 +138,7 @@ def test_a_packet_is_told_with_every_session_that_was_asked_and_where_its_copy_c
         revision=7,
         offers=(Offered(ONE.session_id, Verdict.REJECTED_BY_RULE), Offered(TWO.session_id, Verdict.TAKEN)),
         taken_by=TWO.session_id,
-        stage=Stage.CLONE_FAILED,  # the bench's hop does not exist
+        stage=Stage.CLONE_FAILED.value,  # the bench's hop does not exist
     )
     bench.run(OTHER_PORT, at_ingress=True)
     [told] = trace.packets(SCENE)
@@ -200,7 +200,7 @@ def test_what_is_told_is_what_the_ledger_counts(
     rows = {each: row for row, each in enumerate(_ids(drawn))}
     names: list[tuple[int, Enum]] = [(0, told.outcome)]
     names += [(rows[offer.session_id], offer.verdict) for offer in told.offers]
-    names += [(rows[told.taken_by], told.stage)] if told.taken_by is not None and told.stage is not None else []
+    names += [(rows[told.taken_by], Stage(told.stage))] if told.taken_by is not None and told.stage is not None else []
     assert {(row, told.direction, name): (told.packets, told.bytes) for row, name in names} == {
         key: figures
         for key, figures in counted.items()

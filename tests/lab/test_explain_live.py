@@ -277,3 +277,8 @@ def test_the_way_of_the_copies_says_what_stands_in_it(world: World) -> None:
     subprocess.run(["ip", "-n", world.line.lab.namespace("host"), "neighbour", "flush", "all"], check=True)
     wait_until(lambda: "neighbour" in way(), WITHIN_S, "nobody answers ARP")
     wait_until(lambda: way().get("neighbour") == "broken", WITHIN_S, lambda: f"nobody answers ARP, it says {way()}")
+    with world.live("--json", "--count", "1", "--protocol", "udp", "--direction", "egress") as process:
+        world.send(TAKEN)
+        [packet], summary = world.traced(process)
+    assert (packet["taken_by"], packet["stage"], packet["copies"]) == (world.session_id, "neighbour unresolved", {})
+    assert summary["disagreements"] == 0

@@ -5,6 +5,8 @@ import itertools
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
@@ -16,12 +18,14 @@ from pktmirror.desired import StreamDocument
 from pktmirror.lab import Lab, Topology, host_device
 from pktmirror.model.filter import UDP, Direction, PortRange
 from pktmirror.model.ledger import Stage
-from pktmirror.packet.headers import ICMP
-from tests.lab.mirror import BOTH, Mirror, Session, accepting
+from pktmirror.packet.headers import ICMP, ICMPV6, Headers, parse
+from tests.lab.arrivals import Tap
+from tests.lab.mirror import BOTH, WITHIN_S, Mirror, Session, accepting
 from tests.lab.others import take_off
 from tests.lab.production import OF_PRODUCTION, PORT, Production, producing
 from tests.lab.test_limits import taken_and_stages
 from tests.lab.test_mirror_agent import HOP_DEVICES, agent_process, hop_of, ip, starting_process
+from tests.lab.test_shortcut import BRIDGE, QUESTIONS, waits_for_answers
 from tests.lab.topologies import VPC
 from tests.waiting import wait_until
 
@@ -143,23 +147,138 @@ def test_upgrades_of_the_programs(lab: Build, tmp_path: Path) -> None:
             production.assert_is_copied(mirror, "monitor")
 
 
-@pytest.mark.parametrize("what", ["nobody has its address", "its link is down", "nobody listens"])
-def test_a_target_that_is_dead(lab: Build, what: str) -> None:
+def test_a_target_at_which_nobody_listens(lab: Build) -> None:
     with Mirror(lab(VPC)) as mirror, mirror.tap("web") as at_source, producing(mirror) as production:
         mirror.unheard.add(7)
-        if what == "its link is down":
-            ip("-n", mirror.lab.namespace("monitor"), "link", "set", "eth0", "down")
-        address = "10.0.0.200" if what == "nobody has its address" else mirror.address("monitor")
-        mirror.mirror({"web": [Session(address, filter=OF_PRODUCTION)]})
+        mirror.mirror({"web": [Session(mirror.address("monitor"), filter=OF_PRODUCTION)]})
         production.goes_on(1500)
         production.assert_is_untouched()
         mirror.assert_everything_adds_up()
         taken, stages = taken_and_stages(mirror)
         assert taken > 1000
-        refused = stages.pop(Stage.TARGET_REFUSED, 0)
-        assert (refused > 0) == (what == "nobody listens")
-        assert stages == {Stage.SENT: taken}, "the kernel drops them behind the mirror"
-        assert at_source.received(lambda frame: frame[23] == ICMP) == [], "not even the error about the first copy"
+        assert stages.pop(Stage.TARGET_REFUSED) > 0
+        assert stages == {Stage.SENT: taken}
+        assert errors(at_source) == [], "not even the error about the first copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A target that does not answer: how it comes to be dead, and how it comes alive; commands to `ip` at its place."""
+
+    address: str
+    asked: str
+    dies: tuple[str, ...]
+    lives: tuple[str, ...]
+
+
+LINK_DOWN = Dead("10.0.0.90", "ARP", ("link", "set", "eth0", "down"), ("link", "set", "eth0", "up"))
+NO_ADDRESS = Dead("10.0.0.200", "ARP", (), ("address", "add", "10.0.0.200/24", "dev", "eth0"))
+NO_IPV6_ADDRESS = Dead(
+    "2001:db8:1::dead",
+    "neighbour solicitations",
+    (),
+    ("address", "add", "2001:db8:1::dead/64", "dev", "eth0", "nodad"),
+)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(LINK_DOWN, id="its link is down"),
+        pytest.param(NO_ADDRESS, id="nobody has its address"),
+        pytest.param(NO_IPV6_ADDRESS, id="nobody has its IPv6 address"),
+    ],
+)
+def test_a_target_that_is_dead_and_comes_alive(lab: Build, target: Dead) -> None:
+    """The kernel drops what was sent before it gave up; then nothing is sent, and it is said why, until it answers."""
+    with Mirror(lab(VPC)) as mirror, mirror.tap("web") as at_source, mirror.tap("host", BRIDGE) as at_bridge:
+        host, monitor = mirror.lab.namespace("host"), mirror.lab.namespace("monitor")
+        said = f"the next hop {target.address} does not answer {target.asked}"
+        mirror.unheard.add(7)  # what was sent to the dead
+        if target.dies:
+            ip("-n", monitor, *target.dies)
+
+        waits_for_answers(mirror, milliseconds=600_000)
+        mirror.mirror({"web": [Session(target.address, filter=OF_PRODUCTION)]})
+        with producing(mirror) as production:
+            production.goes_on(500)
+            assert mirror.status("web") is None, "it is asked for the first time"
+            production.assert_is_untouched()
+        taken, asked = at_rest(mirror)
+        assert asked == {Stage.SENT: taken}
+
+        waits_for_answers(mirror, milliseconds=100)
+        ip("-n", host, "neighbour", "del", target.address, "dev", BRIDGE)
+        with producing(mirror) as production:
+            wait_until(lambda: mirror.status("web") == said, WITHIN_S, lambda: str(mirror.status("web")))
+            production.goes_on(100)
+            production.assert_is_untouched()
+        taken, failed = at_rest(mirror)
+        assert failed.keys() == {Stage.SENT, Stage.NEIGHBOUR_UNRESOLVED}
+        assert sum(failed.values()) == taken, "to the packet"
+        assert failed[Stage.NEIGHBOUR_UNRESOLVED] > 100
+
+        before = len(questions(at_bridge, target))
+        agent = mirror.agents["host"]
+        with producing(mirror) as production:
+            wait_until(
+                lambda: mirror.status("web") != said or len(questions(at_bridge, target)) > before + 3 * QUESTIONS,
+                WITHIN_S,
+                "nobody asks for it any more",
+            )
+            assert mirror.status("web") == said, "however often it is asked for"
+            agent.stop()
+            agent.start()
+            assert mirror.status("web") == said, "the next agent knows"
+            production.goes_on(100)
+            production.assert_is_untouched()
+        taken, dead = at_rest(mirror)
+        assert dead == {
+            Stage.SENT: failed[Stage.SENT],
+            Stage.NEIGHBOUR_UNRESOLVED: taken - failed[Stage.SENT],
+        }
+
+        ip("-n", monitor, *target.lives)
+        collector = mirror.collector("monitor")
+        wait_until(lambda: mirror.status("web") is None, WITHIN_S, lambda: str(mirror.status("web")))
+        with producing(mirror) as production:
+            production.goes_on(500)
+            production.assert_is_copied(mirror, "monitor")
+        more, alive = at_rest(mirror)
+        assert alive == {**dead, Stage.SENT: dead[Stage.SENT] + more - taken}
+        assert len(collector.copies()) == more - taken, "nothing of before"
+        assert errors(at_source) == [], "not even the error about the first copy"
+
+
+def at_rest(mirror: Mirror) -> tuple[int, dict[Stage, int]]:
+    mirror.assert_everything_adds_up()
+    return taken_and_stages(mirror)
+
+
+def questions(tap: Tap, target: Dead) -> list[bytes]:
+    """What the host has asked for the target's address: RFC 826, and RFC 4861 section 4.3."""
+    packed = ip_address(target.address).packed
+    at = {4: 38, 16: 62}[len(packed)]
+    return [
+        each.frame
+        for each in tap.read()
+        if each.outgoing
+        and (each.frame[12:14] == b"\x08\x06" or each.frame[20:21] == b"\x3a")
+        and each.frame[at : at + len(packed)] == packed
+    ]
+
+
+def errors(tap: Tap) -> list[bytes]:
+    """The ICMP errors that came in."""
+
+    def is_error(frame: bytes) -> bool:
+        read = parse(frame)
+        if not isinstance(read, Headers):
+            return False
+        of_ipv6 = read.protocol == ICMPV6 and (read.icmp_type or 0) < 128
+        return of_ipv6 or (read.protocol == ICMP and read.icmp_type in (3, 4, 5, 11, 12))
+
+    return tap.received(is_error)
 
 
 def test_a_target_that_is_slow(lab: Build) -> None:

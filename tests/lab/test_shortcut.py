@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,10 @@ from pktmirror.desired import Underlay
 from pktmirror.lab import Lab, Topology, host_device
 from pktmirror.model.filter import TCP, UDP, Direction
 from pktmirror.model.ledger import Stage
+from pktmirror.packet.headers import ICMP
 from tests.lab.arrivals import Tap
 from tests.lab.mirror import Mirror, Session, accepting
+from tests.lab.test_mirror_agent import ip
 from tests.lab.test_mirror_sessions import arrived, sent, tcp, udp
 from tests.lab.test_mirror_tso import TRANSFERRED, payloads, transfer
 from tests.lab.test_policies_on_the_way import drop, dropped
@@ -24,12 +27,13 @@ Build = Callable[[Topology], Lab]
 
 AGENT_AWAY_S = 5.0  # bpf/shortcut.h
 BRIDGE = "br-a"
+QUESTIONS = 3  # to a neighbour, until it is given up
 
 
-def mirrored(mirror: Mirror, session: Session, *, shortcut: bool = True) -> None:
+def mirrored(mirror: Mirror, *sessions: Session, shortcut: bool = True) -> None:
     """The second turn knows where the target is: the first has the kernel ask for it."""
     mirror.underlay = Underlay(shortcut=shortcut)
-    mirror.mirror({"web": [session]})
+    mirror.mirror({"web": sessions})
     neighbour = ["ip", "-n", mirror.lab.namespace("host"), "neighbour", "show", "dev", BRIDGE]
     wait_until(
         lambda: mirror.mac("monitor") in subprocess.run(neighbour, capture_output=True, text=True, check=True).stdout,
@@ -44,6 +48,14 @@ def sent_by_the_bridge(mirror: Mirror) -> int:
     show = ["ip", "-n", mirror.lab.namespace("host"), "-s", "-o", "link", "show", "dev", BRIDGE]
     counted = subprocess.run(show, capture_output=True, text=True, check=True).stdout
     return int(counted.split("TX:")[1].split("\\")[1].split()[1])
+
+
+def waits_for_answers(mirror: Mirror, *, milliseconds: int) -> None:
+    """How long the host's kernel waits for an answer to each question to a neighbour at its bridge."""
+    for family in ("ipv4", "ipv6"):
+        path = Path(f"/proc/sys/net/{family}/neigh/{BRIDGE}")
+        mirror.inside("host").run((path / "retrans_time_ms").write_text, str(milliseconds))
+        mirror.inside("host").run((path / "mcast_solicit").write_text, str(QUESTIONS))
 
 
 def copies(tap: Tap) -> int:
@@ -108,6 +120,40 @@ def test_a_target_that_leaves_the_bridge_is_not_sent_to_any_more(lab: Build) -> 
             sent(mirror, udp())
             wait_until(lambda: mirror.sent("web", 7) == 2, 10, "the second copy is not sent")
             assert copies(tap) == 1
+
+
+def test_all_sessions_to_a_target_that_does_not_answer_wait_for_it_and_take_the_short_way_again(lab: Build) -> None:
+    sessions = (Session("monitor", accepting(UDP)), Session("monitor", accepting(TCP), number=2, vni=8))
+    elsewhere = Session("client", accepting(ICMP), number=3, vni=9)
+    with Mirror(lab(VPC)) as mirror:
+        host, monitor = mirror.lab.namespace("host"), mirror.lab.namespace("monitor")
+
+        def problems() -> list[str | None]:
+            return [mirror.status("web", session.vni) for session in (*sessions, elsewhere)]
+
+        waits_for_answers(mirror, milliseconds=100)
+        mirrored(mirror, *sessions, elsewhere)
+        sent(mirror, udp(), tcp())
+        mirror.wait_for_copies("monitor", 2)
+        ip("-n", monitor, "link", "set", "eth0", "arp", "off")
+        ip("-n", host, "neighbour", "del", mirror.address("monitor"), "dev", BRIDGE)
+        said = [f"the next hop {mirror.address('monitor')} does not answer ARP"] * 2
+        wait_until(lambda: problems() == [*said, None], 10, lambda: str(problems()))
+        sent(mirror, udp(), tcp())
+        for session in sessions:
+            stages = {Stage.SENT: 1, Stage.NEIGHBOUR_UNRESOLVED: 1}
+            assert mirror.stages("web", Direction.EGRESS, session.vni) == stages
+        mirror.wait_for_copies("monitor", 2)
+
+        ip("-n", monitor, "link", "set", "eth0", "arp", "on")
+        wait_until(lambda: problems() == [None] * 3, 10, lambda: str(problems()))
+        before = sent_by_the_bridge(mirror)
+        sent(mirror, udp(), tcp())
+        mirror.wait_for_copies("monitor", 4)
+        assert sent_by_the_bridge(mirror) == before, "past the bridge"
+        for session in sessions:
+            stages = {Stage.SENT: 2, Stage.NEIGHBOUR_UNRESOLVED: 1}
+            assert mirror.stages("web", Direction.EGRESS, session.vni) == stages
 
 
 @pytest.mark.parametrize("shortcut", [False, True])

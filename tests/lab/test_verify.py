@@ -195,9 +195,15 @@ def test_a_next_hop_that_does_not_answer_is_named_as_the_reason(lab: Build, tmp_
         ip("-n", built.namespace("host"), "neighbour", "flush", "all")
         problem = "the next hop 10.0.0.90 does not answer ARP"
         whole.wait_for_problem(session_id, problem)
-        told = verified(whole, session_id, "--within-s", "1")
-        assert (told["outcome"], told["problem"]) == ("sent, not seen", problem)
-        assert told["next_steps"][0].startswith(f"the agent of {whole.host_id} says: {problem}.")
+        status, said = verify(whole, session_id)
+        assert status == NOT_SENT
+        assert said == (
+            f"not sent: {problem}\n"
+            "  · see that the next hop is up: `ip neighbour` on the host of the source shows who answers\n"
+        )
+        ip("-n", built.namespace("monitor"), "link", "set", "eth0", "arp", "on")
+        whole.wait_for_problem(session_id, None)
+        assert verify(whole, session_id)[0] == ARRIVED
 
 
 def test_a_target_at_which_nobody_listens_refuses_the_probe_and_the_source_hears_nothing_of_it(

@@ -92,6 +92,7 @@ STAGES = (
     Stage.CLONE_FAILED,
     Stage.STALE,
     Stage.NO_ROUTE,
+    Stage.NEIGHBOUR_UNRESOLVED,
     Stage.UNDELIVERABLE,
     Stage.ENCAPSULATION_FAILED,
     Stage.SENT,

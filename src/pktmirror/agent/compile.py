@@ -14,6 +14,7 @@ from pktmirror.agent.classifier import filter_bytes
 from pktmirror.agent.exclusions import exclusion_bytes
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.meters import meter_names
+from pktmirror.agent.neighbours import NextHop, no_answer
 from pktmirror.agent.shortcuts import Shortcut
 from pktmirror.agent.ways import RouteQuery, Way, leaves_ahead, leaves_whole
 from pktmirror.desired import (
@@ -58,6 +59,10 @@ class WantedDelivery:
     leaves_ahead: bool = False
     shortcut: Shortcut | None = None
 
+    @property
+    def hop(self) -> NextHop:
+        return self.ifindex, self.next_hop
+
 
 @dataclass(frozen=True, slots=True)
 class CopyStream:
@@ -78,6 +83,11 @@ class WantedSession:
     stage: Stage
     cap: Rate = UNLIMITED
     meters: bytes = b""  # their names; empty: what its rules match is not counted
+
+    @property
+    def has_way(self) -> bool:
+        """Whether its delivery says where copies go, also while the next hop there does not answer."""
+        return self.stage in (Stage.SENT, Stage.NEIGHBOUR_UNRESOLVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,12 @@ class Wanted:
     cpus: int = 1  # that share the budget
     streams: frozenset[CopyStream] = frozenset()  # of other hosts; those of the interfaces here come with them
     lease_s: int = 0  # how long copies are made without a word of the control plane; 0: for ever
+
+    @property
+    def next_hops(self) -> frozenset[NextHop]:
+        """To which copies are sent, or would be if they answered."""
+        sessions = (session for interface in self.interfaces for session in interface.sessions)
+        return frozenset(session.delivery.hop for session in sessions if session.has_way)
 
 
 def route_queries(desired: DesiredState) -> frozenset[RouteQuery]:
@@ -158,8 +174,12 @@ def compile_state(
     budget: Rate = UNLIMITED,
     cpus: int = 1,
     lease_s: int = 0,
+    unresolved: frozenset[NextHop] = frozenset(),
 ) -> Wanted:
-    """``ways`` lacks the queries that have no answer. Raises Uncompilable, and then nothing is to be changed."""
+    """``ways`` lacks the queries that have no answer; to the ``unresolved`` next hops nothing is sent.
+
+    Raises Uncompilable, and then nothing is to be changed.
+    """
     # By its plain key too: what is desired may be of before its engine was heard (docs/decisions/0022).
     by_key = {device.found.plain_key: device for device in devices if device.found.plain_key is not None}
     by_key |= {device.found.key: device for device in devices}
@@ -178,7 +198,9 @@ def compile_state(
         for session in sorted(interface.sessions, key=lambda session: session.number):
             if session.filter_id not in filters:
                 raise Uncompilable(f"{session.session_id} names the filter {session.filter_id}, which is not there")
-            wanted, problem = _session(interface, session, device.found.mtu, filters[session.filter_id], ways)
+            wanted, problem = _session(
+                interface, session, device.found.mtu, filters[session.filter_id], ways, unresolved
+            )
             sessions.append(wanted)
             if problem is not None:
                 problems[session.session_id] = problem
@@ -203,7 +225,12 @@ def _query(interface: DesiredInterface, destination: Destination) -> RouteQuery:
 
 
 def _session(
-    interface: DesiredInterface, session: DesiredSession, mtu: int, filter_: _Compiled, ways: Mapping[RouteQuery, Way]
+    interface: DesiredInterface,
+    session: DesiredSession,
+    mtu: int,
+    filter_: _Compiled,
+    ways: Mapping[RouteQuery, Way],
+    unresolved: frozenset[NextHop],
 ) -> tuple[WantedSession, str | None]:
     delivery = session.delivery
     if isinstance(delivery, Undeliverable):
@@ -248,6 +275,9 @@ def _session(
         leaves_ahead=whole and leaves_ahead(interface.underlay.segmentation, way.is_card),
         shortcut=way.shortcut if interface.underlay.shortcut else None,
     )
+    if to.hop in unresolved:
+        stage = Stage.NEIGHBOUR_UNRESOLVED
+        return WantedSession(filter_.value, to, stage, session.cap, filter_.meters), no_answer(to.hop)
     return WantedSession(filter_.value, to, Stage.SENT, session.cap, filter_.meters), None
 
 

@@ -25,6 +25,14 @@ _LAST_REPORT_S = 5.0
 _NOTHING = -1
 
 
+def next_relist_s(relist_s: float, drawn: float) -> float:
+    """In how many seconds all is asked for again: a fifth sooner or later than ``relist_s`` at the most.
+
+    ``drawn`` in [0, 1) keeps hosts that have started together from asking together for ever.
+    """
+    return relist_s * (0.8 + 0.4 * drawn)
+
+
 class Controller:
     """``on_change`` is called in a thread of its own whenever `desired` has changed.
 
@@ -96,7 +104,7 @@ class Controller:
         if document is None or desired is None:
             return
         if asks_for_all:
-            self._relist_at_s = time.monotonic() + self._relist_s * random.uniform(0.8, 1.2)
+            self._relist_at_s = time.monotonic() + next_relist_s(self._relist_s, random.random())
         if desired != self.desired and not self._watch.stopping:
             self._keep(document)
             self.desired = desired

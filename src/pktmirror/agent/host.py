@@ -7,7 +7,6 @@ that it calls.
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 import structlog
 
@@ -28,8 +27,9 @@ from pktmirror.agent.figures import session_figures
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.listeners import Listeners
 from pktmirror.agent.looks import LOOKS_SHARE, Looks
+from pktmirror.agent.neighbours import NextHop, to_ask, unresolved
 from pktmirror.agent.paths import Sight, paths, targets
-from pktmirror.agent.plan import Change, TableFull, applied, plan
+from pktmirror.agent.plan import Change, TableFull, applied, plan, unresolved_in
 from pktmirror.agent.probe import probe
 from pktmirror.agent.providers import Roster, instance_id_of
 from pktmirror.agent.survey import survey
@@ -38,7 +38,6 @@ from pktmirror.agent.ways import RouteQuery, Way, way_of
 from pktmirror.desired import DesiredState, InterfaceFigures, PathFacts, Report, SessionStatus
 from pktmirror.kernel import netns
 from pktmirror.kernel.netlink import Link, Neighbour, Netlink
-from pktmirror.model.ledger import Stage
 from pktmirror.model.probe import ProbeAnswer, ProbeRequest
 from pktmirror.model.rate import Rate
 from pktmirror.model.refusal import Refusal
@@ -91,6 +90,7 @@ class Host:
         self._tracer = Tracer(data_plane.trace)
         self._listeners = Listeners()
         self._paths: dict[str, PathFacts] = {}
+        self._unresolved = unresolved_in(data_plane.tables)
 
     def close(self) -> None:
         self._data_plane.close()
@@ -105,13 +105,14 @@ class Host:
             if self.netlink.drain_events():
                 self._looks.ask()
                 self.roster.soon()
+            failed = self.netlink.take_failed_neighbours()
             if self.next_look_in_s() == 0:
                 self._look()
             self._name(desired)
             self._watch_names()
             if lost := self._data_plane.mend_pins():
                 _log.warning("somebody has removed pins of the agent; what they kept alive is made again", pins=lost)
-            problems = () if desired is None else self._follow(desired)
+            problems = () if desired is None else self._follow(desired, failed)
         except (OSError, TableFull, Uncompilable) as error:
             problems = (str(error),)
             self._looks.ask()
@@ -179,21 +180,25 @@ class Host:
         if netns.DIRECTORY.is_dir():
             self._departures.looked(keys_by_name(self._devices), netns.names(), time.monotonic())
 
-    def _follow(self, desired: DesiredState) -> tuple[str, ...]:
-        """The problems. In the place of what cannot be compiled the last good state is kept true, as links change."""
+    def _follow(self, desired: DesiredState, failed: frozenset[NextHop]) -> tuple[str, ...]:
+        """The problems. In the place of what cannot be compiled the last good state is kept true, as links change.
+
+        ``failed``: of whom the kernel has told since the last turn that they do not answer.
+        """
         try:
-            self._make_true(desired)
+            self._make_true(desired, failed)
         except Uncompilable as error:
             if self._last_good is not None and self._last_good is not desired:
-                self._make_true(self._last_good)
+                self._make_true(self._last_good, failed)
             return (str(error),)
         return ()
 
-    def _make_true(self, desired: DesiredState) -> None:
+    def _make_true(self, desired: DesiredState, failed: frozenset[NextHop]) -> None:
         links = {link.ifindex: link for link in self.netlink.links()}
         neighbours = {(entry.ifindex, str(entry.address)): entry for entry in self.netlink.neighbours()}
         ways = self._ways(desired, links, neighbours)
-        wanted, changes = self._planned(desired, ways, links.values())
+        silent = unresolved(self._unresolved | failed, {way.hop for way in ways.values()}, neighbours, links)
+        wanted, changes = self._planned(desired, ways, links.values(), silent)
         self._last_good = desired
         if changes:
             self._data_plane.carry_out(changes)
@@ -202,9 +207,11 @@ class Host:
         self._data_plane.looked(time.monotonic_ns())
         self._data_plane.forget_predecessors()
         self._applied_revision = desired.revision
-        self._wanted = replace(wanted, problems={**self._unresolved(wanted, neighbours), **wanted.problems})
+        self._wanted, self._unresolved = wanted, silent
+        for ifindex, address in to_ask(wanted.next_hops, neighbours, links):
+            self.netlink.ask_for_neighbour(ifindex, address)
         listens = self._listeners.at(targets(wanted), self._devices, time.monotonic())
-        self._paths = paths(desired, wanted, Sight(ways, links, neighbours, listens))
+        self._paths = paths(desired, wanted, Sight(ways, links, neighbours, listens, silent))
 
     def _ways(
         self, desired: DesiredState, links: dict[int, Link], neighbours: dict[tuple[int, str], Neighbour]
@@ -216,7 +223,11 @@ class Host:
             raise _uncompilable(desired, error) from error
 
     def _planned(
-        self, desired: DesiredState, ways: dict[RouteQuery, Way], links: Iterable[Link]
+        self,
+        desired: DesiredState,
+        ways: dict[RouteQuery, Way],
+        links: Iterable[Link],
+        silent: frozenset[NextHop],
     ) -> tuple[Wanted, list[Change]]:
         """What the kernel should hold and what has to change for it; nothing has changed yet, but for the hops."""
         try:
@@ -228,6 +239,7 @@ class Host:
                 budget=self._budget,
                 cpus=cpus(),
                 lease_s=self._lease_s,
+                unresolved=silent,
             )
             if wanted.interfaces:
                 self._data_plane.make_hops(links)
@@ -245,23 +257,6 @@ class Host:
                 return None
         route = self.netlink.route_to(query.address, device_ifindex=device, table=query.table)
         return way_of(query, route, links, neighbours, self._devices)
-
-    def _unresolved(self, wanted: Wanted, neighbours: dict[tuple[int, str], Neighbour]) -> dict[str, str]:
-        """Sessions whose next hop does not tell its link address: the kernel drops their copies after it took them.
-
-        It keeps no more than some 160 packets for a next hop that is being asked for, so one that is not known is asked
-        for before there are copies.
-        """
-        problems = {}
-        for interface in wanted.interfaces:
-            for to in (session.delivery for session in interface.sessions if session.stage is Stage.SENT):
-                neighbour = neighbours.get((to.ifindex, str(to.next_hop)))
-                if neighbour is None:
-                    self.netlink.ask_for_neighbour(to.ifindex, to.next_hop)
-                elif neighbour.failed:
-                    question = "ARP" if to.next_hop.version == 4 else "neighbour solicitations"
-                    problems[to.session_id] = f"the next hop {to.next_hop} does not answer {question}"
-        return problems
 
     def _report(self) -> Report:
         keys = {device.ifindex: device.found.key for device in self._devices}
@@ -320,10 +315,10 @@ def _uncompilable(desired: DesiredState, error: Uncompilable) -> Uncompilable:
 
 
 def _outer_sources(wanted: Wanted) -> dict[str, str]:
-    """By session id: the address that its copies carry; nothing of those that send none."""
+    """By session id: the address that its copies carry; nothing of those that have nowhere to go."""
     return {
         session.delivery.session_id: str(session.delivery.outer_source)
         for interface in wanted.interfaces
         for session in interface.sessions
-        if session.stage is Stage.SENT
+        if session.has_way
     }

@@ -13,6 +13,7 @@ from pktmirror.agent import abi
 from pktmirror.agent.allotment import Allotment, CarryMeters, DropMeters, PutMeters, WriteMeters
 from pktmirror.agent.compile import CopyStream, Wanted, WantedDelivery, WantedInterface, WantedSession
 from pktmirror.agent.meters import MeterRange
+from pktmirror.agent.neighbours import NextHop
 from pktmirror.agent.shortcuts import Shortcut
 from pktmirror.model.ledger import Stage
 
@@ -187,7 +188,7 @@ def _streams(wanted: Wanted, rows: Mapping[str, int], most: int) -> dict[bytes, 
     owners: dict[bytes, set[int]] = {}
     for interface in wanted.interfaces:
         for session in interface.sessions:
-            if session.stage is Stage.SENT:
+            if session.has_way:
                 for key in _stream_keys(session.delivery):
                     owners.setdefault(key, set()).add(rows[session.delivery.session_id])
     owned = {key: next(iter(rows_)) if len(rows_) == 1 else abi.NO_ROW for key, rows_ in owners.items()}
@@ -256,6 +257,19 @@ def applied(held: Tables, changes: Iterable[Change]) -> Tables:
         attached=frozenset(attached),
         retired_slots=tuple(retired),
     )
+
+
+def unresolved_in(held: Tables) -> frozenset[NextHop]:
+    """The next hops of the sessions that the kernel counts as unresolved."""
+    stage = abi.STAGES.index(Stage.NEIGHBOUR_UNRESOLVED)
+    slots = {
+        abi.slot_of(session.mark)
+        for value in held.policies.values()
+        for session in _sessions(value)
+        if session.stage == stage
+    }
+    deliveries = [_content(abi.Delivery.from_buffer_copy(held.deliveries[slot])) for slot in slots]
+    return frozenset(to.hop for to in deliveries)
 
 
 def _slots_in_use(policies: dict[int, bytes]) -> set[int]:

@@ -121,8 +121,8 @@ def packet(
         amazon_dns=bool(record.amazon_dns),
         offers=offers,
         taken_by=offers[-1].session_id if offers and offers[-1].verdict is Verdict.TAKEN else None,
-        stage=abi.STAGES[record.stage] if record.stage < len(abi.STAGES) else None,
-        copies=dict(copies),
+        stage=abi.STAGES[record.stage].value if record.stage < len(abi.STAGES) else None,
+        copies={stage.value: packets for stage, packets in copies.items()},
         copied_bytes=copied_bytes,
     )
     return told if outcome in _UNREAD or not record.family else _with_headers(told, record)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pktmirror.agent.inventory import Device
+from pktmirror.agent.neighbours import NextHop
 from pktmirror.agent.shortcuts import Shortcut, shortcut
 from pktmirror.kernel.netlink import Link, Neighbour, Route
 from pktmirror.model.underlay import Address, Segmentation
@@ -36,6 +37,10 @@ class Way:
     splits: bool = False
     is_card: bool = False
     shortcut: Shortcut | None = None
+
+    @property
+    def hop(self) -> NextHop:
+        return self.ifindex, self.next_hop
 
 
 def way_of(

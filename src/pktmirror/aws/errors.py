@@ -60,6 +60,18 @@ def invalid_value(name: str, value: str, expected: str) -> ApiError:
     return invalid_parameter_value(f"Value ({echo(value)}) for parameter {echo(name)} is invalid. {expected}.")
 
 
+def invalid_max_results(value: str, expected: str) -> ApiError:
+    """Of a page that is too short or too long."""
+    return ApiError(
+        "InvalidMaxResults", f"Value ({echo(value)}) for parameter MaxResults is invalid. {expected}. It is 5 to 1000"
+    )
+
+
+def invalid_filter(name: str, offered: str) -> ApiError:
+    """Of a describe call; ``offered`` are the filters that it has."""
+    return ApiError("InvalidFilter", f"The filter '{echo(name)}' is invalid. Offered here: {offered}")
+
+
 def invalid_parameter_combination(message: str) -> ApiError:
     return ApiError("InvalidParameterCombination", message)
 

@@ -53,7 +53,7 @@ def parse(service: str, target: str, body: bytes) -> Call:
         asked = None
     if not isinstance(asked, dict):
         raise ApiError("SerializationException", "The request body is not a JSON object")
-    return Call(service, action, _structure(models.operation(service, action).input, asked, ""))
+    return Call(service, action, structure(models.operation(service, action).input, asked))
 
 
 def success(result: Mapping[str, object]) -> bytes:
@@ -68,7 +68,8 @@ def failure(error: ApiError) -> tuple[bytes, dict[str, str]]:
     return body, {ERROR_HEADER: f"{error.code};{fault}"}
 
 
-def _structure(shape: Structure, asked: Mapping[str, object], path: str) -> dict[str, object]:
+def structure(shape: Structure, asked: Mapping[str, object], path: str = "") -> dict[str, object]:
+    """What is asked, by an input shape. ``path`` is the name so far, with its dot: empty, or ``Tags.1.``."""
     parsed: dict[str, object] = {}
     for name, value in asked.items():
         member = shape.members.get(name)
@@ -85,7 +86,7 @@ def _structure(shape: Structure, asked: Mapping[str, object], path: str) -> dict
 def _value(shape: Shape, value: object, name: str) -> object:
     match shape, value:
         case Structure(), dict():
-            return _structure(shape, value, f"{name}.")
+            return structure(shape, value, f"{name}.")
         case List(item=item), list():
             return [_value(item, each, f"{name}.{number}") for number, each in enumerate(value, 1)]
         case (Scalar("string"), str()) | (Scalar("boolean"), bool()):

@@ -32,12 +32,14 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """``name`` is what botocore's users write, ``wire_name`` what travels in this direction."""
+    """``name`` is what botocore's users write, ``wire_name`` what travels in this direction: in the body, or
+    ``in_query``, the address's."""
 
     name: str
     wire_name: str
     shape: "Shape"
     required: bool
+    in_query: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,18 @@ SERVICES: Mapping[str, Service] = {
     "monitoring": Service(
         "cloudwatch", frozenset({"ListMetrics", "GetMetricStatistics", "GetMetricData"}), protocol="json"
     ),
+    "ram": Service(
+        "ram",
+        frozenset(
+            {
+                *("CreateResourceShare", "UpdateResourceShare", "DeleteResourceShare", "GetResourceShares"),
+                *("AssociateResourceShare", "DisassociateResourceShare", "GetResourceShareAssociations"),
+                *("GetResourceShareInvitations", "AcceptResourceShareInvitation", "RejectResourceShareInvitation"),
+                *("ListResources", "ListPrincipals", "ListPendingInvitationResources", "ListResourceTypes"),
+                *("ListResourceSharePermissions", "TagResource", "UntagResource"),
+            }
+        ),
+    ),
 }
 """By signing name, which is what a credential scope says."""
 
@@ -116,13 +130,21 @@ def xml_namespace(service: str) -> str:
 
 
 def protocol(service: str) -> str:
-    """``ec2``, ``query`` or ``json``."""
+    """``ec2``, ``query``, ``json`` or ``rest-json``."""
     return SERVICES[service].protocol or str(_model(service).metadata["protocol"])
 
 
 def target_prefix(service: str) -> str:
     """What stands before the operation in the header of a JSON request."""
     return str(_model(service).metadata["targetPrefix"])
+
+
+@functools.cache
+def places(service: str) -> Mapping[tuple[str, str], str]:
+    """Of a service that is asked by method and path: the operation at each, also of those that are not offered."""
+    model = _model(service)
+    asked = {name: model.operation_model(name).http for name in model.operation_names}
+    return {(str(http["method"]), str(http["requestUri"])): str(name) for name, http in asked.items()}
 
 
 @functools.cache
@@ -144,7 +166,7 @@ def operation(service: str, name: str) -> Operation:
 def compiled(model: Any, name: str, protocol: str | None = None) -> Operation:
     """An operation of any of botocore's ``ServiceModel``; ``protocol`` is one of its own, by default the first.
 
-    Of the json protocol no output shape is kept: results are written as they are.
+    Of the protocols that write JSON no output shape is kept: results are written as they are.
     """
     modelled = model.operation_model(name)
     protocol = protocol or str(model.metadata["protocol"])
@@ -160,7 +182,7 @@ def compiled(model: Any, name: str, protocol: str | None = None) -> Operation:
 
 def _xml_namespace(model: Any) -> str:
     """EC2 answers with a slash at the end, where its model has none."""
-    return str(model.metadata["xmlNamespace"]).rstrip("/") + "/"
+    return str(model.metadata.get("xmlNamespace", "")).rstrip("/") + "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +211,7 @@ _FORM: Mapping[str, _Naming] = {
     "ec2": _Naming(True, None),
     "query": _Naming(False, "member"),
     "json": _Naming(False, None),
+    "rest-json": _Naming(False, None),
 }
 _XML: Mapping[str, _Naming] = {"ec2": _Naming(False, "item"), "query": _Naming(False, "member")}
 
@@ -216,7 +239,13 @@ def _shape(modelled: Any, naming: _Naming) -> Shape:
 def _structure(modelled: Any, naming: _Naming) -> Structure:
     required = frozenset(modelled.required_members)
     members = [
-        Member(name, naming.member(name, member), _shape(member, naming), name in required)
+        Member(
+            name,
+            naming.member(name, member),
+            _shape(member, naming),
+            name in required,
+            member.serialization.get("location") == "querystring",
+        )
         for name, member in modelled.members.items()
     ]
     by_wire_name = {member.wire_name: member for member in members}

@@ -20,13 +20,14 @@ class _Tag(msgspec.Struct, frozen=True, rename="pascal"):
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     traffic_mirror_target_id: str
+    owner_id: str | None = None
     network_interface_id: str | None = None
     network_load_balancer_arn: str | None = None
     gateway_load_balancer_endpoint_id: str | None = None
     description: str | None = None
     tags: tuple[_Tag, ...] = ()
 
-    def state(self) -> TargetState:
+    def state(self, account_id: str | None) -> TargetState:
         destination, resource = next(
             (destination, value)
             for destination, value in (
@@ -37,7 +38,12 @@ class _Target(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
             if value is not None
         )
         return TargetState(
-            self.traffic_mirror_target_id, destination, resource, self.description or None, _tags(self.tags)
+            self.traffic_mirror_target_id,
+            destination,
+            resource,
+            self.description or None,
+            _tags(self.tags),
+            account_id in (None, self.owner_id),
         )
 
 
@@ -92,6 +98,7 @@ class _Filter(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 class _Session(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     traffic_mirror_session_id: str
+    owner_id: str | None = None
     network_interface_id: str
     traffic_mirror_target_id: str
     traffic_mirror_filter_id: str
@@ -101,7 +108,7 @@ class _Session(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     description: str | None = None
     tags: tuple[_Tag, ...] = ()
 
-    def state(self) -> SessionState:
+    def state(self, account_id: str | None) -> SessionState:
         return SessionState(
             self.traffic_mirror_session_id,
             self.network_interface_id,
@@ -112,6 +119,7 @@ class _Session(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
             self.packet_length,
             self.description or None,
             _tags(self.tags),
+            account_id in (None, self.owner_id),
         )
 
 
@@ -123,6 +131,7 @@ def state_of(endpoint: Endpoint) -> State:
         sessions=endpoint.listed("describe_traffic_mirror_sessions", "TrafficMirrorSessions", dict[str, Any]),
         templates=endpoint.get(own_path("templates"), tuple[TemplateStatus, ...]),
         interfaces=_by_key(inventory(endpoint)),
+        account_id=str(endpoint.called("sts", "get_caller_identity")["Account"]),
     )
 
 
@@ -133,12 +142,13 @@ def state(
     sessions: list[dict[str, Any]],
     templates: tuple[TemplateStatus, ...],
     interfaces: dict[tuple[str, str], str],
+    account_id: str | None = None,
 ) -> State:
-    """From botocore's answers, and our own."""
+    """From botocore's answers, and our own. ``account_id`` is the caller's; None: all that there is belongs to him."""
     return State(
-        tuple(each.state() for each in msgspec.convert(targets, list[_Target])),
+        tuple(each.state(account_id) for each in msgspec.convert(targets, list[_Target])),
         tuple(each.state() for each in msgspec.convert(filters, list[_Filter])),
-        tuple(each.state() for each in msgspec.convert(sessions, list[_Session])),
+        tuple(each.state(account_id) for each in msgspec.convert(sessions, list[_Session])),
         tuple(each.template for each in templates),
         interfaces,
     )

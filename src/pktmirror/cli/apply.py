@@ -221,7 +221,7 @@ def _ask(count: int, file: str) -> None:
 
 def _document(file: str) -> Document:
     try:
-        text = (sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()).decode()
+        text = (sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(
             f"The document {file} cannot be read.",

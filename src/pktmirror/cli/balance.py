@@ -16,14 +16,19 @@ from pktmirror.model.refusal import Refusal
 
 LOSSES = tuple(stage for stage in Stage if stage is not Stage.SENT and stage not in BESIDE_SENT)
 """The stages in which a packet that was taken ends before it is sent."""
+_KNOWN = frozenset(stage.value for stage in Stage)
+_BESIDE = frozenset(stage.value for stage in BESIDE_SENT)
 
 
 class DirectionFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One session, one direction, at the source."""
+    """One session, one direction, at the source.
+
+    ``stages`` are by `Stage`'s words: a control plane of a later version knows more of them, each taken for a loss.
+    """
 
     offered: Tally
     verdicts: dict[Verdict, Tally]
-    stages: dict[Stage, Tally]
+    stages: dict[str, Tally]
     lost_in_hop_packets: int
     by_rules: dict[Action, Tally] = {}
 
@@ -31,7 +36,12 @@ class DirectionFigures(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdicts.get(verdict, Tally())
 
     def stage(self, stage: Stage) -> Tally:
-        return self.stages.get(stage, Tally())
+        return self.stages.get(stage.value, Tally())
+
+    @property
+    def later_stages(self) -> frozenset[str]:
+        """Those that this version does not know."""
+        return frozenset(self.stages) - _KNOWN
 
 
 class RuleFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +189,7 @@ def _at_the_source(session: SessionFigures) -> Iterator[str]:
             unequal = _unequal("offered", figures.offered, "the verdicts", _sum(figures.verdicts))
             yield f"{direction.value}: {unequal}"
         missing = figures.verdict(Verdict.TAKEN).packets - sum(
-            tally.packets for stage, tally in figures.stages.items() if stage not in BESIDE_SENT
+            tally.packets for stage, tally in figures.stages.items() if stage not in _BESIDE
         )
         if missing > 0:
             yield (

@@ -94,6 +94,6 @@ def execute(
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(f"The topology {file} cannot be read.", found=str(error), do="name a TOML file") from None

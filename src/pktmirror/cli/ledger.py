@@ -114,7 +114,9 @@ def waterfall(session: SessionFigures) -> list[Line]:
     Cut copies are the exception, which are sent, received and written like the others, and so are what a target without
     a listener answers, and probes. Losses that did not occur are left out, the ends of the way never.
     """
+    later = sorted({name for figures in session.directions.values() for name in figures.later_stages})
     losses = [_line(session, 2, stage.value, partial(_stage, stage)) for stage in LOSSES]
+    losses += [_line(session, 2, name, partial(_later_stage, name)) for name in later]
     losses.append(_line(session, 2, LOST_IN_HOP, lambda figures: Tally(figures.lost_in_hop_packets), False))
     beside = [_line(session, 3, stage.value, partial(_stage, stage)) for stage in Stage if stage in BESIDE_SENT]
     return [
@@ -144,6 +146,10 @@ def humanised(bytes_: int) -> str:
 
 def _stage(stage: Stage, figures: DirectionFigures) -> Tally:
     return figures.stage(stage)
+
+
+def _later_stage(name: str, figures: DirectionFigures) -> Tally:
+    return figures.stages.get(name, Tally())
 
 
 def _verdict(verdict: Verdict, figures: DirectionFigures) -> Tally:

@@ -182,7 +182,7 @@ def _tell(changes: tuple[str, ...]) -> None:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # a mark before the text is no part of it
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(
             f"The declaration of networks {file} cannot be read.",

@@ -1,5 +1,6 @@
 """The services in the foreground: `serve`, `agent`, and what belongs to their lives. Each ends at Ctrl-C."""
 
+import re
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from pktmirror.model.limits import Quotas
 from pktmirror.model.refusal import Refusal
 
 QUOTAS = tuple(quota.name for quota in fields(Quotas))
+CLIENT_LIMITS = {limit.name: limit for limit in fields(control.ClientLimits)}
 
 
 def serve(
@@ -67,6 +69,13 @@ def serve(
         list[str] | None,
         typer.Option(help=f"NAME=NUMBER, as often as needed; AWS's by default. Names: {', '.join(QUOTAS)}."),
     ] = None,
+    client_limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=NUMBER, as often as needed: what clients may take of this server, of both listeners together. "
+            f"Names: {', '.join(f'{name} ({limit.default:g})' for name, limit in CLIENT_LIMITS.items())}."
+        ),
+    ] = None,
     eni_forget_s: Annotated[
         float | None, typer.Option(help="Delete an interface, with its sessions, when it has been gone so long.")
     ] = None,
@@ -85,6 +94,7 @@ def serve(
         listen_tls=listen_tls,
         tls_names=tuple(tls_name or ()),
         new_ca=new_ca,
+        clients=client_limits_of(client_limit or []),
     )
     control.serve(
         listen,
@@ -105,6 +115,20 @@ def quotas_of(given: list[str]) -> Quotas:
             raise Refusal(f"{text} is no quota.", do=f"write NAME=NUMBER with one of {', '.join(QUOTAS)}")
         numbers[name] = int(number)
     return replace(Quotas(), **numbers)
+
+
+def client_limits_of(given: list[str]) -> control.ClientLimits:
+    """The usual limits with those of the command line in their place; Refusal for what is none."""
+    numbers: dict[str, float] = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        is_count = name in CLIENT_LIMITS and isinstance(CLIENT_LIMITS[name].default, int)
+        form = r"[0-9]{1,9}" if is_count else r"[0-9]{1,9}(\.[0-9]{1,3})?"
+        if name not in CLIENT_LIMITS or re.fullmatch(form, number) is None:
+            names = ", ".join(CLIENT_LIMITS)
+            raise Refusal(f"{text} is no limit of clients.", do=f"write NAME=NUMBER with one of {names}")
+        numbers[name] = int(number) if is_count else float(number)
+    return replace(control.ClientLimits(), **numbers)  # type: ignore[arg-type]
 
 
 def agent_(

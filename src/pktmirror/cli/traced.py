@@ -178,17 +178,17 @@ def _became(packet: TracedPacket) -> str:
     if packet.stage is None:
         return "not mirrored: " + packet.outcome.value
     taken = f"taken by {packet.taken_by or 'a session that is gone'}"
-    if packet.stage is not Stage.SENT:
-        return f"{taken}, and not copied: {packet.stage.value}"
+    if packet.stage != Stage.SENT.value:
+        return f"{taken}, and not copied: {packet.stage}"
     parts = []
-    sent = packet.copies.get(Stage.SENT, 0) + packet.copies.get(Stage.CUT, 0)
+    cut = packet.copies.get(Stage.CUT.value, 0)
+    sent = packet.copies.get(Stage.SENT.value, 0) + cut
     if sent:
-        cut = packet.copies.get(Stage.CUT, 0)
         parts.append(f"{_copies(sent)} sent, {packet.copied_bytes} B" + (f" (cut to fit: {cut})" if cut else ""))
     parts += [
-        f"{_copies(count)} lost: {stage.value}"
+        f"{_copies(count)} lost: {stage}"
         for stage, count in packet.copies.items()
-        if stage not in (Stage.SENT, Stage.CUT)
+        if stage not in (Stage.SENT.value, Stage.CUT.value)
     ]
     if packet.copies_missing:
         parts.append(f"of {_copies(packet.copies_missing)} nothing was heard behind the hops")

@@ -9,6 +9,7 @@ ARRIVED, NOT_SENT, UNKNOWN, NOT_SEEN = 0, 1, 3, 4
 
 _NOT_SENT = (
     ("no route to the target", "add a route on the host, or declare another underlay: `pktmirror network apply`"),
+    ("does not answer", "see that the next hop is up: `ip neighbour` on the host of the source shows who answers"),
     ("has no preferred source", "give the host's route to the target a `src`, or the underlay the ENI's address"),
     ("target type not yet deliverable", "give the session a target that is a network interface"),
     ("target interface gone", "start the machine of the target, or give the session another target"),

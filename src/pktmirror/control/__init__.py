@@ -4,6 +4,7 @@
 """
 
 from pktmirror.control.backup import Contents, back_up, restore
+from pktmirror.control.connections import ClientLimits
 from pktmirror.control.daemon import DEFAULT_LISTEN, DEFAULT_REGION, Settings, serve
 from pktmirror.control.statedir import environment
 from pktmirror.control.trail import read as audit_records
@@ -11,6 +12,7 @@ from pktmirror.control.trail import read as audit_records
 __all__ = [
     "DEFAULT_LISTEN",
     "DEFAULT_REGION",
+    "ClientLimits",
     "Contents",
     "Settings",
     "audit_records",

@@ -1,14 +1,16 @@
 """What a call needs to be allowed: actions on resources, with the condition keys that each carries (spec 1.14).
 
-The table is AWS's of "Actions, resources, and condition keys for Amazon EC2". An operation that stands not in it needs
-its action on ``*``: whoever was allowed single resources only is then refused, never let in.
+The tables are AWS's of "Actions, resources, and condition keys" for Amazon EC2 and for AWS RAM. An operation that is in
+none of them needs its action on ``*``: whoever was allowed single resources only is then refused, never let in.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from pktmirror.aws import Call, errors
+from pktmirror.control import shares, sharing
 from pktmirror.control.declaration import place_of
 from pktmirror.control.operations import tags
 from pktmirror.control.principals import PARTITION, Principal
@@ -50,6 +52,8 @@ _NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """The parameters that name resources, and of which type; those that a call leaves out are not asked for."""
 
+_SHARE_ARNS = ("resourceShareArn", "resourceShareInvitationArn", "resourceArn")
+_SHARING = {"CreateResourceShare", "AssociateResourceShare", "DisassociateResourceShare"}
 _NOT_ATTRIBUTES = {"DryRun", "RemoveFields", *(name for name, _ in (_FILTER_ID, _RULE_ID, _SESSION_ID))}
 
 
@@ -62,8 +66,14 @@ class Place:
     region: str
     zone: str
 
-    def arn(self, type_: str, id_: str) -> str:
-        return f"arn:{PARTITION}:ec2:{self.region}:{self.account_id}:{type_}/{id_}"
+    def arn(self, type_: str, id_: str, account_id: str = "") -> str:
+        """``account_id`` is whose it is, where that is not the caller."""
+        return f"arn:{PARTITION}:ec2:{self.region}:{account_id or self.account_id}:{type_}/{id_}"
+
+    def shared_by(self, type_: str, id_: str) -> str:
+        """The number of the account that shares a target with the caller; empty for all else."""
+        seen = sharing.target(self.transaction, id_) if type_ == tags.TARGET else None
+        return "" if seen is None else seen.account_id
 
 
 def accesses(call: Call, principal: Principal, place: Place) -> list[Access]:
@@ -73,6 +83,8 @@ def accesses(call: Call, principal: Principal, place: Place) -> list[Access]:
     action = f"{_PREFIXES.get(call.service, call.service)}:{call.operation}"
     if call.service == "iam":
         return [Access(action, _user_arn(call, principal))]
+    if call.service == "ram":
+        return list(_sharing(action, call, place))
     if call.service == "ec2" and call.operation in ("CreateTags", "DeleteTags"):
         return list(_tagging(action, call, place))
     if call.service == "ec2" and call.operation in _NAMED:
@@ -86,7 +98,9 @@ def _on_resources(action: str, call: Call, place: Place) -> Iterator[Access]:
     for name, type_ in _NAMED[call.operation]:
         id_ = asked.get(name)
         if isinstance(id_, str):
-            yield Access(action, place.arn(type_, id_), _of_resource(type_, id_, place) | attributes)
+            by = place.shared_by(type_, id_)
+            whose: RequestContext = {"aws:ResourceAccount": [by or place.account_id]}
+            yield Access(action, place.arn(type_, id_, by), _of_resource(type_, id_, place) | whose | attributes)
             if type_ == tags.FILTER_RULE:
                 rule = place.transaction.rules.get(id_)
                 if rule is not None:
@@ -137,6 +151,47 @@ def _of_resource(type_: str, id_: str, place: Place, held: Mapping[str, str] | N
             context["ec2:AvailabilityZone"] = [zones[subnet_id] or place.zone]
             context["ec2:Vpc"] = [place.arn("vpc", vpc_id)]
             context["ec2:Subnet"] = [place.arn("subnet", subnet_id)]
+    return context
+
+
+def _sharing(action: str, call: Call, place: Place) -> Iterator[Access]:
+    """Of what is shared with whom, each with each; lists of what the caller sees need their action on ``*``."""
+    asked = call.parameters
+    arn = next((asked[name] for name in _SHARE_ARNS if isinstance(asked.get(name), str)), "*")
+    given = _request_tags(
+        [{"Key": tag.get("key", ""), "Value": tag.get("value")} for tag in _dictionaries(asked.get("tags"))]
+    )
+    context = {**_of_share(str(arn), place), **given}
+    if call.operation == "UntagResource":
+        context["aws:TagKeys"] = tuple(_texts(asked.get("tagKeys")))
+    if isinstance(asked.get("allowExternalPrincipals"), bool):
+        context["ram:RequestedAllowsExternalPrincipals"] = [str(asked["allowExternalPrincipals"]).lower()]
+    is_sharing = call.operation in _SHARING
+    resources: list[str] = _texts(asked.get("resourceArns")) if is_sharing else []
+    principals: list[str] = _texts(asked.get("principals")) if is_sharing else []
+    if max(1, len(resources)) * max(1, len(principals)) > tags.RESOURCES_MAX:
+        raise errors.invalid_parameter_value(
+            f"A call takes at most {tags.RESOURCES_MAX} pairs of a resource and an account: share fewer in each"
+        )
+    for resource, principal in product(resources or [""], principals or [""]):
+        own = {"ram:ResourceArn": [resource], "ram:RequestedResourceType": [shares.TARGET_TYPE]} if resource else {}
+        yield Access(action, str(arn), context | own | ({"ram:Principal": [principal]} if principal else {}))
+    if given and call.operation == "CreateResourceShare":
+        yield Access("ram:TagResource", shares.Arns(place.region).share(place.account_id, "*"), dict(given))
+
+
+def _of_share(arn: str, place: Place) -> RequestContext:
+    """What is known of a share that is the caller's."""
+    record = place.transaction.shares.get(arn.rpartition("/")[2])
+    if record is None or shares.Arns(place.region).share(place.account_id, record.share_id) != arn:
+        return {}
+    context: RequestContext = {
+        "aws:ResourceAccount": [place.account_id],
+        "ram:ResourceShareName": [record.name],
+        "ram:AllowsExternalPrincipals": ["true" if record.allows_external else "false"],
+    }
+    for key, value in place.transaction.tags.of(record.share_id).items():
+        context[f"aws:ResourceTag/{key}"] = [value]
     return context
 
 

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import structlog
 import uvicorn
@@ -24,9 +25,11 @@ from starlette.applications import Starlette
 
 from pktmirror.aws import ApiError
 from pktmirror.control.authority import HOST_S, Authority
+from pktmirror.control.callers import Identity
+from pktmirror.control.connections import BoundedProtocol, ClientLimits, Connections, as_many_as_files
 from pktmirror.control.http import Endpoint
 from pktmirror.control.joins import Joins
-from pktmirror.control.plane import ControlPlane, Identity
+from pktmirror.control.plane import ControlPlane
 from pktmirror.control.statedir import CA, CA_KEY, KEY, Client, StateDirectory
 from pktmirror.control.store import Store
 from pktmirror.control.tls import ServerCertificate, TlsProtocol, own_names
@@ -39,6 +42,7 @@ from pktmirror.networks import Declaration, networks, parse
 DEFAULT_LISTEN = "127.0.0.1:8773"
 DEFAULT_REGION = "local-1"  # botocore and the aws CLI take any host label, and this one is no region of AWS
 SHUTDOWN_S = 3
+KEEP_ALIVE_S = 75
 STOP_POLL_S = 0.05
 RENEW_LOOK_S = 3600.0
 _CA_FINGERPRINT = "ca_fingerprint"
@@ -66,6 +70,7 @@ class Settings:
     host_certificate_s: float = HOST_S
     new_ca: bool = False
     """Whether another CA than the one that the store's hosts have joined may take its place: all have to join again."""
+    clients: ClientLimits = field(default_factory=ClientLimits)
 
 
 def serve(
@@ -107,7 +112,7 @@ def serve(
                 )
             )
 
-        plane.follow_identity(known_by)
+        plane.callers.follow(known_by)
         tls, joins = None, None
         # Also without TLS: replicas that are to have it share what the first of them has made.
         authority = _authority(store, state, settings)
@@ -126,7 +131,8 @@ def serve(
             joins=joins,
             started=lambda: _announce(urls, ready),
         )
-        asyncio.run(_serve(endpoint, store, listening, tls, stack.enter_context(_stopping(stop))))
+        connections = Connections(settings.clients, as_many_as_files(settings.clients), plane.refused.count)
+        asyncio.run(_serve(endpoint, store, connections, listening, tls, stack.enter_context(_stopping(stop))))
 
 
 def _check_shared_files(store: Store, state: StateDirectory, new_ca: bool) -> None:
@@ -226,15 +232,17 @@ def _announce(urls: list[str], ready: Callable[[str], None]) -> None:
 async def _serve(
     endpoint: Endpoint,
     store: Store,
+    connections: Connections,
     listening: socket.socket,
     tls: tuple[socket.socket, ServerCertificate] | None,
     stop: threading.Event,
 ) -> None:
     app = endpoint.app()
-    servers = [(_server(app, lifespan="on"), listening)]
+    servers = [(_server(app, partial(BoundedProtocol, connections=connections), lifespan="on"), listening)]
     if tls is not None:
         secured, certificate = tls
-        servers.append((_server(app, lifespan="off", certificate=certificate), secured))
+        protocol = partial(TlsProtocol, connections=connections, context=certificate.context)
+        servers.append((_server(app, protocol, lifespan="off"), secured))
     loop = asyncio.get_running_loop()
 
     def changed(told: str) -> None:
@@ -252,24 +260,20 @@ async def _serve(
         await asyncio.gather(*serving)
 
 
-def _server(
-    app: Starlette, *, lifespan: Literal["on", "off"], certificate: ServerCertificate | None = None
-) -> "_Server":
-    """An HTTP server, or with a certificate one for TLS."""
+def _server(app: Starlette, protocol: Callable[..., asyncio.Protocol], *, lifespan: Literal["on", "off"]) -> "_Server":
+    """An HTTP server of connections that ``protocol`` makes."""
     config = uvicorn.Config(
         app,
-        http="auto" if certificate is None else TlsProtocol,
+        http=cast(Any, protocol),  # uvicorn calls what it is given, and asks nothing else of it
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,  # whoever calls from this machine could say that it calls from another
         lifespan=lifespan,
         timeout_graceful_shutdown=SHUTDOWN_S,
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
-    config.load()
-    if certificate is not None:
-        config.ssl = certificate.context
     return _Server(config)
 
 
@@ -360,7 +364,7 @@ def _declaration(file: Path | None) -> Declaration | None:
     if file is None:
         return None
     try:
-        declared = parse(file.read_text(encoding="utf-8"))
+        declared = parse(file.read_text(encoding="utf-8-sig"))
         networks(declared)
         return declared
     except (OSError, UnicodeDecodeError) as error:
@@ -387,6 +391,9 @@ def _check(settings: Settings) -> None:
                 found=f"{getattr(quotas, name)}, and there is room for {most}",
                 do=f"set it to {most} or less",
             )
+    for limit in fields(settings.clients):
+        if getattr(settings.clients, limit.name) <= 0:
+            raise Refusal(f"The limit of clients {limit.name} is not above 0.", do="leave it out for the usual one")
     for quota in fields(quotas):
         if getattr(quotas, quota.name) < 0:
             raise Refusal(f"The quota {quota.name} is negative.", do="set it to 0 or more")

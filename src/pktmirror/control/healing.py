@@ -8,7 +8,7 @@ are the operator's account's here: templates are his, and mirror what is his.
 from collections.abc import Mapping
 
 from pktmirror.aws import ApiError, errors
-from pktmirror.control import caps, history, templates
+from pktmirror.control import caps, history, sharing, templates
 from pktmirror.control.operations import tags
 from pktmirror.control.operations.operation import Tag, not_found
 from pktmirror.control.operations.sessions import free_vni
@@ -39,16 +39,22 @@ def situation(transaction: Transaction, quotas: Quotas) -> Situation:
     held = transaction.tags.all()
     sessions = transaction.sessions.where()
     there = {session.session_id for session in sessions}
+    seen, kept = {each.record.target_id: each for each in sharing.targets(transaction)}, transaction.templates.where()
+    shared_by = {id_: each.account_id for id_, each in seen.items() if each.account_id}
     return Situation(
-        templates=transaction.templates.where(),
+        templates=kept,
         interfaces=transaction.interfaces.where(),
         sessions=sessions,
         origins={id_: given[ORIGIN_TAG] for id_, given in held.items() if ORIGIN_TAG in given and id_ in there},
         tags=held,
-        targets={record.target_id: record for record in transaction.targets.where()},
+        targets={id_: each.record for id_, each in seen.items()},
         filters={record.filter_id for record in transaction.filters.where()},
         networks=transaction.networks,
         quotas=quotas,
+        shared_by=shared_by,
+        sources_of_others=_sources_of_others(
+            transaction, there, {template.target_id for template in kept} & shared_by.keys()
+        ),
     )
 
 
@@ -76,6 +82,17 @@ def delete(transaction: Transaction, name: str) -> None:
         transaction.bump_revision()
 
 
+def _sources_of_others(transaction: Transaction, own: set[str], borrowed: set[str]) -> dict[str, set[str]]:
+    """By target: the interfaces of other accounts' sessions to the account's targets, and to those that it borrows."""
+    others = [session for session, _ in sharing.sessions_of_others(transaction)]
+    others += [session for target_id in borrowed for session in sharing.sessions_to(transaction, target_id)]
+    found: dict[str, set[str]] = {}
+    for session in others:
+        if session.session_id not in own:
+            found.setdefault(session.target_id, set()).add(session.interface_id)
+    return found
+
+
 def _carry_out(decision: Decision, transaction: Transaction) -> None:
     for session_id in decision.delete:
         transaction.remove_session(session_id)
@@ -88,6 +105,7 @@ def _carry_out(decision: Decision, transaction: Transaction) -> None:
 
 def _made(making: Making, transaction: Transaction) -> SessionRecord:
     template = making.template
+    target = sharing.target(transaction, template.target_id)
     record = SessionRecord(
         new_id(Prefix.SESSION),
         making.interface_id,
@@ -97,6 +115,7 @@ def _made(making: Making, transaction: Transaction) -> SessionRecord:
         template.vni or free_vni(transaction),
         template.packet_bytes_max,
         template.description,
+        "" if target is None else target.account_id,
     )
     transaction.sessions.put(record)
     tags.put(transaction, record.session_id, {**template.tags, ORIGIN_TAG: template.name})
@@ -118,7 +137,7 @@ def _refuse_unfit(transaction: Transaction, template: Template) -> None:
         raise errors.invalid_parameter_value(
             f"The template {template.name} selects by nothing, and so nothing. To select all, say name = *"
         )
-    if transaction.targets.get(template.target_id) is None:
+    if sharing.target(transaction, template.target_id) is None:
         raise not_found("TrafficMirrorTargetId", "traffic mirror target", template.target_id)
     if transaction.filters.get(template.filter_id) is None:
         raise not_found("TrafficMirrorFilterId", "traffic mirror filter", template.filter_id)

@@ -9,6 +9,7 @@ they had come to before.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pktmirror.control import sharing
 from pktmirror.control.placement import Resources, Stream, stream_of
 from pktmirror.control.records import (
     CarriedRecord,
@@ -177,15 +178,12 @@ def _note(transaction: Transaction, session: SessionRecord, told: str | None, wa
 
     Where its way would be one more than ``ways_max``, others are forgotten.
     """
-    source = transaction.interfaces.get(session.interface_id)
-    target = transaction.targets.get(session.target_id)
-    if source is None or target is None or source.primary_address is None:
+    found = sharing.ends(transaction, session)
+    if found is None or found.source.primary_address is None:
         return None
-    ids = {source.interface_id: source}
-    aimed = transaction.interfaces.get(getattr(target.target, "interface_id", ""))
-    if aimed is not None:
-        ids[aimed.interface_id] = aimed
-    around = Resources(0, ids, {target.target_id: target}, {}, (), (session,), transaction.networks)
+    target, ids = found.target, {record.interface_id: record for record in (found.source, found.aimed) if record}
+    lapsed = sharing.lapsed(transaction, [session])
+    around = Resources(0, ids, {target.target_id: target}, {}, (), (session,), transaction.networks, lapsed=lapsed)
     match stream_of(session, around, told):
         case (vni, outer_source, outer_destination) as stream:
             entry = f"{session.session_id} {subject(stream)}"

@@ -107,7 +107,7 @@ class HostRoutes:
         host_id = name_of(request)
 
         async def asked() -> Response | None:
-            found = await run_in_threadpool(self._plane.probes_asked_of, host_id, time.time())
+            found = await run_in_threadpool(self._plane.inquiries.probes_asked_of, host_id, time.time())
             return as_json(found) if found else None
 
         return await self._polled(request, self._polls.probes, asked)
@@ -116,7 +116,7 @@ class HostRoutes:
         host_id = name_of(request)
         body = await self._agents_body(request, BODY_BYTES_MAX)
         answers = decoded(lambda document: msgspec.json.decode(document, type=tuple[ProbeAnswer, ...]), body)
-        await run_in_threadpool(self._plane.probes_answered, host_id, answers, time.time())
+        await run_in_threadpool(self._plane.inquiries.probes_answered, host_id, answers, time.time())
         return Response(status_code=204)
 
     async def _agent_report(self, request: Request) -> Response:
@@ -126,14 +126,14 @@ class HostRoutes:
             raise errors.invalid_parameter_value(
                 f"The report is of host {errors.echo(report.host_id)} and was sent for {host_id}"
             )
-        await self._polls.change(self._plane.agent_reported, report, time.time())
+        await self._polls.change(self._plane.intake.agent_reported, report, time.time())
         return Response(status_code=204)
 
     async def _agents_trace(self, request: Request) -> Response:
         host_id = name_of(request)
 
         async def order() -> Response | None:
-            found = self._plane.traces.order(host_id, time.time())
+            found = self._plane.inquiries.traces.order(host_id, time.time())
             return None if found is None else as_json(found)
 
         return await self._polled(request, self._polls.trace_orders, order)
@@ -142,7 +142,7 @@ class HostRoutes:
         host_id = name_of(request)
         body = await self._agents_body(request, REPORT_BYTES_MAX)
         batch = decoded(lambda document: msgspec.json.decode(document, type=TraceBatch), body)
-        wanted = await run_in_threadpool(self._plane.trace_told, host_id, batch, time.time())
+        wanted = await run_in_threadpool(self._plane.inquiries.trace_told, host_id, batch, time.time())
         self._polls.traces_changed()
         return as_json({"wanted": wanted})
 
@@ -150,7 +150,7 @@ class HostRoutes:
         monitor_id = name_of(request)
         body = await self._agents_body(request, REPORT_BYTES_MAX)
         report = decoded(lambda document: msgspec.json.decode(document, type=MonitorReport), body)
-        if not await run_in_threadpool(self._plane.monitor_reported, monitor_id, report, time.time()):
+        if not await run_in_threadpool(self._plane.intake.monitor_reported, monitor_id, report, time.time()):
             raise ApiError("MonitorLimitExceeded", "Too many monitors report here; restart to forget those gone")
         return Response(status_code=204)
 

@@ -2,6 +2,7 @@
 
 ============================================  ======================================================
 ``POST /``                                    EC2 and STS, signed (SigV4); XML; and CloudWatch; JSON
+``POST /createresourceshare`` …               RAM, a path for each operation, signed; JSON
 ``GET /?Action=…``                            the same of EC2 and STS, the form in the place of the query
 ``GET /pktmirror/v1/ca``                      the certificate of the own CA, where there is TLS; PEM
 ``POST /pktmirror/v1/join-tokens``            signed for the service ``pktmirror``: make a token for a host
@@ -71,15 +72,18 @@ from pktmirror.aws import (
     CONTENT_TYPE,
     SERVICES,
     ApiError,
+    Call,
     SignedRequest,
     claimed_service,
     errors,
     failure,
     json,
     parse,
+    rest_json,
     success,
     verify,
 )
+from pktmirror.control.connections import gave_up
 from pktmirror.control.events import OWN_SERVICE, Event
 from pktmirror.control.host_routes import HostRoutes
 from pktmirror.control.joins import HOSTS, Joins
@@ -153,6 +157,7 @@ class Endpoint:
         routes = [
             Route("/", self._aws, methods=["POST"]),
             Route("/", self._aws_or_welcome, methods=["GET"]),
+            *(Route(path, self._aws, methods=sorted(methods)) for path, methods in rest_json.paths().items()),
             Route("/metrics", metrics, methods=["GET"]),
             *(Route(f"{OWN_PATH}/{own.path}", self._guarded(own), methods=[own.method]) for own in self._own),
         ]
@@ -198,7 +203,7 @@ class Endpoint:
             try:
                 await self.polls.change(self._plane.forget_interfaces, time.time())
                 await run_in_threadpool(self._plane.hear, time.time())
-                await run_in_threadpool(self._plane.look_after_identity)
+                await run_in_threadpool(self._plane.callers.look_after)
             except Exception:  # the next turn may succeed; what failed is in the log
                 _log.exception("what is done every second could not be done")
             await asyncio.sleep(FORGET_EVERY_S)
@@ -209,7 +214,7 @@ class Endpoint:
     async def _aws(self, request: Request) -> Response:
         """The request id stands in the answer's body, where the protocol has a place for it, and in a header, which is
         where the SDK for JavaScript looks."""
-        event = self._event(request, "ec2", "Unknown")
+        event = self._event(request, rest_json.service_at(request.url.path) or "ec2", "Unknown")
         response = await self._answered(request, event)
         response.headers[REQUEST_ID_HEADER] = event.request_id
         return response
@@ -223,12 +228,17 @@ class Endpoint:
         except ApiError as refusal:
             error = refusal
         except ClientDisconnect:
-            return self._hung_up()
+            return self._hung_up(request)
         except Exception:
             _log.exception("a request failed", request_id=event.request_id)
             error = errors.internal_error()
+        if rest_json.is_spoken_to(asked.service):
+            error = rest_json.refusal(error)
         self._plane.refused.count(error.code)
-        await run_in_threadpool(self._plane.refused_call, asked.event, error)
+        await run_in_threadpool(self._plane.audit.refusal, asked.event, error)
+        if rest_json.is_spoken_to(asked.service):
+            body, headers = rest_json.failure(error)
+            return Response(body, error.status, headers, media_type=rest_json.CONTENT_TYPE)
         if json.is_spoken_to(asked.service):
             body, headers = json.failure(error)
             return Response(body, error.status, headers, media_type=json.CONTENT_TYPE)
@@ -242,7 +252,7 @@ class Endpoint:
 
         def secret_of(access_key_id: str) -> str | None:
             nonlocal principal
-            secret, principal = self._plane.caller(access_key_id)
+            secret, principal = self._plane.callers.caller(access_key_id)
             return secret
 
         identity = verify(signed, secret_of, datetime.now(UTC), services=frozenset(SERVICES))
@@ -250,14 +260,12 @@ class Endpoint:
         if principal is None:  # its user is gone
             raise errors.auth_failure()
         asked.event = replace(asked.event, service=service, principal=principal)
-        if json.is_spoken_to(service):
-            call = json.parse(service, headers.get(json.TARGET_HEADER, ""), signed.body)
-        else:
-            call = parse(service, *form_of(signed, headers.get("content-type", "")))
+        call = _call(service, signed, headers)
         asked.event = replace(asked.event, operation=call.operation, parameters=call.parameters)
         result = self._plane.perform(call, asked.event, time.time())
-        if json.is_spoken_to(service):
-            return Response(json.success(result), 200, media_type=json.CONTENT_TYPE)
+        for protocol in (json, rest_json):
+            if protocol.is_spoken_to(service):
+                return Response(protocol.success(result), 200, media_type=protocol.CONTENT_TYPE)
         return Response(success(call, result, asked.event.request_id), 200, media_type=CONTENT_TYPE)
 
     def _event(self, request: Request, service: str, operation: str) -> Event:
@@ -289,25 +297,26 @@ class Endpoint:
                     request.state.body = await self._require_signature(request)
                 response = await answer(request)
                 if action is not None and request.method == "GET":
-                    await run_in_threadpool(self._plane.log_read, request.state.event)
+                    await run_in_threadpool(self._plane.audit.read, request.state.event)
                 return response
             except ApiError as refusal:
                 error = refusal
             except ClientDisconnect:
-                return self._hung_up()
+                return self._hung_up(request)
             except Exception:
                 _log.exception("a request failed", path=request.url.path)
                 error = errors.internal_error()
             self._plane.refused.count(error.code)
             if action is not None:
-                await run_in_threadpool(self._plane.refused_call, request.state.event, error)
+                await run_in_threadpool(self._plane.audit.refusal, request.state.event, error)
             return as_json({"code": error.code, "message": error.message}, error.status)
 
         return guarded
 
-    def _hung_up(self) -> Response:
+    def _hung_up(self, request: Request) -> Response:
         """The client went away before its request was whole: nothing was done, and nobody reads the answer."""
-        self._plane.refused.count(CLIENT_DISCONNECTED)
+        if not gave_up(request):
+            self._plane.refused.count(CLIENT_DISCONNECTED)
         return Response(status_code=400)
 
     async def _metrics(self, request: Request) -> Response:
@@ -318,14 +327,25 @@ class Endpoint:
         """The body, which the signature covers, of a caller who may ask this. A change is in the audit log by then."""
         signed = await read_signed(request, BODY_BYTES_MAX)
         identity = await run_in_threadpool(
-            verify, signed, self._plane.secret_of, datetime.now(UTC), services=frozenset({OWN_SERVICE})
+            verify, signed, self._plane.callers.secret_of, datetime.now(UTC), services=frozenset({OWN_SERVICE})
         )
-        principal = await run_in_threadpool(self._plane.principal, identity.access_key_id)
+        principal = await run_in_threadpool(self._plane.callers.principal, identity.access_key_id)
         event = request.state.event = replace(request.state.event, principal=principal)
         await run_in_threadpool(self._plane.allow, event.operation, principal, event.origin, time.time())
         if request.method != "GET":
-            request.state.event = await run_in_threadpool(self._plane.log_change, event)
+            request.state.event = await run_in_threadpool(self._plane.audit.change, event)
         return signed.body
+
+
+def _call(service: str, signed: SignedRequest, headers: Headers) -> Call:
+    """What a request asks, by the protocol of its service."""
+    if rest_json.is_spoken_to(service):
+        return rest_json.parse(service, signed.method, signed.path, signed.query, signed.body)
+    if signed.path != rest_json.ROOT:
+        raise errors.invalid_action(signed.path)
+    if json.is_spoken_to(service):
+        return json.parse(service, headers.get(json.TARGET_HEADER, ""), signed.body)
+    return parse(service, *form_of(signed, headers.get("content-type", "")))
 
 
 class SecurityHeaders:

@@ -73,7 +73,30 @@ def _to_7(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5, 6: _to_6, 7: _to_7}
+def _to_8(connection: Connection) -> None:
+    """Targets that are shared between accounts."""
+    text = _text(connection)
+    owner, tables = f"account_id {text} DEFAULT '' NOT NULL", ("resource_shares", "shared_targets", "share_invitations")
+    share = f"share_id {text} NOT NULL REFERENCES resource_shares (share_id)"
+    for statement in (
+        f"ALTER TABLE sessions ADD COLUMN target_account_id {text} DEFAULT '' NOT NULL",
+        "CREATE INDEX ix_sessions_target_account_id ON sessions (target_account_id)",
+        f"CREATE TABLE resource_shares (share_id {text} NOT NULL PRIMARY KEY, name {text} NOT NULL, "
+        f"allows_external BOOLEAN NOT NULL, created_at_s FLOAT NOT NULL, updated_at_s FLOAT NOT NULL, {owner})",
+        f"CREATE TABLE shared_targets (entry {text} NOT NULL PRIMARY KEY, {share}, "
+        f"target_id {text} NOT NULL REFERENCES targets (target_id), created_at_s FLOAT NOT NULL, {owner})",
+        f"CREATE TABLE share_invitations (invitation_id {text} NOT NULL PRIMARY KEY, {share}, "
+        f"receiver_id {text} NOT NULL, invited_at_s FLOAT NOT NULL, accepted BOOLEAN, answered_at_s FLOAT, {owner}, "
+        "UNIQUE (share_id, receiver_id))",
+        "CREATE INDEX ix_shared_targets_share_id ON shared_targets (share_id)",
+        "CREATE INDEX ix_shared_targets_target_id ON shared_targets (target_id)",
+        "CREATE INDEX ix_share_invitations_receiver_id ON share_invitations (receiver_id)",
+        *(f"CREATE INDEX ix_{table}_account_id ON {table} (account_id)" for table in tables),
+    ):
+        connection.exec_driver_sql(statement)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {4: _to_4, 5: _to_5, 6: _to_6, 7: _to_7, 8: _to_8}
 """By the version that each leads to."""
 
 

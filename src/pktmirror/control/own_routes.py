@@ -143,12 +143,14 @@ class OwnRoutes:
         within_s = number_of(request, "within_s", PROBE_WITHIN_S)
         if not 0 < within_s <= WAIT_S_MAX:
             raise errors.invalid_value("within_s", str(within_s), f"Expected a number up to {WAIT_S_MAX:.0f}")
-        asked = await run_in_threadpool(self._plane.ask_probe, name_of(request), within_s, self._probe_key, time.time())
+        asked = await run_in_threadpool(
+            self._plane.inquiries.ask_probe, name_of(request), within_s, self._probe_key, time.time()
+        )
         self._polls.probes.wake()
         return as_json(asked)
 
     async def _probe(self, request: Request) -> Response:
-        return as_json(await run_in_threadpool(self._plane.probe, name_of(request), time.time()))
+        return as_json(await run_in_threadpool(self._plane.inquiries.probe, name_of(request), time.time()))
 
     async def _ask_trace(self, request: Request) -> Response:
         body: bytes = request.state.body
@@ -157,25 +159,25 @@ class OwnRoutes:
             wish.selection.networks()
         except ValueError as error:
             raise errors.invalid_parameter_value(f"The packets to trace cannot be read: {error}") from None
-        asked = await run_in_threadpool(self._plane.ask_trace, wish, time.time())
+        asked = await run_in_threadpool(self._plane.inquiries.ask_trace, wish, time.time())
         self._polls.traces_changed()
         return as_json(asked)
 
     async def _traced(self, request: Request) -> Response:
         trace_id, after = name_of(request), int(number_of(request, "after", 0))
-        await run_in_threadpool(self._plane.trace_awaited, trace_id, time.time())
+        await run_in_threadpool(self._plane.inquiries.trace_awaited, trace_id, time.time())
         knows_it_began = number_of(request, "began", 0) != 0
 
         async def news() -> Response | None:
-            progress = self._plane.traces.read(trace_id, after, time.time())
+            progress = self._plane.inquiries.traces.read(trace_id, after, time.time())
             is_new = progress.packets or progress.ended is not None or progress.began != knows_it_began
             return as_json(progress) if is_new else None
 
         waited = await answered(self._polls.traces, news, min(number_of(request, "wait_s", 0.0), ASKER_GONE_S / 2))
-        return waited or as_json(self._plane.traces.read(trace_id, after, time.time()))
+        return waited or as_json(self._plane.inquiries.traces.read(trace_id, after, time.time()))
 
     async def _stop_trace(self, request: Request) -> Response:
-        await run_in_threadpool(self._plane.stop_trace, name_of(request), time.time())
+        await run_in_threadpool(self._plane.inquiries.stop_trace, name_of(request), time.time())
         self._polls.traces_changed()
         return Response(status_code=204)
 

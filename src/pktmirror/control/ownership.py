@@ -6,8 +6,10 @@ their interface.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from pktmirror.aws import ApiError, errors
+from pktmirror.control import sharing
 from pktmirror.control.records import AccountRecord, AssignmentRecord, InterfaceRecord
 from pktmirror.control.store import Transaction
 from pktmirror.model.template import ORIGIN_TAG
@@ -22,13 +24,25 @@ def require_account(transaction: Transaction, name: str) -> AccountRecord:
     return found[0]
 
 
+def require_interface(transaction: Transaction, interface_id: str) -> InterfaceRecord:
+    """Whosever it is. Raises InvalidNetworkInterfaceID.NotFound."""
+    record = transaction.interfaces.get(interface_id)
+    if record is None:
+        raise ApiError(
+            "InvalidNetworkInterfaceID.NotFound",
+            f"The network interface ID '{errors.echo(interface_id)}' does not exist",
+            404,
+        )
+    return record
+
+
 def require_free_name(transaction: Transaction, name: str) -> None:
     if transaction.accounts.where(name=name) or transaction.accounts.get(name) is not None:
         raise errors.invalid_parameter_value(f"There is an account {errors.echo(name)} already")
 
 
 def delete_account(transaction: Transaction, account: AccountRecord) -> None:
-    """Its users, policies and keys go with it; what it mirrors must be gone before. Raises DependencyViolation."""
+    """Its users, policies, keys and shares go with it; what it mirrors must be gone before: DependencyViolation."""
     own = transaction.of_account(account.account_id)
     for what, count in (
         ("sessions", own.sessions.count()),
@@ -45,6 +59,7 @@ def delete_account(transaction: Transaction, account: AccountRecord) -> None:
         own.users.remove(user.user_id)
     for key in own.access_keys.where():
         own.access_keys.remove(key.access_key_id)
+    sharing.forget_account(transaction, account.account_id)
     transaction.accounts.remove(account.account_id)
 
 
@@ -130,3 +145,19 @@ def _use_of(transaction: Transaction, interface_id: str) -> str | None:
 def _give(transaction: Transaction, interface_id: str, owner: str) -> None:
     transaction.interfaces.give(interface_id, owner)
     transaction.tags.give(interface_id, owner)
+
+
+def accounts(transaction: Transaction, operator: AccountRecord) -> list[dict[str, Any]]:
+    """The ``operator``'s own account, then the others, with what each has."""
+    others = [(account, transaction.of_account(account.account_id)) for account in transaction.accounts.where()]
+    return [
+        {
+            "account_id": account.account_id,
+            "name": account.name,
+            "users": seen.users.count(),
+            "interfaces": seen.interfaces.count(),
+            "sessions": seen.sessions.count(),
+            "assigned": sorted(each.subject for each in transaction.assignments.where(account_id=account.account_id)),
+        }
+        for account, seen in [(operator, transaction.of_account("")), *others]
+    ]

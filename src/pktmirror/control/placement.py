@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from pktmirror.control import caps
+from pktmirror.control import caps, sharing
 from pktmirror.control.records import (
     FilterRecord,
     InterfaceRecord,
@@ -38,6 +38,7 @@ from pktmirror.networks import LINK_LOCAL_RESOLVER, Networks
 
 TARGET_TYPE_NOT_DELIVERABLE = "target type not yet deliverable"
 TARGET_INTERFACE_GONE = "target interface gone"
+TARGET_NOT_SHARED = "its target is another account's, which does not share it any more"
 TARGET_WITHOUT_ADDRESS = "target interface has no primary address"
 TARGET_OF_OTHER_FAMILY = "source and target have no address of one family"
 OUTER_SOURCE_NOT_TOLD = "its agent has not said yet which address of the host its copies carry"
@@ -53,6 +54,7 @@ class Resources:
     """All that placement looks at, as it stood at one revision.
 
     By session id: ``caps`` of those that have one, and ``outer_sources``, which their agents have told at any time.
+    ``lapsed`` are those to a target that another account shares with theirs no more.
     """
 
     revision: int
@@ -64,6 +66,7 @@ class Resources:
     networks: Networks = field(default_factory=Networks)
     caps: Mapping[str, Rate] = field(default_factory=dict)
     outer_sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    lapsed: frozenset[str] = frozenset()
 
     @classmethod
     def placed(cls, transaction: Transaction) -> "Resources":
@@ -84,6 +87,7 @@ class Resources:
         outer_sources: dict[str, set[str]] = {}
         for record in transaction.streams.where():
             outer_sources.setdefault(record.session_id, set()).add(record.outer_source)
+        sessions = tuple(transaction.sessions.where())
         return cls(
             transaction.revision,
             {record.interface_id: record for record in transaction.interfaces.where()}
@@ -92,10 +96,11 @@ class Resources:
             {record.target_id: record for record in transaction.targets.where()},
             {record.filter_id: record for record in transaction.filters.where()},
             tuple(transaction.rules.where()),
-            tuple(transaction.sessions.where()),
+            sessions,
             transaction.networks,
             {session_id: caps.cap_of(tags) for session_id, tags in transaction.tags.with_keys(caps.KEYS).items()},
             {session_id: frozenset(told) for session_id, told in outer_sources.items()},
+            sharing.lapsed(transaction, sessions),
         )
 
     @cached_property
@@ -259,6 +264,8 @@ def stream_of(session: SessionRecord, resources: Resources, told: str | None) ->
 
 def delivery(session: SessionRecord, resources: Resources) -> Destination | Undeliverable:
     """Where the copies of a session go, or why they go nowhere (spec 1.3: the objects remain, mirroring stops)."""
+    if session.session_id in resources.lapsed:
+        return Undeliverable(reason=TARGET_NOT_SHARED)
     target = resources.targets[session.target_id].target
     if not isinstance(target, InterfaceTarget):
         return Undeliverable(reason=TARGET_TYPE_NOT_DELIVERABLE)

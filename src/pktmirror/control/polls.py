@@ -79,7 +79,7 @@ class Polls:
     def traces_changed(self) -> None:
         """Wakes who waits for live traces where one has changed."""
         for changes in (self.trace_orders, self.traces):
-            changes.reached(self._plane.traces.changes)
+            changes.reached(self._plane.inquiries.traces.changes)
 
     async def change(self, change: Callable[..., T], *arguments: Any) -> T:
         """Run what may change desired state, and wake who waits for that."""

@@ -40,7 +40,11 @@ class RuleRecord:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """``packet_bytes_max`` is what the user asked for; None leaves the default of the target's type."""
+    """``packet_bytes_max`` is what the user asked for; None leaves the default of the target's type.
+
+    ``target_account_id`` is the number of the account that shares the target; empty for one of the session's own
+    account.
+    """
 
     session_id: str
     interface_id: str
@@ -50,6 +54,41 @@ class SessionRecord:
     vni: int
     packet_bytes_max: int | None = None
     description: str | None = None
+    target_account_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRecord:
+    """A resource share of RAM. ``allows_external``: with accounts of other organisations, which here are all others."""
+
+    share_id: str
+    name: str
+    allows_external: bool
+    created_at_s: float
+    updated_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTargetRecord:
+    """That a target is in a share; ``entry`` is both in one."""
+
+    entry: str
+    share_id: str
+    target_id: str
+    created_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationRecord:
+    """That an account is in a share, and what it said to that. ``receiver_id`` is its number, whether there is such an
+    account or not; ``accepted`` None: nothing yet."""
+
+    invitation_id: str
+    share_id: str
+    receiver_id: str
+    invited_at_s: float
+    accepted: bool | None = None
+    answered_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

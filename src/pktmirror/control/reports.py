@@ -82,11 +82,18 @@ class Reports:
     """The last report of each agent by host id, and of each monitor by its id.
 
     ``sent`` is what each session is last known to have sent, by its id, also while its agent does not say.
+    ``began_at_s``: since when reports are taken in, in Unix time.
     """
 
     agents: dict[str, Received[Report]] = field(default_factory=dict)
     monitors: dict[str, Received[MonitorReport]] = field(default_factory=dict)
     sent: dict[str, Tally] = field(default_factory=dict)
+    began_at_s: float = 0.0
+
+    def silent_s(self, host_id: str, now_s: float) -> float:
+        """For how long a host's agent is known to have said nothing: at most since reports are taken in."""
+        told = self.agents.get(host_id)
+        return now_s - (self.began_at_s if told is None else told.received_at_s)
 
 
 def sessions_told(report: Report) -> set[str]:

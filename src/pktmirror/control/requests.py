@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pktmirror.aws import ApiError, SignedRequest, errors, json
+from pktmirror.aws import ApiError, SignedRequest, errors, json, rest_json
 from pktmirror.model.template import is_full_name
 
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -66,6 +66,8 @@ def form_of(signed: SignedRequest, content_type: str) -> tuple[str, bytes]:
 
 def claimed_action(signed: SignedRequest) -> str:
     """Which operation an unverified request says it is: good for the audit log only."""
+    if signed.path != rest_json.ROOT:
+        return rest_json.operation_at(signed.method, signed.path) or "Unknown"
     target = next((value for name, value in signed.headers if name.lower() == json.TARGET_HEADER), "")
     found = _CLAIMED_ACTION.search(form_of(signed, "")[1][:CLAIMED_BYTES_MAX])
     name = target.rpartition(".")[2] if target else found[1].decode() if found else ""

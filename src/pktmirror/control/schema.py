@@ -36,9 +36,12 @@ from pktmirror.control.records import (
     HostCertificateRecord,
     HostRecord,
     InterfaceRecord,
+    InvitationRecord,
     JoinTokenRecord,
     RuleRecord,
     SessionRecord,
+    SharedTargetRecord,
+    ShareRecord,
     StreamRecord,
     TargetRecord,
     TokenRecord,
@@ -59,7 +62,7 @@ from pktmirror.model.target import (
 )
 from pktmirror.model.template import Selector, Template
 
-VERSION = 7
+VERSION = 8
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -222,8 +225,43 @@ _SESSIONS = Table(
     Column("vni", Integer, nullable=False, index=True),
     Column("packet_bytes_max", Integer),
     Column("description", Text),
+    Column("target_account_id", Text, nullable=False, server_default="", index=True),
     _owner(),
     UniqueConstraint("interface_id", "number"),
+)
+
+_SHARES = Table(
+    "resource_shares",
+    METADATA,
+    Column("share_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("allows_external", Boolean, nullable=False),
+    Column("created_at_s", Float, nullable=False),
+    Column("updated_at_s", Float, nullable=False),
+    _owner(),
+)
+
+_SHARED_TARGETS = Table(
+    "shared_targets",
+    METADATA,
+    Column("entry", Text, primary_key=True),
+    Column("share_id", Text, ForeignKey("resource_shares.share_id"), nullable=False, index=True),
+    Column("target_id", Text, ForeignKey("targets.target_id"), nullable=False, index=True),
+    Column("created_at_s", Float, nullable=False),
+    _owner(),
+)
+
+_INVITATIONS = Table(
+    "share_invitations",
+    METADATA,
+    Column("invitation_id", Text, primary_key=True),
+    Column("share_id", Text, ForeignKey("resource_shares.share_id"), nullable=False),
+    Column("receiver_id", Text, nullable=False, index=True),
+    Column("invited_at_s", Float, nullable=False),
+    Column("accepted", Boolean),
+    Column("answered_at_s", Float),
+    _owner(),
+    UniqueConstraint("share_id", "receiver_id"),
 )
 
 # No foreign keys: a template whose target or filter is gone stays, and says so.
@@ -456,6 +494,9 @@ ACCESS_KEYS = _plain(_ACCESS_KEYS, "access_key_id", AccessKeyRecord)
 TOKENS = _plain(_TOKENS, "token_key", TokenRecord)
 HOSTS = _plain(_HOSTS, "host_id", HostRecord)
 SESSIONS = _plain(_SESSIONS, "session_id", SessionRecord)
+SHARES = _plain(_SHARES, "share_id", ShareRecord)
+SHARED_TARGETS = _plain(_SHARED_TARGETS, "entry", SharedTargetRecord)
+INVITATIONS = _plain(_INVITATIONS, "invitation_id", InvitationRecord)
 STREAMS = _plain(_STREAMS, "entry", StreamRecord)
 ENDED_SESSIONS = _plain(_ENDED_SESSIONS, "session_id", EndedSessionRecord)
 UNCONFIRMED_ENDS = _plain(_UNCONFIRMED_ENDS, "session_id", UnconfirmedEndRecord)

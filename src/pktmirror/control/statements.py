@@ -78,7 +78,7 @@ def _rows(table: Table, cursor: Any) -> list[Row]:
     found = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
     for name in flags:
         for row in found:
-            row[name] = bool(row[name])
+            row[name] = None if row[name] is None else bool(row[name])
     return found
 
 

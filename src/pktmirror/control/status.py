@@ -8,17 +8,43 @@ from pktmirror.control.reports import Reports
 from pktmirror.desired import EngineStatus, Undeliverable
 
 INTERFACE_GONE = "interface gone"
+MIRRORING = "mirroring"
 AGENT_SILENT_S = 30.0
+
+TAG = "pktmirror:status"
+"""The key of a tag that nobody puts on a session, and that says how it fares, to who asks (docs/decisions/0025)."""
+_TAG_CHARACTERS_MAX = 256  # of the value of a tag (spec 2.2)
 
 
 def problems(resources: Resources, reports: Reports, now_s: float) -> dict[str, str | None]:
     """By session id: why its packets are not mirrored; None for a session that its agent says is mirrored."""
-    return {session.session_id: _problem(session, resources, reports, now_s) for session in resources.sessions}
+    told = {
+        host_id: {status.session_id: status.problem for status in received.report.statuses}
+        for host_id, received in reports.agents.items()
+    }
+    silences = {host_id: agent_silence(host_id, reports, now_s) for host_id in resources.sessions_by_host}
+
+    def problem(session: SessionRecord, host_id: str) -> str | None:
+        why = not_placed(session, resources) or silences[host_id]
+        return why or told[host_id].get(session.session_id, _not_applied(host_id, reports))
+
+    return {
+        session.session_id: problem(session, host_id)
+        for host_id, sessions in resources.sessions_by_host.items()
+        for session in sessions
+    }
 
 
-def _problem(session: SessionRecord, resources: Resources, reports: Reports, now_s: float) -> str | None:
-    host_id = resources.interfaces[session.interface_id].host_id
-    return not_placed(session, resources) or _agent_problem(session, host_id, reports, now_s)
+def _not_applied(host_id: str, reports: Reports) -> str:
+    """With the first problem of the agent, which may be what keeps it from that."""
+    not_yet = f"the agent of {host_id} has not applied it yet"
+    return ": ".join((not_yet, *reports.agents[host_id].report.problems[:1]))
+
+
+def as_tag(problem: str | None) -> str:
+    """A session's problem, or that it has none, as the value of a tag: a long sentence is cut."""
+    told = MIRRORING if problem is None else problem
+    return told if len(told) <= _TAG_CHARACTERS_MAX else f"{told[: _TAG_CHARACTERS_MAX - 1]}…"
 
 
 def not_placed(session: SessionRecord, resources: Resources) -> str | None:
@@ -91,14 +117,3 @@ def agent_silence(host_id: str, reports: Reports, now_s: float) -> str | None:
         return f"the agent of {host_id} has not reported since the control plane started"
     silent_s = now_s - told.received_at_s
     return f"the agent of {host_id} has not reported for {silent_s:.0f} s" if silent_s > AGENT_SILENT_S else None
-
-
-def _agent_problem(session: SessionRecord, host_id: str, reports: Reports, now_s: float) -> str | None:
-    silence = agent_silence(host_id, reports, now_s)
-    if silence is not None:
-        return silence
-    told = reports.agents[host_id]
-    for status in told.report.statuses:
-        if status.session_id == session.session_id:
-            return status.problem
-    return f"the agent of {host_id} has not applied it yet"

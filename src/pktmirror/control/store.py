@@ -222,6 +222,9 @@ class Transaction:
         self.filters = self._all(schema.FILTERS, owner)
         self.rules = self._all(schema.RULES, owner)
         self.sessions = self._all(schema.SESSIONS, owner)
+        self.shares = self._all(schema.SHARES, owner)
+        self.shared_targets = self._all(schema.SHARED_TARGETS, owner)
+        self.invitations = self._all(schema.INVITATIONS, owner)
         self.templates = self._all(schema.TEMPLATES)
         self.streams = self._all(schema.STREAMS)
         self.ended_sessions = self._all(schema.ENDED_SESSIONS)
@@ -240,8 +243,8 @@ class Transaction:
     def _all(self, mapping: schema.Mapping[R], owner: str | None = None) -> Collection[R]:
         return Collection(self._connection, mapping, self._seen[mapping.table.name], owner)
 
-    def of_account(self, owner: str) -> "Transaction":
-        """The same transaction, as an account sees what has an owner."""
+    def of_account(self, owner: str | None) -> "Transaction":
+        """The same transaction, as an account sees what has an owner. None: of all accounts, for `sharing` alone."""
         narrowed = Transaction(self._connection, owner, self._seen)
         narrowed.removed_sessions, narrowed.news = self.removed_sessions, self.news
         narrowed.let_go = self.let_go
@@ -297,6 +300,8 @@ class Transaction:
         target = self.targets.get(target_id)
         if target is not None and isinstance(target.target, InterfaceTarget):
             self.let_go.add(target.target.interface_id)
+        for shared in self.shared_targets.where(target_id=target_id):
+            self.shared_targets.remove(shared.entry)
         self.targets.remove(target_id)
         self.tags.remove(target_id)
 

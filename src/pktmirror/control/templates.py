@@ -12,14 +12,18 @@ from dataclasses import dataclass, field, replace
 from pktmirror.control.operations.selection import fits
 from pktmirror.control.records import InterfaceRecord, SessionRecord, TargetRecord
 from pktmirror.model.limits import Quotas
-from pktmirror.model.target import InterfaceTarget
+from pktmirror.model.target import EndpointTarget, InterfaceTarget
 from pktmirror.model.template import Selector, Template
 from pktmirror.networks import Networks
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """All that is looked at. ``origins`` says which template has made a session; tags are by interface id."""
+    """All that is looked at. ``origins`` says which template has made a session; tags are by interface id.
+
+    By target id: ``shared_by`` is the account that shares it, of those that are not the operator's own, and
+    ``sources_of_others`` the interfaces of other accounts that have sessions to it.
+    """
 
     templates: Sequence[Template]
     interfaces: Sequence[InterfaceRecord]
@@ -30,6 +34,8 @@ class Situation:
     filters: Collection[str]
     networks: Networks
     quotas: Quotas
+    shared_by: Mapping[str, str] = field(default_factory=dict)
+    sources_of_others: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,9 @@ class _Deciding:
         now = self._now
         problem = None
         if template.target_id not in now.targets:
-            problem = f"its target {template.target_id} does not exist"
+            is_there = any(session.target_id == template.target_id for session in now.sessions)
+            why = "is not shared with its account any more" if is_there else "does not exist"
+            problem = f"its target {template.target_id} {why}"
         elif template.filter_id not in now.filters:
             problem = f"its filter {template.filter_id} does not exist"
         selected = [
@@ -222,6 +230,9 @@ class _Deciding:
         wanted = replace(
             now,
             target_id=template.target_id,
+            target_account_id=now.target_account_id
+            if template.target_id == now.target_id
+            else self._now.shared_by.get(template.target_id, ""),
             filter_id=template.filter_id,
             number=template.number,
             vni=now.vni if template.vni is None else template.vni,
@@ -238,7 +249,7 @@ class _Deciding:
             wanted = replace(wanted, number=now.number)
         if wanted.target_id != now.target_id and (full := self._target_full(wanted.target_id, now.interface_id)):
             reasons.append(full)
-            wanted = replace(wanted, target_id=now.target_id)
+            wanted = replace(wanted, target_id=now.target_id, target_account_id=now.target_account_id)
         if wanted != now:
             self._put(stand, now, wanted)
         return "; ".join(reasons) or None
@@ -318,12 +329,17 @@ class _Deciding:
 
     def _target_full(self, target_id: str, interface_id: str) -> str | None:
         target = self._now.targets[target_id].target
+        quotas, sources = self._now.quotas, self._sources.get(target_id, Counter())
+        beyond = {*self._now.sources_of_others.get(target_id, ())}
+        sessions = sources.total() + len(beyond)  # of other accounts at least one each
+        if not isinstance(target, EndpointTarget) and sessions >= quotas.sessions_per_target:
+            return _reached(sessions, quotas.sessions_per_target, "sessions_per_target")
         if not isinstance(target, InterfaceTarget):
             return None
-        others = [source for source, count in self._sources.get(target_id, Counter()).items() if count > 0]
+        others = {source for source, count in sources.items() if count > 0} | beyond
         if interface_id in others:
             return None
-        return _reached(len(others), self._now.quotas.sources_per_interface_target, "sources_per_interface_target")
+        return _reached(len(others), quotas.sources_per_interface_target, "sources_per_interface_target")
 
 
 def _reached(count: int, quota: int, name: str) -> str | None:

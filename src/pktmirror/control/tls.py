@@ -15,9 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from pktmirror.control.authority import Authority, Shown, key_pem_of, pem_of
+from pktmirror.control.connections import BoundedProtocol, Connections, Reason
 
 _PEER = "pktmirror.peer"
 
@@ -34,19 +36,86 @@ class PeerKnown:
         await self._app({**scope, "extensions": extensions}, receive, send)
 
 
-class TlsProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP that knows whose certificate its connection has shown. It takes no header's word for it."""
+class _Early(asyncio.Protocol):
+    """What comes in the moment between the end of a handshake and its news."""
 
-    app: Any  # uvicorn's own: the application that this connection calls
-    cycle: Any  # and the request that it is at
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.is_lost = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+    def data_received(self, data: bytes) -> None:
+        self.said.append(data)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.is_lost = True
+
+
+class TlsProtocol(BoundedProtocol):
+    """HTTP that knows whose certificate its connection has shown. It takes no header's word for it.
+
+    It has the handshake itself, and not uvicorn, so that a connection counts from its first moment, and so that a
+    handshake that fails or never ends is counted too.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        connections: Connections,
+        context: ssl.SSLContext,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop, connections=connections)
+        self._context = context
+        self._handshake: asyncio.Task[None] | None = None
+        self._unsecured: asyncio.Transport | None = None
+
+    def turn_away(self, transport: asyncio.Transport) -> None:
+        """Without a handshake there is nothing that it could be told, and handshakes are dear."""
+        transport.abort()
+
+    def admitted(self, transport: asyncio.Transport) -> None:
+        transport.pause_reading()  # until TLS reads
+        self.connections.add(self)
+        self._unsecured = transport
+        self._handshake = self.loop.create_task(self._shake_hands(transport))
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        early = _Early()
+        secured: asyncio.Transport | None = None
+        try:
+            secured = await self.loop.start_tls(
+                transport, early, self._context, server_side=True, ssl_handshake_timeout=self.limits.handshake_s
+            )
+        except ssl.SSLError:
+            self.admissions.count(Reason.HANDSHAKE_FAILED)
+        except ConnectionAbortedError:
+            self.admissions.count(Reason.HANDSHAKE_LATE)
+        except OSError:
+            pass  # it went away, and has asked for nothing
+        self._handshake = None
+        if secured is None or early.is_lost:
+            transport.abort()
+            self.connections.discard(self)
+            self.release()
+            return
+        secured.set_protocol(self)
+        self.begin(secured)
+        for data in early.said:
+            self.data_received(data)
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        super().begin(transport)
         der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         self.app = PeerKnown(self.app, Shown.of(der) if der else None)
 
     def shutdown(self) -> None:
         """A connection that is idle ends at once: by TLS it would else wait for its client, which waits too."""
+        if self._handshake is not None and self._unsecured is not None:
+            self._unsecured.abort()
+            return
         super().shutdown()
         is_idle = self.cycle is None or self.cycle.response_complete
         if is_idle and self.transport.get_write_buffer_size() == 0:

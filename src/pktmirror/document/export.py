@@ -1,7 +1,8 @@
 """From what there is to a document that says the same: to apply it changes nothing.
 
 What bears the document's name comes by its own; what nobody has named comes with its id, which binds it. What another
-document has made, and the sessions of templates, are not of this one; a target or filter of theirs is named by its id.
+document has made, and the sessions of templates, are not of this one; a target or filter of theirs is named by its id,
+as is a target that another account shares.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -24,9 +25,9 @@ State_ = TargetState | FilterState | SessionState
 
 def exported(state: State, document: str, *, only_named: bool = False) -> Document:
     """What there is under a document's name; unless ``only_named``, also what is under none."""
-    targets = _names(state.targets, document, "target", only_named)
+    targets = _names((each for each in state.targets if each.is_own), document, "target", only_named)
     filters = _names(state.filters, document, "filter", only_named)
-    sessions = _names(state.sessions, document, "session", only_named)
+    sessions = _names((each for each in state.sessions if each.is_own), document, "session", only_named)
     return Document(
         document,
         tuple(_target(each, *targets[each.id]) for each in state.targets if each.id in targets),

@@ -64,9 +64,11 @@ class _Planning:
         self._final: dict[str, SessionState] = {}  # the document's sessions that stay, as they will be
 
     def plan(self) -> Plan:
-        bound_targets = self._bind(Kind.TARGET, self._document.targets, self._state.targets, self._same_target)
+        targets = [each for each in self._state.targets if each.is_own]
+        sessions = [each for each in self._state.sessions if each.is_own]
+        bound_targets = self._bind(Kind.TARGET, self._document.targets, targets, self._same_target)
         bound_filters = self._bind(Kind.FILTER, self._document.filters, self._state.filters, _same_filter)
-        bound_sessions = self._bind(Kind.SESSION, self._document.sessions, self._state.sessions, self._same_session)
+        bound_sessions = self._bind(Kind.SESSION, self._document.sessions, sessions, self._same_session)
         for target in self._document.targets:
             self._target(target, bound_targets.get(target.name))
         for filter_ in self._document.filters:

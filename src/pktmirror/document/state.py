@@ -12,11 +12,14 @@ Tags = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
+    """``is_own`` False: another account shares it."""
+
     id: str
     destination: Destination
     resource: str
     description: str | None = None
     tags: Tags = field(default_factory=dict)
+    is_own: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class FilterState:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """``packet_length`` None: the whole packet."""
+    """``packet_length`` None: the whole packet. ``is_own`` False: another account's, to a target that is shared."""
 
     id: str
     interface_id: str
@@ -52,11 +55,12 @@ class SessionState:
     packet_length: int | None = None
     description: str | None = None
     tags: Tags = field(default_factory=dict)
+    is_own: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All of an account. ``interfaces`` are the ids by host and key."""
+    """All that an account sees. ``interfaces`` are the ids by host and key."""
 
     targets: tuple[TargetState, ...] = ()
     filters: tuple[FilterState, ...] = ()

@@ -1,8 +1,8 @@
 """The condition keys that a request can carry (spec 1.14), and of which type their values are.
 
 A key that is not listed is refused when a policy is put: a condition on it would silently never, or always, hold. The
-names are those of AWS's pages "Actions, resources, and condition keys for Amazon EC2" and "AWS global condition
-context keys"; their case does not count.
+names are those of AWS's pages "Actions, resources, and condition keys" for Amazon EC2 and for AWS RAM, and "AWS global
+condition context keys"; their case does not count.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,6 +53,12 @@ _NAMED: Mapping[str, Key] = {
     "ec2:Region": Key(Type.STRING),
     "ec2:Subnet": Key(Type.ARN),
     "ec2:Vpc": Key(Type.ARN),
+    "ram:AllowsExternalPrincipals": Key(Type.BOOL),
+    "ram:Principal": Key(Type.STRING),
+    "ram:RequestedAllowsExternalPrincipals": Key(Type.BOOL),
+    "ram:RequestedResourceType": Key(Type.STRING),
+    "ram:ResourceArn": Key(Type.ARN),
+    "ram:ResourceShareName": Key(Type.STRING),
 }
 _PREFIXED: Mapping[str, Key] = {
     "aws:RequestTag/": Key(Type.STRING),

@@ -312,7 +312,7 @@ class Link(Handle):
     def attach(cls, program: Program, ifindex: int, attach_type: int) -> "Link":
         """The device is looked up in the network namespace of the calling thread."""
         fd = libbpf().bpf_link_create(program.fd, ifindex, attach_type, _ffi.NULL)
-        return cls(_checked(fd, f"attach to device {ifindex}"))
+        return cls(_checked(fd, f"attach to the tcx hook of device {ifindex} (Linux 6.6 or later)"))
 
     @classmethod
     def attach_xdp_generic(cls, program: Program, ifindex: int) -> "Link":
@@ -320,7 +320,7 @@ class Link(Handle):
         opts = _ffi.new("struct bpf_link_create_opts *")
         opts.sz, opts.flags = _ffi.sizeof("struct bpf_link_create_opts"), _XDP_GENERIC
         fd = libbpf().bpf_link_create(program.fd, ifindex, _XDP, opts)
-        return cls(_checked(fd, f"attach to the generic XDP hook of device {ifindex}"))
+        return cls(_checked(fd, f"attach to the generic XDP hook of device {ifindex} (Linux 5.9 or later)"))
 
     @classmethod
     def pinned(cls, path: Path) -> "Link":

@@ -19,14 +19,18 @@ from pyroute2 import IPRoute, NetlinkError
 from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
 
+from pktmirror.kernel.neighbour_events import NUD_FAILED, NUD_VALID, neighbour_events
+
 Address = IPv4Address | IPv6Address
 
 _AF_OF_VERSION = {4: 2, 6: 10}
 _ARPHRD_ETHER = 1
+_IFF_UP = 0x1
+_IFF_WITHOUT_NEIGHBOURS = 0x8 | 0x10 | 0x80  # LOOPBACK, POINTOPOINT, NOARP: the kernel asks nobody there
 _ADDR_GEN_MODE_NONE = 1
 _IFA_F_SECONDARY = 0x01
 _BR_STATE_FORWARDING = 3
-_NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
+_NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
 _NTF_USE = 0x01
 _RT_TABLE_MAIN = 254
 _NETLINK_ROUTE = 0
@@ -59,6 +63,7 @@ class Link:
     ethernet: bool = True  # what it carries begins with an Ethernet header
     filters_vlans: bool = False  # of a bridge
     forwards: bool = False  # of a bridge's port: it is not blocked
+    resolves: bool = True  # what is sent there needs a neighbour's link address
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,14 @@ class InterfaceAddress:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """An entry of the neighbour table."""
+    """An entry of the neighbour table. ``failed``: nobody has answered. ``incomplete``: it is asked for. With neither
+    its link address is known, or it needs none."""
 
     ifindex: int
     address: Address
     mac: str | None
     failed: bool
+    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,7 @@ class Netlink:
     def __init__(self) -> None:
         self._route = IPRoute()
         self._events: socket.socket | None = None
+        self._failed: set[tuple[int, Address]] = set()
 
     def close(self) -> None:
         self._route.close()
@@ -198,7 +206,8 @@ class Netlink:
                     message["ifindex"],
                     ip_address(message.get("dst")),
                     message.get("lladdr"),
-                    bool(message["state"] & _NUD_FAILED),
+                    bool(message["state"] & NUD_FAILED),
+                    not message["state"] & (NUD_FAILED | NUD_VALID),
                 )
                 for version in (4, 6)
                 for message in self._route.get_neighbours(family=_AF_OF_VERSION[version])
@@ -216,13 +225,25 @@ class Netlink:
             ]
 
     def ask_for_neighbour(self, ifindex: int, address: Address) -> None:
-        """Let the kernel ask for a neighbour's link address now, so that the first packet need not wait for it."""
-        family = _AF_OF_VERSION[address.version]
+        """Let the kernel ask for a neighbour's link address now, so that the first packet need not wait for it; again,
+        where it has not answered. What is known stays known."""
+        entry = {"dst": str(address), "ifindex": ifindex, "family": _AF_OF_VERSION[address.version]}
+        with _as_os_error(f"ask for the neighbour {address}"):
+            try:
+                self._route.neigh("add", **entry, state=0, flags=_NTF_USE)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+                self._ask_again(entry)
+
+    def _ask_again(self, entry: dict[str, Any]) -> None:
+        """Only of what has failed: an entry that somebody has made permanent would lose its link address by that."""
         try:
-            self._route.neigh("add", dst=str(address), ifindex=ifindex, family=family, state=0, flags=_NTF_USE)
+            if any(found["state"] & NUD_FAILED for found in self._route.neigh("get", **entry)):
+                self._route.neigh("replace", **entry, state=0, flags=_NTF_USE)
         except NetlinkError as error:
-            if error.code != errno.EEXIST:  # somebody was quicker
-                raise OSError(error.code, f"ask for the neighbour {address}: {os.strerror(error.code)}") from error
+            if error.code != errno.ENOENT:  # it is gone meanwhile
+                raise
 
     def route_to(
         self, destination: Address, *, device_ifindex: int | None = None, table: int = _RT_TABLE_MAIN
@@ -335,7 +356,7 @@ class Netlink:
         changed = False
         while self._events is not None:
             try:
-                self._events.recv(_EVENT_BYTES_MAX)
+                self._follow_neighbours(self._events.recv(_EVENT_BYTES_MAX))
             except BlockingIOError:
                 break
             except OSError as error:
@@ -343,6 +364,22 @@ class Netlink:
                     raise
             changed = True
         return changed
+
+    def take_failed_neighbours(self) -> frozenset[tuple[int, Address]]:
+        """By device and address: who was told not to have answered since the last call, and nothing else since then.
+
+        Of what `drain_events` has read. Where more has changed than the socket could hold, some are missing.
+        """
+        failed = frozenset(self._failed)
+        self._failed.clear()
+        return failed
+
+    def _follow_neighbours(self, datagram: bytes) -> None:
+        for ifindex, address, failed in neighbour_events(datagram):
+            if failed:
+                self._failed.add((ifindex, address))
+            else:
+                self._failed.discard((ifindex, address))
 
 
 @contextlib.contextmanager
@@ -409,7 +446,7 @@ def _link(message: Any) -> Link:
         kind=info.get("kind") if info else None,
         mac=message.get("address") or "",
         mtu=message.get("mtu"),
-        up=bool(message["flags"] & 1),
+        up=bool(message["flags"] & _IFF_UP),
         master_ifindex=message.get("master"),
         peer_ifindex=message.get("link"),
         peer_nsid=message.get("link_netnsid"),
@@ -417,6 +454,7 @@ def _link(message: Any) -> Link:
         ethernet=message["ifi_type"] == _ARPHRD_ETHER,
         filters_vlans=bool(bridge and bridge.get_attr("IFLA_BR_VLAN_FILTERING")),
         forwards=bool(port and port.get_attr("IFLA_BRPORT_STATE") == _BR_STATE_FORWARDING),
+        resolves=not message["flags"] & _IFF_WITHOUT_NEIGHBOURS,
     )
 
 

@@ -44,6 +44,7 @@ class Stage(Enum):
     CLONE_FAILED = "clone failed"
     STALE = "session changed on the way"
     NO_ROUTE = "no route to the target"
+    NEIGHBOUR_UNRESOLVED = "neighbour unresolved"
     UNDELIVERABLE = "target not deliverable"
     ENCAPSULATION_FAILED = "encapsulation failed"
     SENT = "sent"

@@ -22,3 +22,5 @@ class Quotas:
     filters_per_account: int = 10_000
     rules_per_filter: int = 10
     sources_per_interface_target: int = 10
+    sessions_per_target: int = 1_000_000
+    """AWS has an error for it and publishes no number: none is reached before the account's own."""

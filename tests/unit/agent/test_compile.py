@@ -233,6 +233,25 @@ def test_a_session_without_a_route_takes_packets_and_sends_none() -> None:
     assert wanted.problems == {"tms-1": "no route to the target 10.0.0.90 (table 100, device br-u)"}
 
 
+def test_sessions_by_a_next_hop_that_does_not_answer_have_their_way_and_send_nothing_on_it() -> None:
+    elsewhere = session(3, delivery=Destination(address="10.0.0.91"))
+    ways = {QUERY: WAY, RouteQuery(ip_address("10.0.0.91"), 254, None): replace(WAY, next_hop=IPv4Address("10.0.0.2"))}
+    desired, silent = state(session(1), session(2), elsewhere), frozenset({(5, IPv4Address("10.0.0.1"))})
+    device = Device(found(), ifindex=17, is_host_side=True)
+    (before,), (after,) = (
+        compile_state(desired, [device], ways, unresolved=each).interfaces for each in (frozenset(), silent)
+    )
+    assert [each.stage for each in before.sessions] == [Stage.SENT] * 3
+    assert [each.stage for each in after.sessions] == [Stage.NEIGHBOUR_UNRESOLVED] * 2 + [Stage.SENT]
+    assert [replace(each, stage=Stage.SENT) for each in after.sessions] == list(before.sessions), "and nothing else"
+    wanted = compile_state(desired, [device], ways, unresolved=silent)
+    assert wanted.problems == dict.fromkeys(("tms-1", "tms-2"), "the next hop 10.0.0.1 does not answer ARP")
+    assert wanted.next_hops == {(5, IPv4Address("10.0.0.1")), (5, IPv4Address("10.0.0.2"))}, "they are still asked for"
+    other_device = frozenset({(6, IPv4Address("10.0.0.1"))})
+    assert compile_state(desired, [device], ways, unresolved=other_device).problems == {}
+    assert compile_state(desired, [device], {}, unresolved=silent).next_hops == frozenset()
+
+
 def test_a_route_by_an_ipv6_next_hop_is_no_route_yet() -> None:
     wanted = compiled(state(session()), {QUERY: Way(5, IPv6Address("fe80::1"), 1500)})
     assert wanted.interfaces[0].sessions[0].stage is Stage.NO_ROUTE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pktmirror.agent.controller import Controller
+from pktmirror.agent.controller import Controller, next_relist_s
 from pktmirror.agent.daemon import Settings
 from pktmirror.agent.line import refuse_bad_url
 from pktmirror.desired import (
@@ -218,6 +218,13 @@ def test_what_was_kept_is_followed_from_the_whole_whatever_its_revision(plane: P
         wait_until(lambda: 7 in plane.asked_after, WITHIN_S, "it never waits for a change")
     assert plane.asked_after[0] == -1
     assert plane.asked_after.count(-1) == 1, "from then on it waits for what comes after"
+
+
+def test_hosts_that_start_together_ask_for_the_whole_at_times_of_their_own() -> None:
+    asked_in_s = [next_relist_s(300.0, drawn / 100) for drawn in range(100)]
+    assert min(asked_in_s) == 240.0
+    assert 358.0 < max(asked_in_s) < 360.0
+    assert asked_in_s == sorted(set(asked_in_s)), "each drawn number is a time of its own"
 
 
 def test_the_whole_is_asked_for_again_whatever_is_known(plane: Plane, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pktmirror.agent.compile import compile_state, route_queries
 from pktmirror.agent.inventory import Device
 from pktmirror.agent.listeners import is_heard
+from pktmirror.agent.neighbours import NextHop
 from pktmirror.agent.paths import Sight, paths, targets
 from pktmirror.agent.ways import RouteQuery, Way
 from pktmirror.desired import (
@@ -66,13 +67,18 @@ def state(*deliveries: Destination | Undeliverable) -> DesiredState:
 
 
 def found(
-    desired: DesiredState, *, way: Way | None, neighbour: Neighbour | None = None, listens: bool | None = None
+    desired: DesiredState,
+    *,
+    way: Way | None,
+    neighbour: Neighbour | None = None,
+    listens: bool | None = None,
+    unresolved: frozenset[NextHop] = frozenset(),
 ) -> dict[str, PathFacts]:
     ways: dict[RouteQuery, Way] = {} if way is None else dict.fromkeys(route_queries(desired), way)
-    wanted = compile_state(desired, [Device(WEB, 3, True)], ways)
+    wanted = compile_state(desired, [Device(WEB, 3, True)], ways, unresolved=unresolved)
     neighbours = {} if neighbour is None else {(neighbour.ifindex, str(neighbour.address)): neighbour}
     heard = {} if listens is None else {ip_address(TARGET): listens}
-    return paths(desired, wanted, Sight(ways, {DEVICE.ifindex: DEVICE}, neighbours, heard))
+    return paths(desired, wanted, Sight(ways, {DEVICE.ifindex: DEVICE}, neighbours, heard, unresolved))
 
 
 def test_a_path_is_told_from_the_route_to_the_listener():
@@ -103,8 +109,14 @@ def test_what_is_not_there_is_not_told():
 
 def test_a_next_hop_that_does_not_answer_is_told_as_that_and_its_old_address_is_not():
     desired = state(Destination(address=str(TARGET)))
-    silent = found(desired, way=Way(7, HOP, 1500), neighbour=Neighbour(7, HOP, "02:00:00:00:00:01", True))["tms-1"]
-    assert (silent.neighbour, silent.neighbour_failed) == (None, True)
+    way, unresolved = Way(7, HOP, 1500), frozenset({(7, HOP)})
+    failed, asked_for = Neighbour(7, HOP, None, True), Neighbour(7, HOP, None, False, incomplete=True)
+    for entry in (failed, asked_for, None):
+        silent = found(desired, way=way, neighbour=entry, unresolved=unresolved)["tms-1"]
+        assert (silent.neighbour, silent.neighbour_failed) == (None, True), "as long as the session is unresolved"
+        assert (silent.next_hop, silent.source, silent.route_mtu) == ("192.0.2.1", "10.0.0.48", 1500), "it has a way"
+    first = found(desired, way=way, neighbour=asked_for, unresolved=frozenset({(8, HOP)}))["tms-1"]
+    assert (first.neighbour, first.neighbour_failed) == (None, False), "asked for the first time"
     unknown = found(desired, way=Way(7, HOP, 1500))["tms-1"]
     assert (unknown.neighbour, unknown.neighbour_failed, unknown.listens) == (None, False, None)
 

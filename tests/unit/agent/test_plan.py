@@ -31,6 +31,7 @@ from pktmirror.agent.plan import (
     WriteFilter,
     applied,
     plan,
+    unresolved_in,
 )
 from pktmirror.model.ledger import Stage
 from pktmirror.model.rate import Rate
@@ -116,6 +117,21 @@ def test_copies_are_known_on_the_wire_by_the_session_that_sends_them() -> None:
     moved = after(wanted({"a": Wish()}), wanted({"a": Wish(target=91)}))
     assert moved.streams == {stream(7, target=91): 0, stream(abi.VNI_NOT_QUOTED, target=91): 0}
     assert after(wanted({"a": Wish()}), wanted({})).streams == {}
+
+
+def test_a_next_hop_that_stops_answering_and_answers_again_swaps_the_policy_and_nothing_else() -> None:
+    """So copies that are under way are still delivered, and an error about them is still kept from the source."""
+    other = {"b": Wish(number=2, vni=8, target=91), "c": Wish(ifindex=4, number=2, vni=9, stage=Stage.NO_ROUTE)}
+    answers, silent = wanted({"a": Wish(), **other}), wanted({"a": Wish(stage=Stage.NEIGHBOUR_UNRESOLVED), **other})
+    before = after(answers)
+    assert unresolved_in(before) == frozenset()
+    [change] = planned(silent, before)
+    held = applied(before, [change])
+    assert isinstance(change, SwapPolicy)
+    assert [abi.STAGES[each.stage] for each in sessions(held.policies[3])] == [Stage.NEIGHBOUR_UNRESOLVED, Stage.SENT]
+    assert unresolved_in(held) == {(2, ip_address("10.0.0.90"))}, "whatever agent comes next, it knows"
+    assert held == replace(before, policies=held.policies)
+    assert applied(held, planned(answers, held)) == before
 
 
 def test_the_copies_of_other_hosts_are_known_too_and_are_no_session_s_here() -> None:
@@ -358,7 +374,7 @@ wishes = st.builds(
     target=st.sampled_from((90, 91)),
     vni=st.sampled_from((7, 8)),
     number=st.integers(1, 3),
-    stage=st.sampled_from((Stage.SENT, Stage.NO_ROUTE)),
+    stage=st.sampled_from((Stage.SENT, Stage.NO_ROUTE, Stage.NEIGHBOUR_UNRESOLVED)),
     family=st.sampled_from((4, 6)),
     rules=st.sampled_from(("", "k", "kl", "klmn")),
 )

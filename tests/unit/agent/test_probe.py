@@ -57,6 +57,12 @@ def test_a_session_whose_interface_is_gone_has_no_way() -> None:
         ),
         pytest.param(SessionWay(1, Stage.NO_ROUTE, 0, 0), "no route to it", "no route to it", id="no route"),
         pytest.param(SessionWay(1, Stage.NO_ROUTE, 0, 0), None, "no route to the target", id="unsaid"),
+        pytest.param(
+            SessionWay(1, Stage.NEIGHBOUR_UNRESOLVED, 0, 1464),
+            "10.0.0.9 does not answer",
+            "10.0.0.9 does not answer",
+            id="silent",
+        ),
         pytest.param(None, "interface gone", "interface gone", id="no interface"),
         pytest.param(None, None, NOT_APPLIED, id="not there"),
     ],

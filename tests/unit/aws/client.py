@@ -10,6 +10,8 @@ from botocore.model import ServiceModel
 from botocore.serialize import create_serializer
 from hypothesis import strategies as st
 
+from pktmirror.aws import service
+
 TRAFFIC_MIRROR = (
     "CreateTrafficMirrorFilter",
     "CreateTrafficMirrorFilterRule",
@@ -38,6 +40,7 @@ INVENTORY = (
     "DescribeTags",
     "DescribeVpcs",
 )
+RIGHTS = tuple((name, operation) for name in ("iam", "sts") for operation in sorted(service.operation_names(name)))
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
 
 # XML 1.0, section 2.2; the carriage return and the line feed are the ones that a careless writer would change.
@@ -46,13 +49,13 @@ TEXT = st.text(_CHARACTERS | st.sampled_from("\t\n\r&<>\"'%+=.; "), max_size=12)
 
 
 @cache
-def model(service: str) -> Any:
-    return ServiceModel(Loader().load_service_model(service, "service-2"), service)
+def model(name: str) -> Any:
+    return ServiceModel(Loader().load_service_model(name, "service-2"), name)
 
 
-def body(service: str, operation: str, parameters: dict[str, Any]) -> bytes:
+def body(service_name: str, operation: str, parameters: dict[str, Any]) -> bytes:
     """What botocore puts on the wire for a call."""
-    spoken = model(service)
+    spoken = model(service_name)
     serializer = create_serializer(spoken.metadata["protocol"], include_validation=False)
     request = serializer.serialize_to_request(parameters, spoken.operation_model(operation))
     prepared: str = AWSRequest("POST", "http://localhost/", data=request["body"]).prepare().body

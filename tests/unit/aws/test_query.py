@@ -12,7 +12,7 @@ from pktmirror.aws import BODY_BYTES_MAX, ApiError, Call, parse, service
 from pktmirror.aws.query import PARAMETERS_MAX, form_tree, parameters
 from tests.budget import examples
 
-from .client import FORM, INVENTORY, TRAFFIC_MIRROR, body, fitting, model, scalars
+from .client import FORM, INVENTORY, RIGHTS, TRAFFIC_MIRROR, body, fitting, model, scalars
 
 SCALARS = scalars(time_resolution_us=1)
 
@@ -48,6 +48,18 @@ def test_every_operation_of_ec2s_model_is_parsed_back_to_the_same_call(data: st.
     operation = data.draw(st.sampled_from(sorted(service.operation_names("ec2"))))
     given_parameters = data.draw(inputs("ec2", operation))
     assert parse("ec2", FORM, body("ec2", operation, given_parameters)).parameters == given_parameters
+
+
+@pytest.mark.parametrize(("service_name", "operation"), RIGHTS)
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_what_botocore_serializes_for_iam_and_sts_is_parsed_back_to_the_same_call(
+    service_name: str, operation: str, data: st.DataObject
+) -> None:
+    shape = model(service_name).operation_model(operation).input_shape
+    given_parameters = data.draw(fitting(shape, SCALARS, empty_lists=True, empty_structures=False))
+    parsed = parse(service_name, FORM, body(service_name, operation, given_parameters))
+    assert parsed == Call(service_name, operation, given_parameters)
 
 
 @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,7 +13,7 @@ from pktmirror.aws import ApiError, Call, failure, service, success
 from pktmirror.aws.response import write
 from tests.budget import examples
 
-from .client import INVENTORY, TRAFFIC_MIRROR, fitting, model, scalars
+from .client import INVENTORY, RIGHTS, TRAFFIC_MIRROR, fitting, model, scalars
 
 SCALARS = scalars(time_resolution_us=1000)
 REQUEST_ID = "8f3e1c9a-0000-4000-8000-000000000001"
@@ -50,6 +50,18 @@ def test_botocore_reads_the_result_of_every_operation_of_ec2s_model(data: st.Dat
     operation = data.draw(st.sampled_from(sorted(service.operation_names("ec2"))))
     result = data.draw(results("ec2", operation))
     assert received("ec2", operation, success(("ec2", operation), result, REQUEST_ID))[0] == result
+
+
+@pytest.mark.parametrize(("service_name", "operation"), RIGHTS)
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_botocore_reads_the_result_of_iam_and_sts_that_was_written(
+    service_name: str, operation: str, data: st.DataObject
+) -> None:
+    result = data.draw(results(service_name, operation))
+    parsed, metadata = received(service_name, operation, success((service_name, operation), result, REQUEST_ID))
+    assert parsed == result
+    assert metadata == {"RequestId": REQUEST_ID, "HTTPStatusCode": 200, "HTTPHeaders": {}}
 
 
 @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])

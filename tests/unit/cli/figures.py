@@ -21,7 +21,11 @@ def direction(**changed: Any) -> DirectionFigures:
                 Verdict.NO_RULE_MATCHED: Tally(1, 100),
                 Verdict.SERVICE_NOT_ENABLED: Tally(),
             },
-            "stages": {Stage.SENT: Tally(5, 500), Stage.NO_ROUTE: Tally(1, 100), Stage.CUT: Tally(2, 200)},
+            "stages": {
+                Stage.SENT.value: Tally(5, 500),
+                Stage.NO_ROUTE.value: Tally(1, 100),
+                Stage.CUT.value: Tally(2, 200),
+            },
             "lost_in_hop_packets": 0,
             "by_rules": {Action.ACCEPT: Tally(6, 600), Action.REJECT: Tally(3, 300)},
             **changed,

@@ -37,13 +37,13 @@ def test_a_session_whose_every_packet_has_a_name_adds_up():
             id="a byte too many",
         ),
         pytest.param(
-            {"stages": {Stage.SENT: Tally(5, 500), Stage.CUT: Tally(2, 200)}},
+            {"stages": {Stage.SENT.value: Tally(5, 500), Stage.CUT.value: Tally(2, 200)}},
             "ingress: 1 packet taken and neither sent nor lost for a counted reason: "
             "in flight, or dropped between the hops",
             id="a packet that vanished between the hops",
         ),
         pytest.param(
-            {"stages": {Stage.SENT: Tally(5, 500), Stage.NO_ROUTE: Tally(3, 300)}},
+            {"stages": {Stage.SENT.value: Tally(5, 500), Stage.NO_ROUTE.value: Tally(3, 300)}},
             "ingress: 2 packets more sent or lost than were taken",
             id="more stages than taken",
         ),

@@ -57,8 +57,26 @@ def test_losses_stand_below_what_they_are_lost_from():
     ]
 
 
+def test_a_loss_that_only_a_later_control_plane_knows_is_told_in_its_own_words_and_adds_up():
+    stages = {Stage.SENT.value: Tally(5, 500), "new in the next version": Tally(1, 100)}
+    told = msgspec.json.encode(
+        Ledger(sessions=(session(directions={Direction.INGRESS: direction(stages=stages)}),), interfaces=())
+    )
+    decoded = msgspec.json.decode(told, type=Ledger)
+    assert "✓ adds up" in printed(ledger.shown(decoded))
+    assert [(line.depth, line.both) for line in ledger.waterfall(decoded.sessions[0]) if "next" in line.label] == [
+        (2, Tally(1, 100))
+    ]
+    assert document(decoded)["sessions"][0]["directions"]["ingress"]["stages"] == {
+        "sent": {"packets": 5, "bytes": 500},
+        "new in the next version": {"packets": 1, "bytes": 100},
+    }
+
+
 def test_a_cap_and_what_was_over_it_are_said_and_are_no_difference():
-    directions = {Direction.INGRESS: direction(stages={Stage.SENT: Tally(2, 200), Stage.CAPPED: Tally(4, 400)})}
+    directions = {
+        Direction.INGRESS: direction(stages={Stage.SENT.value: Tally(2, 200), Stage.CAPPED.value: Tally(4, 400)})
+    }
     figures = session(
         cap=Rate(packets_per_s=1000),
         directions=directions,

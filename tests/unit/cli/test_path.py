@@ -29,7 +29,7 @@ UNCOLLECTED = Uncollected(reason="nobody counts there")
 def way(
     *,
     path: PathFacts | None = None,
-    stages: dict[Stage, Tally] | None = None,
+    stages: dict[str, Tally] | None = None,
     packet_bytes_max: int | None = None,
     delivery: Destination | Undeliverable | None = None,
     **changed: Any,
@@ -44,7 +44,7 @@ def way(
         delivery=delivery or Destination(address="10.0.0.9", mtu=1500),
     )
     told = figures.session(
-        directions={Direction.INGRESS: figures.direction(stages=stages or {Stage.SENT: Tally(5, 500)})},
+        directions={Direction.INGRESS: figures.direction(stages=stages or {Stage.SENT.value: Tally(5, 500)})},
         collector=changed.pop("collector", UNCOLLECTED),
     )
     fields: dict[str, Any] = {"figures": told, "problem": None, "budget": None, "underlay": Underlay()}
@@ -96,12 +96,12 @@ def test_where_all_is_well_every_step_is_good_and_nothing_is_to_be_done():
             id="not asked for yet",
         ),
         pytest.param(
-            {"stages": {Stage.SENT: Tally(5, 500), Stage.ENCAPSULATION_FAILED: Tally(2, 200)}},
+            {"stages": {Stage.SENT.value: Tally(5, 500), Stage.ENCAPSULATION_FAILED.value: Tally(2, 200)}},
             *("copies", State.LIMITS, "5 sent so far, and 2 encapsulation failed"),
             id="lost before the wire",
         ),
         pytest.param(
-            {"stages": {Stage.CAPPED: Tally(3, 300)}, "budget": Rate(packets_per_s=10)},
+            {"stages": {Stage.CAPPED.value: Tally(3, 300)}, "budget": Rate(packets_per_s=10)},
             *("limits", State.LIMITS, "3 packets were over them and not copied (cap of the session: none; budget"),
             id="over the budget",
         ),
@@ -111,7 +111,7 @@ def test_where_all_is_well_every_step_is_good_and_nothing_is_to_be_done():
             id="nobody listens",
         ),
         pytest.param(
-            {"path": facts(listens=None), "stages": {Stage.TARGET_REFUSED: Tally(4, 400)}},
+            {"path": facts(listens=None), "stages": {Stage.TARGET_REFUSED.value: Tally(4, 400)}},
             *("listener", State.BROKEN, "has answered 4 times that it does not take copies (ICMP)"),
             id="the target refuses",
         ),
@@ -136,7 +136,7 @@ def test_what_stands_in_the_way_is_told_with_the_next_step(changed: dict[str, An
 
 
 def test_a_monitor_that_has_received_copies_is_a_listener_and_errors_of_before_do_not_count():
-    stages = {Stage.SENT: Tally(5, 500), Stage.TARGET_REFUSED: Tally(1, 100)}
+    stages = {Stage.SENT.value: Tally(5, 500), Stage.TARGET_REFUSED.value: Tally(1, 100)}
     told = step("listener", checks(way(path=facts(listens=None), collector=figures.collected(), stages=stages)))
     assert (told.state, "has received 5 copies" in told.found) == (State.GOOD, True)
 
@@ -162,13 +162,19 @@ def test_an_agent_that_tells_nothing_leaves_the_way_unknown():
         pytest.param({}, 1465, State.LIMITS, "this one of 1465 is cut", id="a byte too many"),
         pytest.param({"packet_bytes_max": 128}, 1514, State.GOOD, "the session asks for 128", id="cut as asked"),
         pytest.param(
-            {"packet_bytes_max": 128, "stages": {Stage.CUT: Tally(1, 9)}}, None, State.GOOD, "asks for 128", id="since"
+            {"packet_bytes_max": 128, "stages": {Stage.CUT.value: Tally(1, 9)}},
+            None,
+            State.GOOD,
+            "asks for 128",
+            id="since",
         ),
         pytest.param({"packet_bytes_max": 1500}, 1514, State.LIMITS, "is cut", id="more is asked for than fits"),
         pytest.param({"path": facts(route_mtu=1400)}, 1400, State.LIMITS, "1400 (the route's)", id="the route's"),
         pytest.param({"underlay": Underlay(mtu_max=1300)}, 1400, State.LIMITS, "by networks.toml", id="the underlay's"),
         pytest.param({}, None, State.GOOD, "longer ones are cut, and counted, and none was so far", id="none so far"),
-        pytest.param({"stages": {Stage.CUT: Tally(1, 9)}}, None, State.LIMITS, "longer ones are cut", id="some were"),
+        pytest.param(
+            {"stages": {Stage.CUT.value: Tally(1, 9)}}, None, State.LIMITS, "longer ones are cut", id="some were"
+        ),
     ],
 )
 def test_the_smallest_mtu_says_what_is_cut(changed: dict[str, Any], frame_bytes: int | None, state: State, said: str):

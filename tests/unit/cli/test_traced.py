@@ -31,8 +31,8 @@ LOGIN: dict[str, Any] = {
     "revision": 5,
     "offers": (Offered("tms-1", Verdict.REJECTED_BY_RULE), Offered("tms-2", Verdict.TAKEN)),
     "taken_by": "tms-2",
-    "stage": Stage.SENT,
-    "copies": {Stage.SENT: 1},
+    "stage": Stage.SENT.value,
+    "copies": {Stage.SENT.value: 1},
     "copied_bytes": 100,
 }
 
@@ -134,12 +134,12 @@ def test_between_two_revisions_that_decide_alike_every_one_does():
 @pytest.mark.parametrize(
     ("changed", "became"),
     [
-        ({"stage": Stage.CAPPED, "copies": {}}, "taken by tms-2, and not copied: capped"),
+        ({"stage": Stage.CAPPED.value, "copies": {}}, "taken by tms-2, and not copied: capped"),
         (
-            {"packets": 3, "copies": {Stage.SENT: 1, Stage.CUT: 2}, "copied_bytes": 3000},
+            {"packets": 3, "copies": {Stage.SENT.value: 1, Stage.CUT.value: 2}, "copied_bytes": 3000},
             "taken by tms-2, 3 copies sent, 3000 B (cut to fit: 2)",
         ),
-        ({"copies": {Stage.STALE: 1}}, "taken by tms-2, 1 copy lost: session changed on the way"),
+        ({"copies": {Stage.STALE.value: 1}}, "taken by tms-2, 1 copy lost: session changed on the way"),
         ({"copies": {}}, "taken by tms-2, of 1 copy nothing was heard behind the hops"),
     ],
 )

@@ -78,6 +78,7 @@ def test_the_exit_status_of_several_is_the_highest_and_of_none_is_success() -> N
         ("the agent of h1 has not reported for 31 s", "start `pktmirror agent`"),
         ("the agent of h1 has not taken the request in time", "see what the agent logs"),
         ("its copies are cut to 40 bytes, and a probe is known by its first 58", "raise the session's packet length"),
+        ("the next hop 10.0.0.9 does not answer ARP", "see that the next hop is up"),
         ("something else", "`pktmirror status`"),
     ],
 )

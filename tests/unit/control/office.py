@@ -42,7 +42,7 @@ class Office:
             service=service,
             operation=operation,
             parameters=parameters,
-            principal=self.plane.principal(key_id or self.plane.identity.access_key_id),
+            principal=self.plane.callers.principal(key_id or self.plane.callers.identity.access_key_id),
         )
 
     def refused(self, operation: str, key_id: str, **parameters: Any) -> str:

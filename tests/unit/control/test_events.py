@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pktmirror.aws import ApiError, errors
+from pktmirror.control.audit import AUDIT_RECORD_LEFT_OUT
 from pktmirror.control.events import ELEMENT_BYTES_MAX, IDLE_ELEMENT_BYTES_MAX, record
-from pktmirror.control.plane import AUDIT_RECORD_LEFT_OUT
 from pktmirror.control.trail import KNOWN_BURST, RESERVED_BURST, read
 from tests.unit.control.office import Office, opened
 
@@ -30,21 +30,21 @@ def test_who_reads_and_is_refused_on_and_on_fills_no_disk_and_is_counted(office:
     reads, refused = office.event("DescribeVpcs"), office.event("CreateTrafficMirrorFilter")
     most = 2 * int(KNOWN_BURST) + int(RESERVED_BURST)
     for _ in range(int(KNOWN_BURST)):
-        office.plane.log_read(reads)
-        office.plane.refused_call(refused, DENIED)
+        office.plane.audit.read(reads)
+        office.plane.audit.refusal(refused, DENIED)
     for _ in range(int(RESERVED_BURST)):
-        office.plane.refused_call(refused, DENIED)
+        office.plane.audit.refusal(refused, DENIED)
     assert len(kept(tmp_path)) == most
     for _ in range(5):
-        office.plane.log_read(reads)
-        office.plane.refused_call(refused, DENIED)
+        office.plane.audit.read(reads)
+        office.plane.audit.refusal(refused, DENIED)
     assert len(kept(tmp_path)) == most
     assert office.plane.refused.counts() == {AUDIT_RECORD_LEFT_OUT: 10}
     # What changes something is kept all the same, and so is its end.
     office.call("CreateTrafficMirrorFilter")
-    office.plane.refused_call(refused, errors.internal_error())
-    began = office.plane.log_change(office.event("PutNetworks", service="pktmirror"))
-    office.plane.refused_call(began, DENIED)
+    office.plane.audit.refusal(refused, errors.internal_error())
+    began = office.plane.audit.change(office.event("PutNetworks", service="pktmirror"))
+    office.plane.audit.refusal(began, DENIED)
     assert [(each["eventName"], each.get("errorCode")) for each in kept(tmp_path)[most:]] == [
         ("CreateTrafficMirrorFilter", None),
         ("CreateTrafficMirrorFilter", "Server.InternalError"),
@@ -53,24 +53,24 @@ def test_who_reads_and_is_refused_on_and_on_fills_no_disk_and_is_counted(office:
     ]
     # And another key of the account is heard.
     assert reads.principal is not None
-    office.plane.log_read(replace(reads, principal=replace(reads.principal, access_key_id="AKIA2")))
+    office.plane.audit.read(replace(reads, principal=replace(reads.principal, access_key_id="AKIA2")))
     assert kept(tmp_path)[-1]["userIdentity"]["accessKeyId"] == "AKIA2"
     assert office.plane.refused.counts() == {AUDIT_RECORD_LEFT_OUT: 10}
 
 
 def test_nobody_hides_what_he_was_refused_behind_other_calls(office: Office, tmp_path: Path) -> None:
     for _ in range(int(KNOWN_BURST) + 1):
-        office.plane.log_read(office.event("DescribeVpcs"))
-    office.plane.refused_call(office.event("DeleteTrafficMirrorSession"), DENIED)
+        office.plane.audit.read(office.event("DescribeVpcs"))
+    office.plane.audit.refusal(office.event("DeleteTrafficMirrorSession"), DENIED)
     assert kept(tmp_path)[-1]["eventName"] == "DeleteTrafficMirrorSession"
     for number in range(int(KNOWN_BURST + RESERVED_BURST)):  # and what is no operation is as one
-        office.plane.refused_call(office.event(f"Delete{number}"), errors.invalid_action(f"Delete{number}"))
+        office.plane.audit.refusal(office.event(f"Delete{number}"), errors.invalid_action(f"Delete{number}"))
     at_most = len(kept(tmp_path))
     for _ in range(2):
-        office.plane.refused_call(office.event("DeleteAnything"), errors.invalid_action("DeleteAnything"))
+        office.plane.audit.refusal(office.event("DeleteAnything"), errors.invalid_action("DeleteAnything"))
     assert len(kept(tmp_path)) == at_most
     for service, name in (("ec2", "DeleteTrafficMirrorSession"), ("iam", "DeleteUser"), ("pktmirror", "ForgetHost")):
-        office.plane.refused_call(office.event(name, service=service), DENIED)
+        office.plane.audit.refusal(office.event(name, service=service), DENIED)
         assert kept(tmp_path)[-1]["eventName"] == name
 
 

@@ -40,7 +40,7 @@ def office(tmp_path: Path) -> Iterator[Office]:
 
 
 def finds(office: Office, **elsewhere: str) -> None:
-    office.plane.agent_reported(report(*(found(name, at) for name, at in {**HERE, **elsewhere}.items())), NOW_S)
+    office.plane.intake.agent_reported(report(*(found(name, at) for name, at in {**HERE, **elsewhere}.items())), NOW_S)
 
 
 def ids(office: Office) -> dict[str, str]:

@@ -115,7 +115,7 @@ def test_an_account_is_told_what_its_own_sessions_of_an_instance_mirrored() -> N
 def test_an_instance_of_two_accounts_shows_each_its_own(tmp_path: Path) -> None:
     with opened(tmp_path) as office:
         web = [replace(found("web", "10.0.0.1"), key=f"web/{number}") for number in range(2)]
-        office.plane.agent_reported(records.report(*web, found("tool", "10.0.0.9")), NOW_S)
+        office.plane.intake.agent_reported(records.report(*web, found("tool", "10.0.0.9")), NOW_S)
         ids = {each["key"]: each["interface_id"] for each in office.plane.interfaces()}
         red = office.plane.create_account("red", NOW_S)
         office.plane.assign(ids["web/1"], "red", NOW_S)
@@ -132,7 +132,7 @@ def test_an_instance_of_two_accounts_shows_each_its_own(tmp_path: Path) -> None:
             directions={EGRESS: SessionLedger({}, {Stage.SENT: tallies(3)})},
         )
         told = replace(records.report(*web, found("tool", "10.0.0.9")), sessions=(figures,))
-        office.plane.agent_reported(told, NOW_S + 1)
+        office.plane.intake.agent_reported(told, NOW_S + 1)
         own = office.call("ListMetrics", service="monitoring")["Metrics"]
         instances = {each["key"]: each["instance_id"] for each in office.plane.interfaces()}
         assert {each["Dimensions"][0]["Value"] for each in own} == {instances["web/0"]}

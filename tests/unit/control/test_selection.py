@@ -55,9 +55,9 @@ def test_a_pattern_made_to_be_slow_is_not() -> None:
 @pytest.mark.parametrize(
     ("filter_", "code"),
     [
-        (FilterOfDescribe("colour", ("red",)), "InvalidParameterValue"),
-        (FilterOfDescribe("", ("red",)), "InvalidParameterValue"),
-        (FilterOfDescribe("tag:x", ("red",)), "InvalidParameterValue"),
+        (FilterOfDescribe("colour", ("red",)), "InvalidFilter"),
+        (FilterOfDescribe("", ("red",)), "InvalidFilter"),
+        (FilterOfDescribe("tag:x", ("red",)), "InvalidFilter"),
         (FilterOfDescribe("name"), "InvalidParameterValue"),
         (FilterOfDescribe("name", ("x",) * 201), "FilterLimitExceeded"),
     ],

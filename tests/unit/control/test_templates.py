@@ -207,6 +207,7 @@ def test_a_lower_limit_takes_those_first_that_are_gone() -> None:
         (2, Quotas()),
         (10, Quotas(sources_per_interface_target=2)),
         (10, Quotas(sessions_per_account=2)),
+        (10, Quotas(sessions_per_target=2)),
     ],
 )
 def test_the_session_of_an_interface_that_is_gone_makes_room_for_one_that_is_there(limit: int, quotas: Quotas) -> None:
@@ -225,6 +226,7 @@ def test_the_session_of_an_interface_that_is_gone_makes_room_for_one_that_is_the
     [
         (Quotas(sessions_per_account=3), "the quota sessions_per_account of 3 is reached"),
         (Quotas(sources_per_interface_target=3), "the quota sources_per_interface_target of 3 is reached"),
+        (Quotas(sessions_per_target=3), "the quota sessions_per_target of 3 is reached"),
     ],
 )
 def test_a_quota_is_kept_and_said(quotas: Quotas, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pktmirror.aws import ApiError
@@ -138,3 +139,11 @@ def test_whoever_waits_is_woken_by_each_change():
     traces.stop(trace_id, 100.0)
     seen.append(traces.changes)
     assert len(set(seen)) == 4
+
+
+def test_a_stage_of_a_later_version_passes_from_replica_to_replica_in_its_own_words():
+    later = msgspec.structs.replace(PACKET, stage="new in the next version", copies={"lost by what is new": 1})
+    told = batch("trace-" + 16 * "0", packets=1)
+    told = msgspec.structs.replace(told, packets=(*told.packets, later))
+    document = msgspec.json.encode(("host-1", 3, told))
+    assert msgspec.json.decode(document, type=tuple[str, int, TraceBatch]) == ("host-1", 3, told)

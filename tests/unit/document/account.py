@@ -46,7 +46,7 @@ class Account:
     def finds(self, *names: str) -> list[str]:
         """Interfaces that an agent reports, and their ids."""
         there: list[FoundInterface] = [found(name, f"10.0.0.{place}") for place, name in enumerate(names, 1)]
-        self._plane.agent_reported(
+        self._plane.intake.agent_reported(
             Report(host_id=HOST, agent_version="1", applied_revision=0, interfaces=tuple(there)), NOW_S
         )
         by_key = {each["key"]: str(each["interface_id"]) for each in self._plane.interfaces()}

@@ -8,19 +8,22 @@ from typing import Any
 
 from pktmirror.aws import Call, errors
 from pktmirror.control.operations import (
+    associations,
     cloudwatch,
     filter_rules,
     filters,
     idempotency,
     identity,
     interfaces,
+    invitations,
     network,
     sessions,
+    shares,
     tags,
     targets,
     users,
 )
-from pktmirror.control.operations.operation import Context, CreateRequest, Operation, Result, parsed
+from pktmirror.control.operations.operation import Context, Operation, Result, parsed
 
 OPERATIONS: Mapping[tuple[str, str], Operation[Any]] = {
     (service, name): operation
@@ -35,6 +38,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation[Any]] = {
         ("sts", identity.OPERATIONS),
         ("iam", users.OPERATIONS),
         ("monitoring", cloudwatch.OPERATIONS),
+        ("ram", shares.OPERATIONS),
+        ("ram", associations.OPERATIONS),
+        ("ram", invitations.OPERATIONS),
     )
     for name, operation in offered.items()
 }
@@ -48,6 +54,9 @@ def offered(call: Call) -> Operation[Any]:
     return operation
 
 
+asks_for_status = sessions.asks_for_status
+
+
 def perform(call: Call, context: Context) -> Result:
     """Carry out a call within the context's transaction, which the caller undoes on any exception.
 
@@ -55,16 +64,16 @@ def perform(call: Call, context: Context) -> Result:
     """
     operation = offered(call)
     request = parsed(operation.request, call)
-    token = request.client_token if isinstance(request, CreateRequest) else None
+    token: str | None = getattr(request, "client_token", None)
     result = idempotency.recall(context.transaction, call, token, context.now_s) if token else None
     if result is None:
         result = operation.perform(request, context)
         if token:
-            result = {**result, "ClientToken": token}
+            result = {**result, idempotency.NAMES.get(call.service, idempotency.NAME): token}
             idempotency.remember(context.transaction, call, token, result, context.now_s)
     if request.dry_run:
         raise errors.dry_run_operation()
     return result
 
 
-__all__ = ["OPERATIONS", "Context", "Result", "offered", "perform"]
+__all__ = ["OPERATIONS", "Context", "Result", "asks_for_status", "offered", "perform"]

@@ -1,4 +1,5 @@
-"""Client tokens: a create call that is repeated is answered as the first time (spec facts 4 and 5).
+"""Client tokens: a create call that is repeated, or any change by RAM, is answered as the first time (spec facts 4 and
+5).
 
 A token belongs to the account and the operation it was used with and is remembered for a day.
 """
@@ -13,7 +14,9 @@ from pktmirror.control.records import TokenRecord
 from pktmirror.control.store import Transaction
 
 REMEMBERED_S = 24 * 3600
-_NOT_COMPARED = {"ClientToken", "DryRun"}
+NAME, NAMES = "ClientToken", {"ram": "clientToken"}
+"""What a token is called, and by service where it is called otherwise."""
+_NOT_COMPARED = {NAME, *NAMES.values(), "DryRun"}
 
 
 def recall(transaction: Transaction, call: Call, token: str, now_s: float) -> Result | None:

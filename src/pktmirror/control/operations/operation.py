@@ -5,7 +5,7 @@ ranges) its types do. A result is a dict in botocore's output shape.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -68,6 +68,8 @@ class Context:
     ``transaction`` sees what the caller's account has. ``seal`` encrypts a secret, bound to a name.
 
     ``mirrored`` is what each instance has mirrored, by the minute; for CloudWatch's operations only.
+
+    ``problems`` is how each session fares, by its id; None where the call does not ask for it.
     """
 
     transaction: Transaction
@@ -79,6 +81,7 @@ class Context:
     principal: Principal
     seal: Callable[[str, str], bytes]
     mirrored: Minutes = field(default_factory=dict)
+    problems: Mapping[str, str | None] | None = None
 
     @property
     def networks(self) -> Networks:
@@ -144,6 +147,8 @@ def parsed(request: type[Q], call: Call) -> Q:
     enumeration = _ENUMERATIONS.get(name)
     if enumeration is not None:
         what = "Expected " + " or ".join(member.value for member in enumeration)
+    if name == "MaxResults":
+        raise errors.invalid_max_results(str(call.parameters.get(name, "")), what.replace("`", ""))
     raise errors.invalid_value(path, str(call.parameters.get(name, "")), what.replace("`", ""))
 
 

@@ -9,14 +9,24 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from pktmirror.aws import ApiError
-from pktmirror.control.operations.operation import DescribeRequest
 
 T = TypeVar("T")
+
+
+class Paged(Protocol):
+    """A request, which is a Struct, for a list in pages."""
+
+    @property
+    def max_results(self) -> int | None: ...
+
+    @property
+    def next_token(self) -> str | None: ...
+
 
 PAGE_ITEMS_DEFAULT = 1000
 PIECE_ITEMS = 1001
@@ -24,9 +34,7 @@ PIECE_ITEMS = 1001
 _MAC_BYTES = 16
 
 
-def page(
-    items: Iterable[T], key: Callable[[T], str], request: DescribeRequest, page_key: bytes
-) -> tuple[list[T], str | None]:
+def page(items: Iterable[T], key: Callable[[T], str], request: Paged, page_key: bytes) -> tuple[list[T], str | None]:
     """The items of this page, by their keys, and the token of the next; None on the last."""
     ordered = sorted(items, key=key)
     scope = _scope(request)
@@ -44,7 +52,7 @@ def walked(
     read: Callable[[str, int], Sequence[T]],
     select: Callable[[Sequence[T]], list[T]],
     key: Callable[[T], str],
-    request: DescribeRequest,
+    request: Paged,
     page_key: bytes,
 ) -> tuple[list[T], str | None]:
     """As `page`, of items that are read from the store piece by piece and no further than the page needs.
@@ -66,10 +74,10 @@ def walked(
         position = key(found[-1])
 
 
-def _scope(request: DescribeRequest) -> bytes:
+def _scope(request: Paged) -> bytes:
     """What a token is bound to: the call and all its parameters but those about paging."""
-    asked = msgspec.to_builtins(request)
-    for name in ("NextToken", "MaxResults", "DryRun"):
+    asked: dict[str, Any] = msgspec.to_builtins(request)
+    for name in ("NextToken", "nextToken", "MaxResults", "maxResults", "DryRun"):
         asked.pop(name, None)
     named = [type(request).__name__, asked]
     return hashlib.sha256(msgspec.json.encode(named, order="deterministic")).digest()

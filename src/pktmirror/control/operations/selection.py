@@ -83,9 +83,7 @@ def _field(name: str, fields: Fields[T], tags_of: Callable[[T], Mapping[str, str
         key = name.removeprefix(_TAG)
         return lambda item: one(tags_of(item).get(key))
     offered = [*sorted(fields), *(["tag:<key>", "tag-key"] if tags_of is not None else [])]
-    raise errors.invalid_parameter_value(
-        f"The filter '{errors.echo(name)}' is invalid. Offered here: {', '.join(offered)}"
-    )
+    raise errors.invalid_filter(name, ", ".join(offered))
 
 
 def _text(value: object) -> str:

@@ -4,13 +4,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 
-from pktmirror.aws import ApiError, errors
-from pktmirror.control import history
+from pktmirror.aws import ApiError, Call, errors
+from pktmirror.control import history, sharing, status
 from pktmirror.control.operations import filters, interfaces, selection, tags, targets
 from pktmirror.control.operations.operation import (
     Context,
@@ -22,6 +21,7 @@ from pktmirror.control.operations.operation import (
     Request,
     Result,
     not_found,
+    parsed,
 )
 from pktmirror.control.operations.pages import page, walked
 from pktmirror.control.operations.selection import one
@@ -36,7 +36,7 @@ from pktmirror.model.limits import (
     VNI_MAX,
     VNI_MIN,
 )
-from pktmirror.model.target import InterfaceTarget, LoadBalancerTarget
+from pktmirror.model.target import EndpointTarget, InterfaceTarget, LoadBalancerTarget
 
 LOAD_BALANCER_PACKET_BYTES_MAX = 8500  # the default of a session to a load balancer (spec 1.8)
 
@@ -82,7 +82,7 @@ class DeleteTrafficMirrorSession(Request, frozen=True, kw_only=True):
 def create(request: CreateTrafficMirrorSession, context: Context) -> Result:
     transaction = context.transaction
     interfaces.require_source(transaction, request.network_interface_id)
-    target = targets.require(transaction, request.traffic_mirror_target_id)
+    target = targets.require_seen(transaction, request.traffic_mirror_target_id)
     filters.require(transaction, request.traffic_mirror_filter_id)
     given = tags.of_specifications(request.tag_specifications, tags.SESSION)
     record = SessionRecord(
@@ -94,54 +94,90 @@ def create(request: CreateTrafficMirrorSession, context: Context) -> Result:
         request.virtual_network_id or free_vni(transaction),
         request.packet_length,
         request.description,
+        target.account_id,
     )
     _check_quotas(record, context)
     _check_number_is_free(record, transaction)
-    _check_target_has_room(record, target, context)
+    _check_target_has_room(record, target.record, context)
     transaction.sessions.put(record)
     history.sessions_changed(transaction, [record])
     tags.put(transaction, record.session_id, given)
     transaction.bump_revision()
-    return {"TrafficMirrorSession": _described(record, target, given, context)}
+    return {"TrafficMirrorSession": _described(record, target.record, given, context)}
 
 
 def describe(request: DescribeTrafficMirrorSessions, context: Context) -> Result:
+    """The account's own, and those of other accounts to its targets, of which it sees no tags (spec 2.2)."""
     transaction = context.transaction
     key, named = (lambda record: record.session_id), request.traffic_mirror_session_ids
     known: dict[str, TargetRecord] = {}
     held: dict[str, dict[str, str]] = {}
+    others = {session.session_id: (session, account) for session, account in sharing.sessions_of_others(transaction)}
+
+    def owner_id(record: SessionRecord) -> str:
+        return others[record.session_id][1] if record.session_id in others else context.account_id
+
     fields: selection.Fields[SessionRecord] = {
         **_FIELDS,
-        "owner-id": lambda _: one(context.account_id),
+        "owner-id": lambda record: one(owner_id(record)),
         "packet-length": lambda record: one(_packet_length(record, known[record.target_id])),
     }
 
     def select(records: Sequence[SessionRecord]) -> list[SessionRecord]:
         asked_for = {record.target_id for record in records} - known.keys()
-        known.update((target.target_id, target) for target in transaction.targets.some(asked_for))
+        known.update((target.target_id, target) for target in sharing.any_targets(transaction, asked_for))
         held.update(transaction.tags.of_each(map(key, records)))
+        if context.problems is not None:
+            for id_ in map(key, records):
+                held[id_] = {**held.get(id_, {}), status.TAG: status.as_tag(context.problems[id_])}
         return selection.select(records, request.filters, fields, lambda record: held.get(record.session_id, {}))
 
     if named:
-        records = select([require(transaction, id_) for id_ in dict.fromkeys(named)])
-        given, next_token = page(records, key, request, context.page_key)
+        seen = (others[id_][0] if id_ in others else require(transaction, id_) for id_ in dict.fromkeys(named))
+        given, next_token = page(select(list(seen)), key, request, context.page_key)
     else:
         asked = selection.exactly(request.filters, _COLUMNS)
-        read = partial(transaction.sessions.piece, **asked)
+
+        def read(above: str, most: int) -> list[SessionRecord]:
+            own = transaction.sessions.piece(above, most, **asked)
+            after = [session for id_, (session, _) in others.items() if id_ > above]
+            return sorted([*own, *after], key=key)[:most] if after else own
+
         given, next_token = walked(read, select, key, request, context.page_key)
-    listed = [_described(record, known[record.target_id], held.get(record.session_id, {}), context) for record in given]
+    listed = [
+        _described(record, known[record.target_id], held.get(record.session_id, {}), context)
+        | {"OwnerId": owner_id(record)}
+        for record in given
+    ]
     return {"TrafficMirrorSessions": listed, "NextToken": next_token}
+
+
+def asks_for_status(call: Call) -> bool:
+    """Whether a call wants to see how sessions fare: by a filter that names the tag, with no wildcard for it."""
+    if call.operation != "DescribeTrafficMirrorSessions":
+        return False
+    request = parsed(DescribeTrafficMirrorSessions, call)
+    return any(
+        asked.name == f"tag:{status.TAG}" or (asked.name == "tag-key" and status.TAG in asked.values)
+        for asked in request.filters
+    )
 
 
 def modify(request: ModifyTrafficMirrorSession, context: Context) -> Result:
     transaction = context.transaction
     record = require(transaction, request.traffic_mirror_session_id)
     target_id, filter_id = request.traffic_mirror_target_id, request.traffic_mirror_filter_id
-    target = targets.require(transaction, record.target_id if target_id is None else target_id)
+    if target_id is None:  # it may stay what it is, also where it is not shared any more
+        [target] = sharing.any_targets(transaction, [record.target_id])
+        account_id = record.target_account_id
+    else:
+        seen = targets.require_seen(transaction, target_id)
+        target, account_id = seen.record, seen.account_id
     filter_ = filters.require(transaction, record.filter_id if filter_id is None else filter_id)
     changed = replace(
         _with_fields(record, request, transaction),
         target_id=target.target_id,
+        target_account_id=account_id,
         filter_id=filter_.filter_id,
         number=request.session_number or record.number,
     )
@@ -163,8 +199,16 @@ def delete(request: DeleteTrafficMirrorSession, context: Context) -> Result:
 
 
 def require(transaction: Transaction, session_id: str) -> SessionRecord:
+    """A session of the account itself."""
     record = transaction.sessions.get(session_id)
     if record is None:
+        for other, account_id in sharing.sessions_of_others(transaction):
+            if other.session_id == session_id:
+                raise ApiError(
+                    "UnauthorizedOperation",
+                    f"You are not authorized to perform this operation. The session {session_id} to your target "
+                    f"{other.target_id} is of account {account_id}, and only its owner may do this",
+                )
         raise not_found("TrafficMirrorSessionId", "traffic mirror session", session_id)
     return record
 
@@ -221,19 +265,30 @@ def _check_number_is_free(record: SessionRecord, transaction: Transaction) -> No
 
 
 def _check_target_has_room(record: SessionRecord, target: TargetRecord, context: Context) -> None:
-    """An interface target takes a limited number of sources; load balancers of both kinds do not count (fact 21)."""
+    """An interface target takes a limited number of sources, of all accounts together; load balancers of both kinds do
+    not count (fact 21). Of a gateway load balancer's endpoint AWS says that its sessions are not limited (spec 1.13).
+    """
+    transaction, quotas = context.transaction, context.quotas
+    count = sharing.number_of_sessions_to(transaction, target.target_id)
+    if not isinstance(target.target, EndpointTarget) and count >= quotas.sessions_per_target:
+        before = transaction.sessions.get(record.session_id)
+        if before is None or before.target_id != target.target_id:
+            raise ApiError(
+                "TrafficMirrorSessionsPerTargetLimitExceeded",
+                f"Sessions per target limit reached ({quotas.sessions_per_target}): {target.target_id}",
+            )
     if not isinstance(target.target, InterfaceTarget):
         return
-    if context.transaction.sessions.count(target_id=target.target_id) < context.quotas.sources_per_interface_target:
+    limit = quotas.sources_per_interface_target
+    if count < limit:
         return  # of no more sources than there are sessions
-    others = context.transaction.sessions.where(target_id=target.target_id)
+    others = sharing.sessions_to(transaction, target.target_id)
     sources = {other.interface_id for other in others if other.session_id != record.session_id}
     wanted = len(sources | {record.interface_id})
-    if wanted > context.quotas.sources_per_interface_target:
+    if wanted > limit:
         raise ApiError(
             "TrafficMirrorSourcesPerTargetLimitExceeded",
-            f"Sources per interface-target limit reached ({wanted}): {target.target_id} takes "
-            f"{context.quotas.sources_per_interface_target}",
+            f"Sources per interface-target limit reached ({wanted}): {target.target_id} takes {limit}",
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pktmirror.aws import ApiError, errors
-from pktmirror.control import caps
+from pktmirror.control import caps, sharing, status
 from pktmirror.control.operations import selection
 from pktmirror.control.operations.operation import (
     Context,
@@ -75,8 +75,8 @@ def delete(request: DeleteTags, context: Context) -> Result:
     """A tag without a value goes whatever its value is; with one, even an empty one, only if that is its value."""
     tags = context.transaction.tags
     _require_resources(request.resources, context.transaction)
-    if any(not tag.key for tag in request.tags):
-        raise errors.missing_parameter("Tag.Key")
+    for tag in request.tags:
+        _refuse_reserved(tag.key)
     before = _caps(context.transaction, request.resources)
     for resource_id in request.resources:
         held = tags.of(resource_id)
@@ -113,6 +113,7 @@ def describe(request: DescribeTags, context: Context) -> Result:
     held = [
         _Held(resource_id, key, value)
         for resource_id, tags in context.transaction.tags.all().items()
+        if resource_type(resource_id) is not None  # else it is RAM's
         for key, value in tags.items()
     ]
     # tag:<key> looks at the tag itself here; tag-key is no filter of this call.
@@ -163,16 +164,23 @@ def of_specifications(specifications: Iterable[TagSpecification], type_: str) ->
     return given
 
 
+def _refuse_reserved(key: str) -> None:
+    """What is no key, and what is not for users to put or to take away."""
+    if not key:
+        raise ApiError("InvalidTagKey.Malformed", "A tag key cannot be empty or missing")
+    lowered = key.lower()
+    if lowered.startswith("aws:") or lowered == status.TAG:
+        begin = "aws:" if lowered.startswith("aws:") else status.TAG
+        raise errors.invalid_parameter_value(
+            f"Value ({errors.echo(key)}) for parameter key is invalid. Tag keys starting with '{begin}' are "
+            "reserved for internal use"
+        )
+
+
 def checked(tags: Sequence[Tag]) -> dict[str, str]:
     given: dict[str, str] = {}
     for tag in tags:
-        if not tag.key:
-            raise errors.missing_parameter("Tag.Key")
-        if tag.key.lower().startswith("aws:"):
-            raise errors.invalid_parameter_value(
-                f"Value ({errors.echo(tag.key)}) for parameter key is invalid. Tag keys starting with 'aws:' are "
-                "reserved for internal use"
-            )
+        _refuse_reserved(tag.key)
         if len(tag.key) > KEY_CHARACTERS_MAX:
             raise errors.invalid_parameter_value(f"Tag key exceeds the maximum length of {KEY_CHARACTERS_MAX}")
         value = tag.value or ""
@@ -230,7 +238,22 @@ def _require_resources(resource_ids: Sequence[str], transaction: Transaction) ->
                 "filter rules and sessions, and on network interfaces",
             )
         if known[type_](resource_id) is None:
+            _refuse_what_is_shared(type_, resource_id, transaction)
             raise not_found(_KINDS[type_], type_, resource_id)
+
+
+def _refuse_what_is_shared(type_: str, resource_id: str, transaction: Transaction) -> None:
+    """What another account has and this one sees: that it is there is no secret, but it is not to be tagged by it."""
+    is_seen = (type_ == TARGET and sharing.target(transaction, resource_id) is not None) or (
+        type_ == SESSION
+        and any(session.session_id == resource_id for session, _ in sharing.sessions_of_others(transaction))
+    )
+    if is_seen:
+        raise ApiError(
+            "UnauthorizedOperation",
+            f"You are not authorized to perform this operation. {resource_id} is of another account, and only its "
+            "owner may tag it",
+        )
 
 
 OPERATIONS: Mapping[str, Operation[Any]] = {

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pktmirror.aws import ApiError, errors
+from pktmirror.control import sharing
 from pktmirror.control.operations import selection, tags
 from pktmirror.control.operations.operation import (
     Context,
@@ -19,6 +20,7 @@ from pktmirror.control.operations.operation import (
 from pktmirror.control.operations.pages import page
 from pktmirror.control.operations.selection import one
 from pktmirror.control.records import TargetRecord
+from pktmirror.control.sharing import SeenTarget
 from pktmirror.control.store import Transaction
 from pktmirror.model.ids import Prefix, new_id
 from pktmirror.model.target import (
@@ -64,27 +66,28 @@ def create(request: CreateTrafficMirrorTarget, context: Context) -> Result:
     record = TargetRecord(new_id(Prefix.TARGET), target, request.description)
     transaction.targets.put(record)
     tags.put(transaction, record.target_id, given)
-    return {"TrafficMirrorTarget": _described(record, given, context)}
+    return {"TrafficMirrorTarget": _described(SeenTarget(record), given, context)}
 
 
 def describe(request: DescribeTrafficMirrorTargets, context: Context) -> Result:
+    """The account's own and those that are shared with it, of which it sees no tags."""
     transaction = context.transaction
     if request.traffic_mirror_target_ids:
-        records = [require(transaction, id_) for id_ in dict.fromkeys(request.traffic_mirror_target_ids)]
+        seen = [require_seen(transaction, id_) for id_ in dict.fromkeys(request.traffic_mirror_target_ids)]
     else:
-        records = transaction.targets.where()
+        seen = sharing.targets(transaction)
     held = transaction.tags.all()
-    fields: selection.Fields[TargetRecord] = {**_FIELDS, "owner-id": lambda _: one(context.account_id)}
-    chosen = selection.select(records, request.filters, fields, lambda record: held.get(record.target_id, {}))
-    given, next_token = page(chosen, lambda record: record.target_id, request, context.page_key)
-    listed = [_described(record, held.get(record.target_id, {}), context) for record in given]
+    fields: selection.Fields[SeenTarget] = {**_FIELDS, "owner-id": lambda each: one(_owner_id(each, context))}
+    chosen = selection.select(seen, request.filters, fields, lambda each: held.get(each.record.target_id, {}))
+    given, next_token = page(chosen, lambda each: each.record.target_id, request, context.page_key)
+    listed = [_described(each, held.get(each.record.target_id, {}), context) for each in given]
     return {"TrafficMirrorTargets": listed, "NextToken": next_token}
 
 
 def delete(request: DeleteTrafficMirrorTarget, context: Context) -> Result:
     transaction = context.transaction
     target_id = require(transaction, request.traffic_mirror_target_id).target_id
-    using = transaction.sessions.where(target_id=target_id)
+    using = sharing.sessions_to(transaction, target_id)
     if using:
         raise ApiError(
             "TrafficMirrorTargetInUseException",
@@ -95,10 +98,23 @@ def delete(request: DeleteTrafficMirrorTarget, context: Context) -> Result:
 
 
 def require(transaction: Transaction, target_id: str) -> TargetRecord:
-    record = transaction.targets.get(target_id)
-    if record is None:
+    """A target of the account itself: what is to be done with it is its owner's to do."""
+    seen = require_seen(transaction, target_id)
+    if seen.account_id:
+        raise ApiError(
+            "UnauthorizedOperation",
+            f"You are not authorized to perform this operation. The target {target_id} is shared with you by account "
+            f"{seen.account_id}, and only its owner may do this",
+        )
+    return seen.record
+
+
+def require_seen(transaction: Transaction, target_id: str) -> SeenTarget:
+    """A target that the account may use: its own, or one that is shared with it."""
+    seen = sharing.target(transaction, target_id)
+    if seen is None:
         raise not_found("TrafficMirrorTargetId", "traffic mirror target", target_id)
-    return record
+    return seen
 
 
 def _target(request: CreateTrafficMirrorTarget, transaction: Transaction) -> Target:
@@ -151,11 +167,16 @@ def _interface(interface_id: str, transaction: Transaction) -> InterfaceTarget:
     return InterfaceTarget(interface_id)
 
 
-def _described(record: TargetRecord, held: Mapping[str, str], context: Context) -> dict[str, Any]:
+def _owner_id(seen: SeenTarget, context: Context) -> str:
+    return seen.account_id or context.account_id
+
+
+def _described(seen: SeenTarget, held: Mapping[str, str], context: Context) -> dict[str, Any]:
+    record = seen.record
     described: dict[str, Any] = {
         "TrafficMirrorTargetId": record.target_id,
         "Description": record.description,
-        "OwnerId": context.account_id,
+        "OwnerId": _owner_id(seen, context),
         "Tags": tags.described(held),
     }
     match record.target:
@@ -178,11 +199,11 @@ def _arn(record: TargetRecord) -> str | None:
     return record.target.arn if isinstance(record.target, LoadBalancerTarget) else None
 
 
-_FIELDS: selection.Fields[TargetRecord] = {
-    "description": lambda record: one(record.description),
-    "network-interface-id": lambda record: one(_interface_id(record)),
-    "network-load-balancer-arn": lambda record: one(_arn(record)),
-    "traffic-mirror-target-id": lambda record: one(record.target_id),
+_FIELDS: selection.Fields[SeenTarget] = {
+    "description": lambda each: one(each.record.description),
+    "network-interface-id": lambda each: one(_interface_id(each.record)),
+    "network-load-balancer-arn": lambda each: one(_arn(each.record)),
+    "traffic-mirror-target-id": lambda each: one(each.record.target_id),
 }
 
 OPERATIONS: Mapping[str, Operation[Any]] = {
