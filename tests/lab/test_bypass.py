@@ -199,6 +199,7 @@ def test_what_an_xdp_program_drops_before_the_hook_is_found_to_the_packet(
         assert compared(mirror, "web") == {INGRESS: 0, EGRESS: 37}
 
 
+@pytest.mark.long
 def test_what_xdp_redirects_from_one_source_to_another_went_past_both(lab: Build, around: bpf.Object) -> None:
     with (
         Mirror(lab(VPC)) as mirror,

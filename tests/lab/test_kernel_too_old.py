@@ -70,6 +70,7 @@ def refusing(whole: Line, command: int) -> Iterator["subprocess.Popen[str]"]:
         process.communicate(timeout=START_S)
 
 
+@pytest.mark.long
 def test_a_kernel_that_lets_no_program_be_attached_is_the_reason_of_the_host_and_of_its_sessions(
     lab: Build, tmp_path: Path
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_lease_ends_the_copies_also_when_no_agent_is_there_to_do_it(lab: Build
         assert mirror.stages("web", EGRESS) == {Stage.SENT: 2, Stage.LEASE_ENDED: 3}
 
 
+@pytest.mark.long
 def test_another_version_of_the_programs_goes_on_with_what_is_left_of_the_lease(lab: Build, tmp_path: Path) -> None:
     with Mirror(lab(TWO_TARGETS)) as mirror:
         versions = [OBJECT, tmp_path / "next.o"]
